@@ -1,0 +1,1 @@
+"""avinet: the secure management plane of a load-balancer fleet."""

@@ -1,0 +1,1 @@
+"""The two roles as processes, their settings, and the command line."""

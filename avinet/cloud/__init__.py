@@ -1,0 +1,1 @@
+"""What creates machines for service engines: one interface, one module a cloud."""

@@ -1,0 +1,1 @@
+"""What things are: identifiers, records, configuration objects, events.  Frozen, no I/O."""

@@ -1,0 +1,1 @@
+"""HTTP surfaces: router, schemas, problem documents, TLS, event streams."""

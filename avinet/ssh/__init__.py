@@ -1,0 +1,1 @@
+"""The secure channel: one SSH connection with forwards in both directions, on Conch."""

@@ -1,0 +1,1 @@
+"""Where a controller keeps what it decided: one interface, several engines."""

@@ -1,0 +1,169 @@
+"""What every store offers, however it keeps its data.
+
+A store maps keys (text, ``/``-separated) to values (bytes) and counts its changes with one revision for the
+whole store.  The contract is what etcd can promise and no more, so that the embedded store and a cluster's are
+interchangeable: a transaction compares and then writes at most ``MAX_TXN_OPS`` operations and
+``MAX_TXN_BYTES``; watches replay from a revision, or say that they cannot and make the watcher list again;
+leases delete their keys when nobody renews them, counted by the store's own clock.
+
+Every answer is durable: when the Deferred of a transaction fires, what it wrote survives kill -9 and power loss.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar, NewType, Protocol
+
+import attrs
+from twisted.internet.defer import Deferred
+
+from avinet.errors import AvinetError, Kind, error
+
+LeaseId = NewType("LeaseId", int)
+NO_LEASE = LeaseId(0)
+
+MAX_TXN_OPS = 100
+"""Compares, writes and deletes together; etcd's own default is 128."""
+MAX_TXN_BYTES = 1024 * 1024
+"""Keys and values of one transaction; etcd's own default is 1.5 MiB a request."""
+MAX_KEY_BYTES = 1024
+
+
+@error
+class StoreFullError(AvinetError):
+    """The store at {where} cannot grow: {detail}. Nothing was changed. Free disk space, then try again."""
+
+    kind: ClassVar[Kind] = Kind.NO_SPACE
+    where: str
+    detail: str
+
+
+@error
+class StoreUnavailableError(AvinetError):
+    """The store at {where} does not answer: {detail}. Nothing is known to have changed; try again later."""
+
+    kind: ClassVar[Kind] = Kind.UNAVAILABLE
+    where: str
+    detail: str
+
+
+@error
+class StoreLimitError(AvinetError):
+    """A store operation is over its limit: {detail}."""
+
+    kind: ClassVar[Kind] = Kind.TOO_LARGE
+    detail: str
+
+
+@error
+class CompactedError(AvinetError):
+    """The store no longer has the changes since revision {revision}; list again, then watch from there."""
+
+    kind: ClassVar[Kind] = Kind.GONE
+    revision: int
+
+
+@attrs.frozen
+class Entry:
+    """One key as it stands.  ``revision`` is the store's revision of its last change."""
+
+    key: str
+    value: bytes = attrs.field(repr=False)
+    revision: int
+    created_revision: int
+    lease: LeaseId = NO_LEASE
+
+
+@attrs.frozen
+class Listing:
+    """Entries in key order, all as of ``revision``."""
+
+    entries: tuple[Entry, ...]
+    revision: int
+
+
+@attrs.frozen
+class Compare:
+    """True when ``key`` was last changed at ``revision``; 0 means that it does not exist."""
+
+    key: str
+    revision: int
+
+
+@attrs.frozen
+class Put:
+    """Set ``key``; with a lease, until the lease ends."""
+
+    key: str
+    value: bytes = attrs.field(repr=False)
+    lease: LeaseId = NO_LEASE
+
+
+@attrs.frozen
+class Delete:
+    """Remove ``key``; removing what is not there is not an error."""
+
+    key: str
+
+
+Operation = Put | Delete
+
+
+@attrs.frozen
+class Outcome:
+    """Whether all compares held, so that the operations were done, and the store's revision after it."""
+
+    succeeded: bool
+    revision: int
+
+
+@attrs.frozen
+class Change:
+    """One key's change as a watch reports it; ``entry`` is None for a removal."""
+
+    key: str
+    entry: Entry | None
+    revision: int
+
+
+class Watch(Protocol):
+    """A running watch."""
+
+    def cancel(self) -> None:
+        """Stop; no call is made after this."""
+
+
+class Store(Protocol):
+    """The one interface.  Reads are linearizable; failures are ``StoreUnavailableError`` or ``StoreFullError``."""
+
+    def get(self, key: str) -> Deferred[Entry | None]:
+        """The entry at ``key``, or None."""
+
+    def list(self, prefix: str) -> Deferred[Listing]:
+        """Every entry whose key starts with ``prefix``, in key order.  The caller bounds what it stores there."""
+
+    def transact(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> Deferred[Outcome]:
+        """Do all operations if all compares hold, else nothing.  ``StoreLimitError`` when over the limits."""
+
+    def watch(
+        self,
+        prefix: str,
+        after_revision: int,
+        on_changes: Callable[[tuple[Change, ...]], None],
+        on_lost: Callable[[AvinetError], None],
+    ) -> Watch:
+        """Report every change after ``after_revision``, in order, one call a revision or more.
+
+        ``on_lost`` ends the watch: ``CompactedError`` when history is gone, ``StoreUnavailableError`` otherwise;
+        the watcher lists again and watches from the listing's revision.
+        """
+
+    def grant_lease(self, ttl_s: float) -> Deferred[LeaseId]:
+        """A new lease that lasts ``ttl_s`` from now unless kept alive."""
+
+    def keep_alive(self, lease: LeaseId) -> Deferred[bool]:
+        """Renew a lease for its whole time; False when it has ended already."""
+
+    def revoke_lease(self, lease: LeaseId) -> Deferred[None]:
+        """End a lease and delete its keys."""
+
+    def close(self) -> Deferred[None]:
+        """Finish what is under way, then release everything; leases go on counting while closed."""

@@ -1,0 +1,1 @@
+"""Who is who: keys, certificates, the membership list, signed requests, tokens, authorized_keys."""
