@@ -1,0 +1,71 @@
+# Two commands do all the set-up: `make demo` and `make test`.  Both build .venv themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Compatibility mode, since the default editable install hides twisted/plugins.
+INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --config-settings editable_mode=compat
+PACKAGING := setup.cfg pyproject.toml constraints.txt
+
+.PHONY: help demo test unit integration lint format coverage test-deps bench-env lock clean
+
+help:
+	@echo "make demo [ARGS=--check]  run a controller, two service engines and live traffic on this machine"
+	@echo "make test                 all tests, under pytest and trial"
+	@echo "make lint                 ruff, mypy --strict, import-linter"
+	@echo "make test-deps            install the Debian packages that some tests need (as root)"
+	@echo "make bench-env            what benchmarks need, into .venv"
+
+$(VENV)/pip.stamp:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "avinet needs Python 3.11 or later; set PYTHON=")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/run.stamp: $(VENV)/pip.stamp $(PACKAGING)
+	$(INSTALL) -e '.[envoy]'
+	touch $@
+
+$(VENV)/dev.stamp: $(VENV)/run.stamp $(PACKAGING)
+	$(INSTALL) -e '.[dev]'
+	touch $@
+
+# exec: make hands SIGTERM on and is gone; one process is left to take it.
+demo: $(VENV)/run.stamp
+	@exec $(BIN)/avinet demo $(ARGS)
+
+test: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -q $(ARGS)
+	cd $(VENV) && ../$(BIN)/python -m twisted.trial --reporter=summary tests.unit
+
+unit: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -q tests/unit $(ARGS)
+
+integration: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -q tests/integration $(ARGS)
+
+coverage: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered $(ARGS)
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test-deps:
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq openssh-server openssh-client curl lsof
+
+bench-env: $(VENV)/dev.stamp
+	$(INSTALL) -e '.[dev,bench]'
+
+lock: $(VENV)/dev.stamp
+	$(BIN)/python -m pip install -q -U --upgrade-strategy eager --config-settings editable_mode=compat -e '.[dev]'
+	{ head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable; } > constraints.new
+	mv constraints.new constraints.txt
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
