@@ -1,0 +1,1 @@
+"""`avinet demo`: the main job on one machine, with real processes."""

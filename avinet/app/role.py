@@ -1,0 +1,118 @@
+"""A role as a twistd service: started part by part, stopped in reverse, and never half alive.
+
+``twistd`` ignores what a service's start returns, so a port that cannot be had would leave a process that runs
+and serves nothing.  Here a role's start is one coroutine that pushes what undoes each step on an exit stack;
+when a step fails, the steps before it are undone, one line says why, and the process ends with status 1.
+"""
+
+import atexit
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorCore, IReactorTime
+from twisted.logger import Logger
+from twisted.python import usage
+
+from avinet.errors import AvinetError
+
+STOP_TIMEOUT_S = 20.0
+"""Below systemd's default of 90 s; whatever still hangs then is cut by the end of the process."""
+START_FAILED = 1
+"""The exit status of a role that could not start."""
+
+Start = Callable[[contextlib.AsyncExitStack], Awaitable[None]]
+
+_log = Logger()
+
+
+def notify_service_manager(state: str) -> None:
+    """Tell systemd, if it started us, ``READY=1`` or ``STOPPING=1`` (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagram, contextlib.suppress(OSError):
+        datagram.connect("\0" + address[1:] if address.startswith("@") else address)
+        datagram.send(state.encode())
+
+
+def exit_with(status: int) -> None:
+    """End the process with ``status`` once twistd has tidied up; it always exits with 0 itself."""
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+    atexit.register(leave)
+
+
+def own_pid_file(options: usage.Options, path: Path) -> None:
+    """Let twistd keep its pid at ``path`` unless the user named another.
+
+    twistd's default is ``twistd.pid`` in the current folder, where two roles would collide.
+    """
+    parent = options.parent  # type: ignore[attr-defined]  # set by twisted.python.usage
+    if parent["pidfile"] == "twistd.pid":
+        parent["pidfile"] = str(path.absolute())
+
+
+@attrs.define(eq=False, slots=False)
+class RoleService(Service):
+    """One role.  ``start`` gets an exit stack for what undoes its steps."""
+
+    title: str
+    reactor: IReactorCore
+    clock: IReactorTime
+    start: Start
+    _stack: contextlib.AsyncExitStack = attrs.field(factory=contextlib.AsyncExitStack, init=False)
+    _starting: Deferred[None] | None = attrs.field(default=None, init=False)
+
+    def startService(self) -> None:
+        """Begin; the outcome is a log line and systemd's READY, or the end of the process."""
+        super().startService()
+        self.reactor.callWhenRunning(self._begin)
+
+    def _begin(self) -> None:
+        self._starting = Deferred.fromCoroutine(self._run())
+
+    async def _run(self) -> None:
+        try:
+            await self.start(self._stack)
+        except CancelledError:
+            return
+        except AvinetError as failure:
+            self._give_up(str(failure))
+        except Exception as failure:  # noqa: BLE001 - the edge: whatever it is, one line and a non-zero end
+            _log.failure("{title} failed while starting", title=self.title)
+            self._give_up(f"an unexpected {type(failure).__name__}: {failure}")
+        else:
+            _log.info("{title} is ready", title=self.title)
+            notify_service_manager("READY=1")
+
+    def _give_up(self, why: str) -> None:
+        _log.critical("{title} cannot start: {why}", title=self.title, why=why)
+        sys.stderr.write(f"{self.title} cannot start: {why}\n")
+        exit_with(START_FAILED)
+        self.reactor.stop()
+
+    async def _undo(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+            await self._starting
+        await self._stack.aclose()
+
+    def stopService(self) -> Deferred[None]:
+        """Undo every step, newest first, within ``STOP_TIMEOUT_S``."""
+        super().stopService()
+        notify_service_manager("STOPPING=1")
+        done = Deferred.fromCoroutine(self._undo())
+        done.addTimeout(STOP_TIMEOUT_S, self.clock)
+        done.addErrback(lambda f: _log.failure("{title} did not stop cleanly", f, title=self.title))
+        return done
