@@ -61,6 +61,14 @@ class CompactedError(AvinetError):
     revision: int
 
 
+@error
+class LeaseEndedError(AvinetError):
+    """Lease {lease} has ended, so nothing can be kept under it. Nothing was changed."""
+
+    kind: ClassVar[Kind] = Kind.GONE
+    lease: LeaseId
+
+
 @attrs.frozen
 class Entry:
     """One key as it stands.  ``revision`` is the store's revision of its last change."""
@@ -141,7 +149,11 @@ class Store(Protocol):
         """Every entry whose key starts with ``prefix``, in key order.  The caller bounds what it stores there."""
 
     def transact(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> Deferred[Outcome]:
-        """Do all operations if all compares hold, else nothing.  ``StoreLimitError`` when over the limits."""
+        """Do all operations if all compares hold, else nothing.  ``StoreLimitError`` when over the limits.
+
+        One key may be written once in a transaction.  A put under a lease that has ended is a
+        ``LeaseEndedError``, and then nothing is done.  A transaction that changes nothing costs no revision.
+        """
 
     def watch(
         self,
