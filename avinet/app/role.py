@@ -58,8 +58,8 @@ def own_pid_file(options: usage.Options, path: Path) -> None:
 
     twistd's default is ``twistd.pid`` in the current folder, where two roles would collide.
     """
-    parent = options.parent  # type: ignore[attr-defined]  # set by twisted.python.usage
-    if parent["pidfile"] == "twistd.pid":
+    parent = options.parent
+    if parent is not None and parent["pidfile"] == "twistd.pid":
         parent["pidfile"] = str(path.absolute())
 
 
