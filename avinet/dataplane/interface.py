@@ -5,7 +5,7 @@ the agent: ``start`` adopts one that runs already.  What is in force is read bac
 never remembered.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Protocol
 
 import attrs
@@ -74,6 +74,9 @@ class DataPlane(Protocol):
 
     def start(self) -> Deferred[None]:
         """Adopt the one that runs, else start one; from then on keep it running."""
+
+    def on_restart(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` each time that it was found dead and runs again."""
 
     def apply(self, state: Mapping[str, Resource]) -> Deferred[None]:
         """Make ``state`` (by resource name) the one in force, whole.

@@ -1,0 +1,128 @@
+"""The SE's last good configuration on disk, so that it serves without any controller after a restart.
+
+``state.msgpack`` is what was applied and acknowledged last; ``candidate.msgpack`` is what is being applied, and
+becomes the former by a rename once the data plane has confirmed it; ``fence.msgpack`` is the highest fence taken,
+also from pushes that the data plane refused.  All are 0600: resources may hold private keys in clear.
+"""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import ClassVar
+
+import attrs
+import msgspec
+
+from avinet.errors import AvinetError, Kind, error
+from avinet.model.fence import Fence
+from avinet.model.ids import ConfigVersion
+from avinet.model.resources import Resource, hashes_of, state_hash
+from avinet.trust.files import private_dir, read_private, write_private
+
+_FORMAT = 1
+
+
+@error
+class SavedStateError(AvinetError):
+    """The saved configuration {path} cannot be read: {detail}. It was set aside; a controller sends it anew."""
+
+    kind: ClassVar[Kind] = Kind.INTERNAL
+    path: str
+    detail: str
+
+
+class _SavedResource(msgspec.Struct, frozen=True, array_like=True):
+    name: str
+    body: bytes
+
+
+class _SavedState(msgspec.Struct, frozen=True):
+    format: int
+    version: ConfigVersion
+    hash: str
+    resources: tuple[_SavedResource, ...]
+
+
+@attrs.frozen
+class LastGood:
+    """A state with its version.  ``hash`` is empty when nothing was ever applied."""
+
+    version: ConfigVersion = attrs.field(default=ConfigVersion(0))
+    hash: str = ""
+    state: dict[str, Resource] = attrs.field(factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, version: ConfigVersion, state: dict[str, Resource]) -> "LastGood":
+        """``state`` with its hash."""
+        return cls(version, state_hash(hashes_of(state.values())), state)
+
+
+@attrs.frozen
+class ConfigFiles:
+    """The folder ``config/`` of an SE's state.  Blocking: called in a thread."""
+
+    folder: Path
+
+    @property
+    def _state(self) -> Path:
+        return self.folder / "state.msgpack"
+
+    @property
+    def _candidate(self) -> Path:
+        return self.folder / "candidate.msgpack"
+
+    @property
+    def _fence(self) -> Path:
+        return self.folder / "fence.msgpack"
+
+    def load(self) -> LastGood:
+        """What was acknowledged last; a candidate that a crash left behind is dropped.
+
+        ``SavedStateError`` when the file is damaged: it is renamed to ``state.msgpack.bad`` first.
+        """
+        private_dir(self.folder)
+        self._candidate.unlink(missing_ok=True)
+        try:
+            saved = msgspec.msgpack.decode(read_private(self._state), type=_SavedState)
+            state = {r.name: Resource(r.name, r.body) for r in saved.resources}
+            last = LastGood.of(saved.version, state)
+        except FileNotFoundError:
+            return LastGood()
+        except msgspec.MsgspecError as failure:
+            raise self._set_aside(str(failure)) from failure
+        if last.hash != saved.hash:
+            raise self._set_aside(f"its content has hash {last.hash[:12]}, it should be {saved.hash[:12]}")
+        return last
+
+    def _set_aside(self, detail: str) -> SavedStateError:
+        self._state.replace(self._state.with_suffix(".msgpack.bad"))
+        return SavedStateError(path=str(self._state), detail=detail)
+
+    def load_fence(self) -> Fence:
+        """The highest fence taken; a damaged file counts as the lowest, since refusing all would strand the SE."""
+        with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
+            return msgspec.msgpack.decode(read_private(self._fence), type=Fence)
+        return Fence()
+
+    def save_fence(self, fence: Fence) -> None:
+        """Durable when it returns; ``OSError`` when the disk is full."""
+        write_private(self._fence, msgspec.msgpack.encode(fence))
+
+    def save_candidate(self, last: LastGood) -> None:
+        """Write what is about to be applied, so that keeping it needs no space later."""
+        resources = tuple(_SavedResource(r.name, r.body) for r in last.state.values())
+        saved = _SavedState(_FORMAT, last.version, last.hash, resources)
+        write_private(self._candidate, msgspec.msgpack.encode(saved))
+
+    def keep_candidate(self) -> None:
+        """Make the candidate the last good state; durable when it returns."""
+        self._candidate.replace(self._state)
+        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def drop_candidate(self) -> None:
+        """Forget what the data plane refused."""
+        self._candidate.unlink(missing_ok=True)
