@@ -1,0 +1,133 @@
+"""An OpenAPI 3.1 document from a table of routes: the same table that the router obeys."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+import msgspec
+
+from avinet.rest.problem import PROBLEM_TYPE
+from avinet.rest.route import Auth, Route
+
+_ROUTER_STATUSES = {
+    400: "The path, the query or the body is malformed.",
+    408: "The request did not arrive in time.",
+    500: "A defect of avinet; the answer names the incident in the log.",
+    504: "The answer took too long.",
+}
+_PROBLEM_SCHEMA = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "reason"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "For a person: what happened, why, what next."},
+        "reason": {"type": "string", "description": "For a program: a stable word."},
+    },
+    "additionalProperties": True,
+}
+
+
+@attrs.frozen
+class Info:
+    """The document's head."""
+
+    title: str
+    version: str
+    description: str = ""
+
+
+def openapi(routes: Iterable[Route], info: Info) -> dict[str, Any]:
+    """The document, as JSON-ready data."""
+    table = tuple(routes)
+    types = _types_of(table)
+    schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    schema_of = {_key(kind): schema for kind, schema in zip(types, schemas, strict=True)}
+    paths: dict[str, dict[str, Any]] = {}
+    for route in table:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schema_of, components)
+    for route in table:
+        if route.query is not None and not _used_in_bodies(route.query, table):
+            components.pop(route.query.__name__, None)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": info.title, "version": info.version, "description": info.description},
+        "paths": paths,
+        "components": {
+            "schemas": {**components, "Problem": _PROBLEM_SCHEMA},
+            "securitySchemes": {"basic": {"type": "http", "scheme": "basic"}},
+        },
+    }
+
+
+def _operation(route: Route, schema_of: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "summary": route.summary,
+        "operationId": _operation_id(route),
+        "parameters": [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+            for name in route.parameter_names
+        ]
+        + _query_parameters(route, components),
+        "responses": _responses(route, schema_of),
+        "security": [{"basic": []}] if route.auth is Auth.OPERATOR else [],
+    }
+    if route.request is not None:
+        schema = {} if route.request is bytes else schema_of[_key(route.request)]
+        operation["requestBody"] = {
+            "required": True,
+            "content": {media_type: {"schema": schema} for media_type in route.consumes},
+        }
+    return operation
+
+
+def _responses(route: Route, schema_of: dict[str, Any]) -> dict[str, Any]:
+    statuses = dict(_ROUTER_STATUSES)
+    if route.request is not None:
+        statuses |= {413: "The body is too large.", 415: "The body is of another media type."}
+    if route.auth is Auth.OPERATOR:
+        statuses[401] = "A login is needed, or this one is wrong."
+    statuses |= route.statuses
+    responses: dict[str, Any] = {}
+    for status, text in sorted(statuses.items()):
+        responses[str(status)] = answer = dict[str, Any](description=text)
+        if status >= 400:
+            answer["content"] = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        elif status != 204:
+            schema = schema_of[_key(route.response)] if route.response is not None else {}
+            answer["content"] = {route.produces: {"schema": schema}}
+    return responses
+
+
+def _query_parameters(route: Route, components: dict[str, Any]) -> list[dict[str, Any]]:
+    if route.query is None:
+        return []
+    schema = components[route.query.__name__]
+    required = schema.get("required", ())
+    return [
+        {"name": name, "in": "query", "required": name in required, "schema": part}
+        for name, part in schema["properties"].items()
+    ]
+
+
+def _types_of(table: tuple[Route, ...]) -> list[Any]:
+    types: dict[str, Any] = {}
+    for route in table:
+        for kind in (route.request, route.response, route.query):
+            if kind is not None and kind is not bytes:
+                types[_key(kind)] = kind
+    return list(types.values())
+
+
+def _used_in_bodies(kind: Any, table: tuple[Route, ...]) -> bool:
+    return any(kind in {route.request, route.response} for route in table)
+
+
+def _key(kind: Any) -> str:
+    return f"{kind!r}"
+
+
+def _operation_id(route: Route) -> str:
+    words = [segment.strip("{}").replace(".", "_").replace("-", "_") for segment in route.segments]
+    return "_".join([route.method.lower(), *filter(None, words)])
