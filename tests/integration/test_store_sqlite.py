@@ -46,17 +46,22 @@ async def test_many_transactions_at_once_are_all_done_and_in_order(tmp_path):
         await store.get("k000")
 
 
+def killed_writer(path):
+    """Run the writer, kill it in the middle, and give the keys it was told are safe."""
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE)
+    said = [writer.stdout.readline() for _ in range(200)]
+    os.kill(writer.pid, signal.SIGKILL)
+    said += writer.stdout.readlines()
+    writer.wait()
+    writer.stdout.close()
+    return {f"k{int(line)}" for line in said if line.endswith(b"\n")}
+
+
 @pytest_twisted.ensureDeferred
 async def test_what_was_acknowledged_survives_kill_9(tmp_path: Path):
     path = tmp_path / "store.db"
     for _ in range(3):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE)
-        said = [writer.stdout.readline() for _ in range(200)]
-        os.kill(writer.pid, signal.SIGKILL)
-        said += writer.stdout.readlines()
-        writer.wait()
-        writer.stdout.close()
-        acknowledged = {f"k{int(line)}" for line in said if line.endswith(b"\n")}
+        acknowledged = killed_writer(path)
         assert len(acknowledged) >= 200
         store = await open_sqlite_store(path, reactor)
         kept = {entry.key for entry in (await store.list("k")).entries}
