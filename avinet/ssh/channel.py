@@ -1,0 +1,389 @@
+"""A channel that is a transport: any Twisted protocol runs over it as over TCP.
+
+Both directions push back.  What the protocol writes beyond the peer's window waits here (bounded, then the
+channel is cut) while a registered producer is paused; what arrives is handed over at once, or waits here within
+the window while the protocol has paused us, and credit goes back only for what was handed over.  Conch's own
+channel returns credit on arrival and tells a writer to stop only once the window is *exceeded*, never when it
+is used up to the byte.
+
+Either direction can end first: ``loseWriteConnection`` sends EOF; the peer's EOF reaches an
+``IHalfCloseableProtocol`` as ``readConnectionLost`` and closes the channel of any other protocol, as TCP does.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, runtime_checkable
+
+from twisted.conch.ssh.channel import SSHChannel
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import (
+    IAddress,
+    IConsumer,
+    IHalfCloseableProtocol,
+    IProducer,
+    IProtocol,
+    IPullProducer,
+    IPushProducer,
+    ITransport,
+)
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from avinet.errors import AvinetError
+from avinet.ssh import profile
+from avinet.ssh.fields import malformed
+from avinet.ssh.quiet import conch_log
+
+STDOUT = 0
+"""The plain data of a channel; other numbers are RFC 4254's extended data types."""
+STDERR = 1
+
+_own_log = Logger(namespace="avinet.ssh.channel")
+
+
+@runtime_checkable
+class ExtendedReceiver(Protocol):
+    """A protocol that also takes extended data, such as standard error."""
+
+    def extended_received(self, kind: int, data: bytes) -> None:
+        """Some data of type ``kind``, in order with the rest."""
+
+
+@runtime_checkable
+class RequestReceiver(Protocol):
+    """A protocol that also takes the peer's channel requests."""
+
+    def request_received(self, name: str, data: bytes) -> bool:
+        """Whether the request was granted; the answer is sent if the peer wants one."""
+
+
+@implementer(ITransport, IConsumer, IPushProducer)
+class ChannelTransport(SSHChannel):
+    """One channel with ``protocol`` at our end."""
+
+    _log = conch_log()
+    conn: Any
+    """The ``Connection``; Conch sets it once the channel opens."""
+    id: Any
+
+    def __init__(
+        self,
+        protocol: IProtocol,
+        name: bytes = b"direct-tcpip",
+        *,
+        window: int = profile.WINDOW_BYTES,
+        max_unsent: int = profile.MAX_UNSENT_BYTES,
+    ) -> None:
+        super().__init__(localWindow=window, localMaxPacket=profile.MAX_DATA_PACKET)
+        self.name = name
+        self.protocol: IProtocol = protocol
+        self.connected = False
+        self.disconnecting = False
+        self._max_unsent = max_unsent
+        self._unsent: deque[tuple[int, memoryview]] = deque()
+        self._unsent_bytes = 0
+        self._eof_wanted = False
+        self._eof_sent = False
+        self._producer: IPushProducer | IPullProducer | None = None
+        self._streaming = False
+        self._producer_paused = False
+        self._pulling = False
+        self._pending: deque[tuple[int, bytes]] = deque()
+        self._delivering = False
+        self._paused = False
+        self._eof_received = False
+        self._consumed = 0
+        self._end: Exception | None = None
+        self._over = False
+
+    # -- life
+
+    def channelOpen(self, specificData: bytes) -> None:
+        """Both sides agreed: the protocol gets its transport."""
+        self.remoteMaxPacket = min(self.remoteMaxPacket, profile.MAX_DATA_PACKET)
+        self.connected = True
+        self._guarded(self.protocol.makeConnection, self)
+
+    def openFailed(self, reason: object) -> None:
+        """The peer refused; whoever opened the channel hears of it, the protocol never knew."""
+        self._over = True
+
+    def closed(self) -> None:
+        """Both sides closed, or the connection is gone."""
+        if self._end is None:
+            self._end = ConnectionDone() if self._eof_received else ConnectionLost()
+        if isinstance(self._end, ConnectionLost):
+            self._finish()
+        else:
+            self._deliver()
+
+    def _finish(self) -> None:
+        """Tell the protocol that it is over, once."""
+        if self._over:
+            return
+        self._over = True
+        self.connected = False
+        self.disconnecting = True
+        self._forget_unsent()
+        self._pending.clear()
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            self._guarded(producer.stopProducing)
+        reason = Failure(self._end or ConnectionDone())
+        self._guarded(self.protocol.connectionLost, reason)
+
+    def _finish_soon(self, reason: Exception) -> None:
+        # As TCP does it: never inside the call that closes.
+        if self._end is None:
+            self._end = reason
+        self.conn.transport.clock.callLater(0, self._finish)
+
+    def _guarded(self, call: Callable[..., object], *args: object) -> None:
+        """Run the protocol's code: its defects end this channel, not the connection it shares."""
+        try:
+            call(*args)
+        except Exception:  # noqa: BLE001 - the edge between a connection and the services on it
+            _own_log.failure("a protocol on channel {name} failed", name=self.name.decode())
+            self.abortConnection()
+
+    # -- closing
+
+    def loseConnection(self) -> None:
+        """Close once everything written has been sent."""
+        if self.disconnecting or not self.connected:
+            return
+        self.disconnecting = True
+        self._eof_wanted = True
+        if self.localClosed:
+            self._pending.clear()
+            self._finish_soon(ConnectionDone())
+        else:
+            self._send()
+
+    def loseWriteConnection(self) -> None:
+        """Say that no more will be written, once everything has been sent."""
+        self._eof_wanted = True
+        self._send()
+
+    def abortConnection(self) -> None:
+        """Close now; what was not sent is dropped."""
+        if self._over or not self.connected:
+            return
+        self.disconnecting = True
+        self._forget_unsent()
+        self._pending.clear()
+        self.conn.sendClose(self)
+        self._finish_soon(ConnectionAborted())
+
+    def _forget_unsent(self) -> None:
+        self._unsent.clear()
+        self._unsent_bytes = 0
+
+    # -- sending
+
+    def write(self, data: bytes) -> None:
+        """Send, or keep until the window allows."""
+        self._enqueue(STDOUT, data)
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        """Each in turn."""
+        self._enqueue(STDOUT, b"".join(data))
+
+    def writeExtended(self, dataType: int, data: bytes) -> None:
+        """Send as extended data, in order with the rest."""
+        self._enqueue(dataType, data)
+
+    def _enqueue(self, kind: int, data: bytes) -> None:
+        if not data or not self.connected or self._eof_wanted or self.localClosed:
+            return
+        self._unsent.append((kind, memoryview(bytes(data))))
+        self._unsent_bytes += len(data)
+        self._send()
+        if self._unsent_bytes > self._max_unsent:
+            _own_log.warn(
+                "channel {name} was cut: {unsent} bytes wait for a peer that does not take them",
+                name=self.name.decode(),
+                unsent=self._unsent_bytes,
+            )
+            self.abortConnection()
+
+    def _send(self) -> None:
+        """Send what window and link allow; then close, half close, or ask the producer for more."""
+        if not self.connected or self.localClosed:
+            return
+        while self._unsent and self.remoteWindowLeft and self.conn.transport.writable:
+            kind, data = self._unsent.popleft()
+            size = min(len(data), self.remoteWindowLeft, self.remoteMaxPacket)
+            if size < len(data):
+                self._unsent.appendleft((kind, data[size:]))
+            self._unsent_bytes -= size
+            self.remoteWindowLeft -= size
+            if kind == STDOUT:
+                self.conn.sendData(self, bytes(data[:size]))
+            else:
+                self.conn.sendExtendedData(self, kind, bytes(data[:size]))
+        if not self._unsent and self._eof_wanted:
+            if not self._eof_sent:
+                self._eof_sent = True
+                self.conn.sendEOF(self)
+            if self.disconnecting:
+                self.conn.sendClose(self)
+                self._finish_soon(ConnectionDone())
+                return
+        self._drive_producer()
+
+    @property
+    def _blocked(self) -> bool:
+        return bool(self._unsent) or not self.remoteWindowLeft or not self.conn.transport.writable
+
+    def _drive_producer(self) -> None:
+        producer = self._producer
+        if producer is None or self._pulling:
+            return
+        if self._streaming:
+            if self._blocked != self._producer_paused:
+                self._producer_paused = self._blocked
+                self._guarded(producer.pauseProducing if self._blocked else producer.resumeProducing)  # type: ignore[union-attr]  # streaming
+            return
+        self._pulling = True
+        while self._producer is producer and not self._blocked and not self.disconnecting:
+            before = self.remoteWindowLeft
+            self._guarded(producer.resumeProducing)
+            if self.remoteWindowLeft == before:
+                break
+        self._pulling = False
+
+    def addWindowBytes(self, data: int) -> None:
+        """The peer gives credit."""
+        if self.remoteWindowLeft + data > profile.MAX_WINDOW:
+            raise malformed("a window beyond 2^32 - 1")
+        self.remoteWindowLeft += data
+        self._send()
+
+    def writable_changed(self) -> None:
+        """The connection takes data again, or takes none for now."""
+        self._send()
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:  # noqa: FBT001 - IConsumer's
+        """``producer`` writes to us and is paused while the peer gives no credit."""
+        if self._producer is not None:
+            raise RuntimeError("a producer is already registered")
+        if self._over or self.disconnecting:
+            producer.stopProducing()
+            return
+        self._producer = producer  # type: ignore[assignment]  # IProducer is one of the two
+        self._streaming, self._producer_paused = streaming, False
+        if self.connected:
+            self._drive_producer()
+
+    def unregisterProducer(self) -> None:
+        """No producer any more."""
+        self._producer = None
+
+    # -- receiving
+
+    def dataReceived(self, data: bytes) -> None:
+        """Plain data arrived, within the window."""
+        self._receive(STDOUT, data)
+
+    def extReceived(self, dataType: int, data: bytes) -> None:
+        """Extended data arrived, within the window."""
+        self._receive(dataType, data)
+
+    def _receive(self, kind: int, data: bytes) -> None:
+        if self._eof_received:
+            raise malformed("data after EOF")
+        if self.disconnecting or self._over:
+            return
+        if data:
+            self._pending.append((kind, data))
+        self._deliver()
+
+    def _deliver(self) -> None:
+        """Hand over what waits, in order, until paused; then give credit for it."""
+        if self._delivering:
+            return
+        self._delivering = True
+        while self._pending and not self._paused and not self.disconnecting:
+            kind, data = self._pending.popleft()
+            self._consumed += len(data)
+            if kind == STDOUT:
+                self._guarded(self.protocol.dataReceived, data)
+            elif isinstance(self.protocol, ExtendedReceiver):
+                self._guarded(self.protocol.extended_received, kind, data)
+        self._delivering = False
+        if self.disconnecting:
+            self._pending.clear()
+        elif self._paused:
+            return
+        if self._consumed >= self.localWindowSize // 2 and not self._eof_received:
+            credit, self._consumed = self._consumed, 0
+            self.conn.adjustWindow(self, credit)
+        if self._end is not None and not self._pending:
+            self._finish()
+        elif self._eof_received and not self._pending:
+            self._hand_over_eof()
+
+    def _hand_over_eof(self) -> None:
+        if self.disconnecting or self._over or self._end is not None:
+            return
+        if IHalfCloseableProtocol.providedBy(self.protocol):
+            self._end_of_input()
+        else:
+            self.loseConnection()
+
+    def _end_of_input(self) -> None:
+        if not self._input_ended:
+            self._input_ended = True
+            self._guarded(IHalfCloseableProtocol(self.protocol).readConnectionLost)
+
+    _input_ended = False
+
+    def eofReceived(self) -> None:
+        """The peer will write no more."""
+        self._eof_received = True
+        self._deliver()
+
+    def closeReceived(self) -> None:
+        """The peer closed: it takes no more, and what it sent is still handed over."""
+        self._forget_unsent()
+        self._eof_received = True
+        if self._end is None:
+            self._end = ConnectionDone()
+        self.conn.sendClose(self)
+
+    def requestReceived(self, requestType: bytes, data: bytes) -> bool:
+        """A request from the peer; refused unless the protocol takes requests."""
+        if not isinstance(self.protocol, RequestReceiver) or self._over:
+            return False
+        try:
+            return self.protocol.request_received(requestType.decode("ascii", errors="replace"), data)
+        except AvinetError:
+            raise
+        except Exception:  # noqa: BLE001 - the edge between a connection and the services on it
+            _own_log.failure("a request on channel {name} failed", name=self.name.decode())
+            self.abortConnection()
+            return False
+
+    def pauseProducing(self) -> None:
+        """Hand over nothing more, and give no more credit, until resumed."""
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        """Go on."""
+        self._paused = False
+        if self.connected:
+            self._deliver()
+
+    def stopProducing(self) -> None:
+        """The consumer of what arrives is gone."""
+        self.loseConnection()
+
+    def getPeer(self) -> IAddress:
+        """The address of the SSH peer."""
+        return self.conn.transport.transport.getPeer()  # type: ignore[no-any-return]  # as that transport has it
+
+    def getHost(self) -> IAddress:
+        """Our address of the SSH connection."""
+        return self.conn.transport.transport.getHost()  # type: ignore[no-any-return]  # as that transport has it

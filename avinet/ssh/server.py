@@ -1,0 +1,182 @@
+"""The controller's SSH server: SEs log in with their keys and get what their line of ``authorized_keys`` allows.
+
+No user here has a shell, a terminal or files.  A login may open ``direct-tcpip`` channels to the services that
+its line permits, and ask for one forward, of its own loopback address and port; everything else is refused by
+name, and the refusal is reported.  Reports go to an ``Observer``, which coalesces them: strangers choose how
+many there are.
+"""
+
+import ipaddress
+
+import attrs
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from twisted.conch.ssh.service import SSHService
+from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime
+from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.python.failure import Failure
+
+from avinet.model.ids import SeId
+from avinet.ssh import keys
+from avinet.ssh.errors import ConnectionEndedError
+from avinet.ssh.gate import Gate, GateLimits
+from avinet.ssh.links import ServerLink, busy_text, refusal_packet
+from avinet.ssh.login import Access, SeLogin
+from avinet.ssh.observer import Observer
+from avinet.ssh.profile import LinkLimits
+from avinet.ssh.services import Permit
+from avinet.ssh.userauth import Attempt, KeyLogin
+
+MAX_LOGINS = 8
+"""Connections of one SE at once: its own, its half-open past after a few power cuts, and an operator's tests."""
+
+
+class _ControllerLink(ServerLink):
+    """One connection to the controller."""
+
+    server: "SecureChannelServer"
+    source: str
+    counted = True
+
+    def logged_in(self, service: SSHService) -> None:
+        """No stranger any more."""
+        self._leave(authenticated=True)
+        super().logged_in(service)
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        """Count it out."""
+        if self.counted:
+            self._leave(authenticated=False)
+            if self.ended is not None and self.service is None:
+                self.server.observer.auth_failed(self.source, "", "no key", self.ended.reason)
+        super().connectionLost(reason)
+
+    def _leave(self, *, authenticated: bool) -> None:
+        self.counted = False
+        self.server.gate.leave(self.source, authenticated=authenticated)
+
+
+class _Refusal(TwistedProtocol):
+    """Says that there is no room, and closes."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        self._text = busy_text(retry_after_s)
+
+    def connectionMade(self) -> None:
+        if self.transport is not None:
+            self.transport.write(refusal_packet(self._text))
+            self.transport.loseConnection()
+
+
+@attrs.frozen
+class ServerSettings:
+    """The bounds of a server."""
+
+    link: LinkLimits = attrs.field(factory=lambda: LinkLimits(channels=16))
+    gate: GateLimits = attrs.field(factory=GateLimits)
+    logins: int = MAX_LOGINS
+
+
+class SecureChannelServer(Factory):
+    """Builds a protocol for each connection; ``access`` says who may log in to what."""
+
+    noisy = False
+
+    def __init__(
+        self,
+        host_key: Ed25519PrivateKey,
+        access: Access,
+        clock: IReactorTime,
+        observer: Observer,
+        settings: ServerSettings | None = None,
+    ) -> None:
+        self._host_key = keys.conch_key(host_key)
+        self._host_key_public = self._host_key.public()
+        self._access = access
+        self._clock = clock
+        self.observer = observer
+        self.settings = settings or ServerSettings()
+        self.gate = Gate(self.settings.gate)
+        self._logins: dict[SeId, list[SeLogin]] = {}
+
+    # -- connections
+
+    def buildProtocol(self, addr: IAddress | None) -> IProtocol:  # type: ignore[override]  # Twisted's type wants a factory attribute
+        """A link for a stranger, or a refusal when there are too many."""
+        source = str(getattr(addr, "host", "local"))
+        if not self.gate.admit(source):
+            self.observer.auth_failed(source, "", "no key", "busy")
+            return _Refusal(self.settings.gate.retry_after_s)
+        link = _ControllerLink()
+        link.server = self
+        link.source = source
+        link.clock = self._clock
+        link.limits = self.settings.link
+        link.host_key, link.host_key_public = self._host_key, self._host_key_public
+        link.userauth = lambda: KeyLogin(
+            lambda attempt: self._judge(source, attempt)[1],
+            lambda attempt: self._admit(link, attempt),
+            lambda attempt, why: self.observer.auth_failed(source, attempt.user, attempt.fingerprint, why),
+        )
+        return link
+
+    def _judge(self, source: str, attempt: Attempt) -> tuple[Permit | None, str]:
+        """The line that lets this key in, or why there is none."""
+        index = self._access.users.get(attempt.user)
+        if index is None:
+            return None, "unknown-user"
+        permit = index.find(attempt.blob)
+        if permit is None:
+            return None, "unknown-key"
+        return (permit, "") if _comes_from(source, permit.networks) else (None, "network")
+
+    def _admit(self, link: _ControllerLink, attempt: Attempt) -> SSHService:
+        permit, why = self._judge(link.source, attempt)
+        if permit is None:
+            # Withdrawn between the question and the proof.
+            raise ConnectionEndedError(detail=why)
+        login = SeLogin(link, link.source, permit, self._access, self.observer)
+        login.forgotten = self._forget
+        logins = self._logins.setdefault(permit.se, [])
+        logins.append(login)
+        if len(logins) > self.settings.logins:
+            oldest = next((one for one in logins if not one.attached), logins[0])
+            oldest.close("too many logins with this key")
+        self.observer.authenticated(login.peer)
+        return login.connection
+
+    def _forget(self, login: SeLogin) -> None:
+        logins = self._logins.get(login.peer.se, [])
+        if login in logins:
+            logins.remove(login)
+        if not logins:
+            self._logins.pop(login.peer.se, None)
+
+    def drop(self, se: SeId) -> None:
+        """Cut every connection of ``se``: it was deleted, disabled or quarantined."""
+        for login in list(self._logins.get(se, [])):
+            login.abort()
+
+    def drop_all(self, text: str) -> None:
+        """End every login; used when the controller stops."""
+        for logins in list(self._logins.values()):
+            for login in list(logins):
+                login.close(text)
+
+    @property
+    def login_count(self) -> int:
+        """How many connections are authenticated."""
+        return sum(map(len, self._logins.values()))
+
+
+def _comes_from(source: str, networks: tuple[str, ...]) -> bool:
+    """The ``from=`` option: networks or addresses, as sshd reads them; none means anywhere."""
+    if not networks:
+        return True
+    try:
+        address = ipaddress.ip_address(source)
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return any(address in ipaddress.ip_network(network, strict=False) for network in networks)

@@ -1,0 +1,104 @@
+"""Services: what listens behind the secure channel, by name and ``localhost`` port.
+
+When an SE's ``direct-tcpip`` channel asks for a service's port, the channel itself becomes the transport of the
+protocol that the service builds: nothing really listens, so nobody else on the machine can reach it.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import attrs
+from twisted.internet.interfaces import IProtocol
+
+from avinet.model.ids import SeId
+
+LOCAL_NAMES = frozenset({"localhost", "127.0.0.1"})
+"""How a client may name the controller's own services."""
+
+
+class Permit(Protocol):
+    """What one line of ``authorized_keys`` allows (``avinet.trust.authorized_keys.Permit``)."""
+
+    @property
+    def se(self) -> SeId:
+        """Whose line it is."""
+
+    @property
+    def loopback(self) -> str:
+        """The only address it may listen on."""
+
+    @property
+    def reverse_port(self) -> int:
+        """The only port it may listen on."""
+
+    @property
+    def permit_open(self) -> tuple[tuple[str, int], ...]:
+        """The services it may reach."""
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Where it may come from; empty for anywhere."""
+
+
+class PermitIndex(Protocol):
+    """All lines, by key (``avinet.trust.authorized_keys.AuthorizedKeys``)."""
+
+    def find(self, key_blob: bytes) -> Permit | None:
+        """The line of the key with this wire form."""
+
+
+class PeerConnection(Protocol):
+    """What a service may do to the connection it is reached through."""
+
+    def close(self, text: str) -> None:
+        """End it in good order, telling the peer ``text``."""
+
+    def abort(self) -> None:
+        """Cut it at once, its reverse forward included."""
+
+    def mark_attached(self) -> None:
+        """The SE has said its ``Hello`` here: its reverse forward belongs to this connection from now on."""
+
+
+@attrs.frozen(eq=False)
+class ChannelPeer:
+    """Who is at the other end of a channel."""
+
+    se: SeId
+    address: str
+    """The IP address it connected from."""
+    permit: Permit
+    connection: PeerConnection = attrs.field(repr=False)
+
+
+ServiceFactory = Callable[[ChannelPeer], IProtocol]
+
+
+@attrs.frozen
+class Service:
+    """One service."""
+
+    name: str
+    port: int
+    build: ServiceFactory
+
+
+@attrs.define
+class ServiceTable:
+    """The services of one controller, by port."""
+
+    _by_port: dict[int, Service] = attrs.field(factory=dict)
+
+    def register(self, name: str, port: int, factory: ServiceFactory) -> None:
+        """Offer ``factory``'s protocols at ``localhost:port``.  A port that is taken is a defect."""
+        if port in self._by_port:
+            raise ValueError(f"port {port} is {self._by_port[port].name}'s; {name} needs another")
+        self._by_port[port] = Service(name, port, factory)
+
+    def find(self, host: str, port: int) -> Service | None:
+        """The service at ``host:port``, if ``host`` means this machine."""
+        return self._by_port.get(port) if host in LOCAL_NAMES else None
+
+    def ports(self) -> dict[str, int]:
+        """Name to port of every service."""
+        return {service.name: port for port, service in self._by_port.items()}
