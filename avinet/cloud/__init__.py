@@ -1,1 +1,1 @@
-"""What creates machines for service engines: one interface, one module a cloud."""
+"""Where service engines' machines come from: one interface, one module a driver."""
