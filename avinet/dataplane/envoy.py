@@ -1,0 +1,157 @@
+"""Envoy as a data plane: the parts put together.
+
+``render`` turns the state into clusters and listeners, ``EnvoySwitch`` moves the running Envoy to them,
+``EnvoyProcess`` keeps one running, ``envoy_readback`` says what it has.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from avinet.dataplane import envoy_process
+from avinet.dataplane.envoy_admin import EnvoyAdmin
+from avinet.dataplane.envoy_binary import find_envoy
+from avinet.dataplane.envoy_files import EnvoyFiles
+from avinet.dataplane.envoy_process import EnvoyProcess
+from avinet.dataplane.envoy_readback import COUNTER_PATTERN, server_health, service_counters
+from avinet.dataplane.envoy_render import render
+from avinet.dataplane.envoy_settings import EnvoySettings
+from avinet.dataplane.envoy_switch import EnvoySwitch
+from avinet.dataplane.interface import DataPlaneDownError, Status
+from avinet.errors import AvinetError
+from avinet.model.resources import Resource, hashes_of
+
+TIDY_INTERVAL_S = 10.0
+"""How often old clusters and an overlong log are looked for."""
+
+_log = Logger()
+
+
+class EnvoyDataPlane:
+    """One SE's Envoy.  ``folder`` is ``STATE/data-plane``; ``in_thread`` is ``deferToThread`` or alike."""
+
+    def __init__(
+        self, reactor: Any, folder: Path, settings: EnvoySettings, in_thread: Callable[..., Deferred[Any]]
+    ) -> None:
+        files = EnvoyFiles(folder)
+        self._settings = settings
+        self._in_thread = in_thread
+        self._files = files
+        self._reactor = reactor
+        self._admin = EnvoyAdmin(reactor, files, settings.admin_timeout_s)
+        self._process = EnvoyProcess(reactor, files, settings, self._admin, self._restarted)
+        self._switch = EnvoySwitch(reactor, files, settings, self._admin, in_thread)
+        self._observers: list[Callable[[], None]] = []
+        self._turn = DeferredLock()
+        self._tidy = LoopingCall(self._tidy_up)
+        self._tidy.clock = reactor
+        self._description = ""
+
+    @property
+    def description(self) -> str:
+        """``envoy 1.40.0``; empty until started."""
+        return self._description
+
+    @property
+    def pid(self) -> int | None:
+        """The Envoy process, while one runs."""
+        return self._process.process.pid if self._process.process else None
+
+    def on_restart(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` each time that Envoy was found dead and runs again."""
+        self._observers.append(callback)
+
+    def _restarted(self) -> None:
+        for callback in self._observers:
+            callback()
+
+    def start(self) -> Deferred[None]:
+        """Find the binary, adopt the Envoy that runs or start one; fires when it serves."""
+        return Deferred.fromCoroutine(self._start())
+
+    async def _start(self) -> None:
+        binary = await self._in_thread(find_envoy, self._settings.binary)
+        self._description = f"envoy {binary.version}"
+        await self._process.start(binary)
+        self._tidy.start(TIDY_INTERVAL_S, now=False)
+
+    def apply(self, state: Mapping[str, Resource]) -> Deferred[None]:
+        """Put ``state`` in force, whole or not at all."""
+        return self._turn.run(lambda: Deferred.fromCoroutine(self._apply(dict(state))))
+
+    async def _apply(self, state: dict[str, Resource]) -> None:
+        wanted = render(state)
+        digests = hashes_of(state.values())
+        if self._process.binary is None:
+            raise DataPlaneDownError(detail="it was not started")
+        if self._files.read_xds("lds") == wanted.listeners and await self._has(digests):
+            return
+        await self._switch.check(wanted, self._process.binary)
+        await self._switch.switch(wanted, digests)
+
+    async def _has(self, digests: dict[str, str]) -> bool:
+        return (await self._switch.read_back()).in_force == digests
+
+    def in_force(self) -> Deferred[Mapping[str, str]]:
+        """Resource name to hash, as Envoy's own configuration dump tells."""
+        return Deferred.fromCoroutine(self._in_force())
+
+    async def _in_force(self) -> Mapping[str, str]:
+        return (await self._switch.read_back()).in_force
+
+    def status(self) -> Deferred[Status]:
+        """Health of the servers in use and the counters of the virtual services that listen."""
+        return Deferred.fromCoroutine(self._status())
+
+    async def _status(self) -> Status:
+        process = self._process.process
+        if process is None:
+            raise DataPlaneDownError(detail="its process is gone and is being started again")
+        has = await self._switch.read_back()
+        return Status(
+            started_at=process.started_at,
+            servers=server_health(has.pool_clusters, await self._admin.clusters()),
+            services=service_counters(has.services, await self._admin.stats(COUNTER_PATTERN)),
+        )
+
+    def detach(self) -> Deferred[None]:
+        """Leave Envoy running for the next agent; waits for an ``apply`` under way."""
+        return self._turn.run(self._detach)
+
+    def _detach(self) -> None:
+        self._stop_tidying()
+        self._process.detach()
+
+    def stop(self) -> Deferred[None]:
+        """End Envoy."""
+        return self._turn.run(lambda: Deferred.fromCoroutine(self._stop()))
+
+    async def _stop(self) -> None:
+        self._stop_tidying()
+        await self._process.stop()
+
+    def _stop_tidying(self) -> None:
+        if self._tidy.running:
+            self._tidy.stop()
+
+    def _tidy_up(self) -> Deferred[None]:
+        tidied = self._turn.run(lambda: Deferred.fromCoroutine(self._sweep()))
+        return tidied.addErrback(lambda f: _log.failure("tidying up failed", f))
+
+    async def _sweep(self) -> None:
+        try:
+            await self._switch.sweep()
+            if self._files.rotate_log():
+                await self._admin.reopen_logs()
+        except (AvinetError, OSError) as failure:
+            _log.warn("tidying up has to wait: {why}", why=str(failure))
+
+
+def stop_data_plane(folder: Path) -> int | None:
+    """End the Envoy that belongs to ``STATE/data-plane`` with no agent running; its pid, or None.  Blocking."""
+    process = envoy_process.stop_data_plane(EnvoyFiles(folder))
+    return process.pid if process is not None else None

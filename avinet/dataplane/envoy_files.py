@@ -1,0 +1,206 @@
+"""The folders and files of one SE's Envoy.
+
+``STATE/data-plane/`` holds what must survive: bootstrap, LDS and CDS (a folder each: Envoy re-reads everything in
+a watched folder at each rename), log, and who runs (``envoy.json``).  The admin socket lives in a short runtime
+folder of its own, since Envoy refuses socket paths over 108 bytes; its name is derived from the state folder, so
+that two SEs on one machine do not collide.  All files are 0600 in 0700 folders.
+"""
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+import msgspec
+
+from avinet.dataplane.envoy_settings import EnvoySettings
+from avinet.errors import AvinetError, Kind, error
+from avinet.trust.files import private_dir, write_private
+from avinet.units import MIB
+
+MAX_LOG_BYTES = 8 * MIB
+"""Envoy's own log, at its default level a few lines a day; one old file is kept beside it."""
+_TYPES = {
+    "lds": "type.googleapis.com/envoy.config.listener.v3.Listener",
+    "cds": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+}
+_CONNECTIONS = (
+    "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3"
+    ".DownstreamConnectionsConfig"
+)
+
+
+@error
+class RuntimeFolderError(AvinetError):
+    """The runtime folder {path} is not to be trusted: {detail}. Remove it, then start again."""
+
+    kind: ClassVar[Kind] = Kind.DENIED
+    path: str
+    detail: str
+
+
+def _runtime_base() -> Path:
+    """XDG_RUNTIME_DIR, else /run for root, else /tmp."""
+    for candidate in (os.environ.get("XDG_RUNTIME_DIR", ""), "/run"):
+        if candidate and os.access(candidate, os.W_OK | os.X_OK):
+            return Path(candidate)
+    return Path("/tmp")  # noqa: S108 - the folder made in it is checked for owner and mode
+
+
+def _absolute(folder: Path) -> Path:
+    """Envoy runs in a folder of its own."""
+    return folder.absolute()
+
+
+@attrs.frozen
+class EnvoyFiles:
+    """Where everything is.  ``folder`` is ``STATE/data-plane``."""
+
+    folder: Path = attrs.field(converter=_absolute)
+
+    @property
+    def bootstrap(self) -> Path:
+        """What Envoy is started with."""
+        return self.folder / "bootstrap.json"
+
+    @property
+    def validation(self) -> Path:
+        """A whole configuration, only ever read by ``envoy --mode validate``."""
+        return self.folder / "validate.json"
+
+    @property
+    def log(self) -> Path:
+        """Envoy's own log."""
+        return self.folder / "envoy.log"
+
+    @property
+    def record(self) -> Path:
+        """Which process runs."""
+        return self.folder / "envoy.json"
+
+    @property
+    def _runtime_note(self) -> Path:
+        return self.folder / "runtime"
+
+    def xds(self, kind: str) -> Path:
+        """``kind`` is ``lds`` or ``cds``."""
+        return self.folder / kind / f"{kind}.json"
+
+    @property
+    def socket(self) -> Path:
+        """The admin socket; where it was when Envoy was started, whatever the environment says now."""
+        try:
+            runtime = Path(self._runtime_note.read_text().strip())
+        except FileNotFoundError:
+            name = hashlib.sha256(os.fsencode(self.folder.resolve())).hexdigest()[:12]
+            runtime = _runtime_base() / f"avinet-{name}"
+        return runtime / "admin.sock"
+
+    def prepare(self) -> None:
+        """Make the folders, and the empty configuration where there is none yet."""
+        for folder in (self.folder, self.folder / "lds", self.folder / "cds"):
+            private_dir(folder)
+        for kind in _TYPES:
+            if not self.xds(kind).exists():
+                self.write_xds(kind, "empty", ())
+
+    def prepare_runtime(self) -> None:
+        """Make the folder of the admin socket, owned by us alone, and remember it."""
+        if not self.socket.parent.parent.is_dir():
+            self._runtime_note.unlink(missing_ok=True)  # it was on a runtime folder that a logout removed
+        runtime = self.socket.parent
+        runtime.mkdir(mode=0o700, exist_ok=True)
+        status = runtime.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+            raise RuntimeFolderError(path=str(runtime), detail="it is not a folder of ours alone")
+        write_private(self._runtime_note, f"{runtime}\n".encode())
+
+    def write_xds(self, kind: str, version: str, resources: tuple[dict[str, Any], ...]) -> None:
+        """Rename a new ``lds`` or ``cds`` file into place: Envoy reads it at once."""
+        typed = [{"@type": _TYPES[kind], **resource} for resource in resources]
+        content = {"version_info": version, "resources": typed}
+        write_private(self.xds(kind), msgspec.json.encode(content))
+
+    def read_xds(self, kind: str) -> tuple[dict[str, Any], ...]:
+        """The resources of the file in place, as ``write_xds`` takes them; none when it is damaged."""
+        try:
+            content = msgspec.json.decode(self.xds(kind).read_bytes())
+            resources = content["resources"]
+        except (FileNotFoundError, msgspec.DecodeError, KeyError, TypeError):
+            return ()
+        return tuple({k: v for k, v in r.items() if k != "@type"} for r in resources)
+
+    def write_validation(self, clusters: tuple[dict[str, Any], ...], listeners: tuple[Any, ...]) -> None:
+        """Write what ``--mode validate`` is to look at: validation does not read LDS and CDS files."""
+        content = {
+            "node": {"id": "avinet", "cluster": "avinet"},
+            "static_resources": {"clusters": clusters, "listeners": listeners},
+        }
+        write_private(self.validation, msgspec.json.encode(content))
+
+    def write_bootstrap(self, max_connections: int) -> None:
+        """Write the bootstrap: where everything else is, and the limit on connections."""
+        source = {
+            f"{kind}_config": {
+                "resource_api_version": "V3",
+                "path_config_source": {
+                    "path": str(self.xds(kind)),
+                    "watched_directory": {"path": str(self.xds(kind).parent)},
+                },
+            }
+            for kind in _TYPES
+        }
+        content = {
+            "node": {"id": "avinet", "cluster": "avinet"},
+            "admin": {"address": {"pipe": {"path": str(self.socket), "mode": 0o600}}},
+            "dynamic_resources": source,
+            "overload_manager": {
+                "resource_monitors": [
+                    {
+                        "name": "envoy.resource_monitors.global_downstream_max_connections",
+                        "typed_config": {
+                            "@type": _CONNECTIONS,
+                            "max_active_downstream_connections": max_connections,
+                        },
+                    }
+                ]
+            },
+        }
+        write_private(self.bootstrap, msgspec.json.encode(content))
+
+    def command(self, binary: Path, settings: EnvoySettings) -> list[str]:
+        """How Envoy is started.
+
+        Without ``--disable-hot-restart`` it asks the kernel to end it with its parent.
+        """
+        return [
+            str(binary),
+            *("-c", str(self.bootstrap)),
+            *("--concurrency", str(settings.concurrency)),
+            "--disable-hot-restart",
+            *("--drain-time-s", str(settings.drain_s)),
+            *("--drain-strategy", "immediate"),
+            *("-l", settings.log_level),
+            *("--log-path", str(self.log)),
+        ]
+
+    def rotate_log(self) -> bool:
+        """Rename the log where it is too long; True when Envoy must be told to open it anew."""
+        try:
+            if self.log.stat().st_size <= MAX_LOG_BYTES:
+                return False
+        except FileNotFoundError:
+            return False
+        self.log.replace(self.log.with_suffix(".log.1"))
+        return True
+
+    def log_tail(self, lines: int = 3) -> str:
+        """The log's end, for errors."""
+        try:
+            with self.log.open("rb") as file:
+                file.seek(max(0, self.log.stat().st_size - 4096))
+                return " / ".join(file.read().decode("utf-8", "replace").splitlines()[-lines:])
+        except FileNotFoundError:
+            return "it wrote no log"

@@ -1,0 +1,174 @@
+"""Moving a running Envoy from one configuration to another, whole or not at all.
+
+Envoy applies a file resource by resource: one bad listener leaves the good ones applied.  So everything is
+validated first, by a second Envoy that only checks, and addresses are tried; then the new clusters are added
+beside the old, and once they are warm (their first health checks done) one write of the listeners moves all
+requests.  If Envoy refuses something after all, the previous files go back and are confirmed.  Old clusters stay
+while requests on draining connections may still need them.
+"""
+
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from avinet.dataplane.addresses import check_address
+from avinet.dataplane.envoy_admin import EnvoyAdmin
+from avinet.dataplane.envoy_binary import EnvoyBinary, validate_with
+from avinet.dataplane.envoy_files import EnvoyFiles
+from avinet.dataplane.envoy_readback import ReadBack, ours
+from avinet.dataplane.envoy_render import CARRIER, Rendered
+from avinet.dataplane.envoy_settings import EnvoySettings
+from avinet.dataplane.interface import DataPlaneDownError, RejectedError
+
+POLL_S = 0.05
+"""A read of four counters; Envoy takes a change within some 10 ms."""
+_SCOPES = {"lds": "listener_manager.lds", "cds": "cluster_manager.cds"}
+_DUMPS = {"lds": "dynamic_listeners", "cds": "dynamic_warming_clusters"}
+
+Items = tuple[dict[str, Any], ...]
+_log = Logger()
+
+
+def new_version() -> str:
+    """Names one write of one file, so that what Envoy confirms is this write and no other."""
+    return uuid.uuid4().hex[:12]
+
+
+@attrs.define(eq=False)
+class EnvoySwitch:
+    """One Envoy's LDS and CDS files.  One call at a time."""
+
+    reactor: Any
+    files: EnvoyFiles
+    settings: EnvoySettings
+    admin: EnvoyAdmin
+    in_thread: Callable[..., Deferred[Any]]
+    _retired: dict[str, float] = attrs.field(factory=dict, init=False)
+    """Old clusters by name, and when they may go."""
+
+    async def read_back(self) -> ReadBack:
+        """What is active in Envoy now."""
+        listeners = await self.admin.dump("dynamic_listeners")
+        return ReadBack.of(listeners, await self.admin.dump("dynamic_active_clusters"))
+
+    async def check(self, wanted: Rendered, binary: EnvoyBinary) -> None:
+        """``RejectedError`` when ``wanted`` cannot be had; nothing is touched."""
+        for (address, port), resource in wanted.endpoints.items():
+            await self.in_thread(check_address, address, port, resource)
+        self.files.write_validation(wanted.clusters, wanted.listeners)
+        timeout_s = self.settings.apply_timeout_s
+        why = await self.in_thread(validate_with, binary.path, self.files.validation, timeout_s)
+        if why:
+            raise RejectedError(resource=_blamed(wanted, why), detail=why)
+
+    async def switch(self, wanted: Rendered, digests: dict[str, str]) -> None:
+        """Put ``wanted`` in force and have Envoy confirm ``digests``; on failure everything is as it was."""
+        before_clusters, before_listeners = self.files.read_xds("cds"), self.files.read_xds("lds")
+        try:
+            await self._forward(wanted, before_clusters, digests)
+        except BaseException:
+            await self._back(before_clusters, before_listeners)
+            raise
+        self._retire(wanted, before_clusters)
+
+    async def _forward(self, wanted: Rendered, before: Items, digests: dict[str, str]) -> None:
+        names = {cluster["name"] for cluster in wanted.clusters}
+        now = self.reactor.seconds()
+        kept = tuple(c for c in before if c["name"] not in names and self._retired.get(c["name"], now) >= now)
+        await self._write("cds", (*wanted.clusters, *kept), wanted)
+        await self._until_active(names)
+        await self._write("lds", wanted.listeners, wanted)
+        await self._until_in_force(digests)
+
+    def _retire(self, wanted: Rendered, before: Iterable[dict[str, Any]]) -> None:
+        names = {cluster["name"] for cluster in wanted.clusters}
+        until = self.reactor.seconds() + self.settings.drain_s + 1
+        on_disk = {cluster["name"] for cluster in self.files.read_xds("cds")} - names - {CARRIER}
+        self._retired = {name: self._retired.get(name, until) for name in on_disk}
+
+    async def sweep(self) -> None:
+        """Remove old clusters whose time has come."""
+        now = self.reactor.seconds()
+        over = {name for name, until in self._retired.items() if until < now}
+        if over:
+            kept = tuple(c for c in self.files.read_xds("cds") if c["name"] not in over)
+            await self._write("cds", kept, None)
+            self._retired = {name: until for name, until in self._retired.items() if name not in over}
+
+    async def _back(self, clusters: Items, listeners: Items) -> None:
+        """The previous files again; they hold for the next start even when Envoy does not answer now."""
+        try:
+            await self._write("lds", listeners, None)
+        except (DataPlaneDownError, RejectedError) as failure:
+            _log.error("the previous listeners are not confirmed: {why}", why=str(failure))
+        try:
+            await self._write("cds", clusters, None)
+        except (DataPlaneDownError, RejectedError) as failure:
+            _log.error("the previous clusters are not confirmed: {why}", why=str(failure))
+
+    async def _write(self, kind: str, resources: Items, wanted: Rendered | None) -> None:
+        """Rename a file into place and wait until Envoy has taken it."""
+        version = new_version()
+        try:
+            refused = await self._rejections(kind)
+        finally:
+            self.files.write_xds(kind, version, resources)
+        async for _ in self._tries(f"it does not take the new {kind.upper()} file"):
+            stats = await self._outcome(kind)
+            if stats.get("version_text") == version:
+                return
+            if stats.get("update_rejected", 0) != refused:
+                raise await self._rejection(kind, wanted)
+
+    async def _outcome(self, kind: str) -> dict[str, int | str]:
+        scope = _SCOPES[kind]
+        stats = await self.admin.stats(rf"{scope}\.(version_text|update_rejected)")
+        return {name.removeprefix(f"{scope}."): value for name, value in stats.items()}
+
+    async def _rejections(self, kind: str) -> int | str:
+        return (await self._outcome(kind)).get("update_rejected", 0)
+
+    async def _rejection(self, kind: str, wanted: Rendered | None) -> RejectedError:
+        for item in await self.admin.dump(_DUMPS[kind]):
+            details = item.get("error_state", {}).get("details", "")
+            if details:
+                name = str(item.get("name", ""))
+                blamed = _blamed(wanted, f"{name} {details}") if wanted is not None else name
+                return RejectedError(resource=blamed, detail=details[-1000:])
+        words = self.files.log_tail(1)
+        return RejectedError(resource=_blamed(wanted, words) if wanted is not None else "", detail=words)
+
+    async def _until_active(self, names: set[str]) -> None:
+        async for _ in self._tries("new pools are not ready"):
+            active = {item["cluster"]["name"] for item in await self.admin.dump("dynamic_active_clusters")}
+            if names <= active:
+                return
+
+    async def _until_in_force(self, digests: dict[str, str]) -> None:
+        async for _ in self._tries("it took the files but does not report the configuration as in force"):
+            if (await self.read_back()).in_force == digests:
+                return
+
+    async def _tries(self, complaint: str) -> Any:
+        """One turn each ``POLL_S``; ``DataPlaneDownError`` after the apply time-out."""
+        until = self.reactor.seconds() + self.settings.apply_timeout_s
+        while self.reactor.seconds() < until:
+            yield
+            await deferLater(self.reactor, POLL_S)
+        raise DataPlaneDownError(detail=f"{complaint} after {self.settings.apply_timeout_s:g} s")
+
+
+def _blamed(wanted: Rendered, text: str) -> str:
+    """The resource whose listener or cluster Envoy's ``text`` names; empty when it names none."""
+    for listener in wanted.listeners:
+        if listener["name"] in text:
+            return str(ours(listener)["resource"])
+    for cluster in wanted.clusters:
+        if cluster["name"] in text and cluster["name"] != CARRIER:
+            return str(ours(cluster)["pool"])
+    return ""
