@@ -16,6 +16,11 @@ PROTOCOL_VERSION = 1
 OLDEST_PROTOCOL_VERSION = 1
 """N-1 once there is an N; equal while there is only one version."""
 
+CONTROL_SERVICE = "control"
+"""The name of the service in an enrolment's answer."""
+CONTROL_PORT = 5096
+"""Its ``localhost`` port behind the secure channel: a default, since an enrolment's answer says which."""
+
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", omit_defaults=True):
     """Anything that travels in one frame."""
