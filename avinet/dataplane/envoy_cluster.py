@@ -154,6 +154,8 @@ def render_cluster(
     if by_name:
         cluster["dns_refresh_rate"] = _seconds(DNS_REFRESH_S)
         cluster["respect_dns_ttl"] = True
+        # Envoy's default takes IPv6 addresses alone where there are any, also on hosts without IPv6.
+        cluster["dns_lookup_family"] = "V4_PREFERRED"
         # A name that does not resolve now must not hold up the whole change.
         cluster["wait_for_warm_on_init"] = False
     content = hashlib.sha256(msgspec.json.encode(cluster, order="deterministic")).hexdigest()

@@ -29,6 +29,7 @@ from avinet.dataplane.envoy_files import EnvoyFiles
 from avinet.dataplane.envoy_settings import EnvoySettings, connections_within
 from avinet.dataplane.interface import DataPlaneDownError
 from avinet.dataplane.processes import ExitWatch, ProcessId, command_of, identify, send_signal
+from avinet.errors import AvinetError
 from avinet.trust.files import write_private
 
 LIVE_TIMEOUT_S = 30.0
@@ -120,6 +121,7 @@ class EnvoyProcess:
     _watch: ExitWatch | None = attrs.field(default=None, init=False)
     _again: IDelayedCall | None = attrs.field(default=None, init=False)
     _restarting: Deferred[None] | None = attrs.field(default=None, init=False)
+    _since: float = attrs.field(default=0.0, init=False)
     _delay_s: float = attrs.field(default=FIRST_RESTART_S, init=False)
 
     @property
@@ -179,6 +181,7 @@ class EnvoyProcess:
         except ProcessLookupError:
             raise DataPlaneDownError(detail=f"it ended at once: {self._last_words()}") from None
         self._process = process
+        self._since = self.reactor.seconds()
 
     async def _until_live(self) -> None:
         waited = 0.0
@@ -200,7 +203,7 @@ class EnvoyProcess:
         """It died without our asking."""
         died, self._process, self._watch = self._process, None, None
         words = self._last_words()
-        if died is not None and self.reactor.seconds and time.time() - died.started_at > SETTLED_S:
+        if self.reactor.seconds() - self._since > SETTLED_S:
             self._delay_s = FIRST_RESTART_S
         _log.error(
             "Envoy, process {pid}, is gone; starting it again in {delay} s: {words}",
@@ -225,7 +228,9 @@ class EnvoyProcess:
         try:
             await self._spawn(self.binary)
             await self._until_live()
-        except (DataPlaneDownError, OSError) as failure:
+        except (AvinetError, OSError) as failure:
+            if self.binary is None:
+                return  # stopped meanwhile
             _log.error("Envoy does not start: {why}", why=str(failure))
             if self._process is None and self._again is None:
                 self._schedule_restart()

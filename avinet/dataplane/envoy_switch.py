@@ -24,6 +24,7 @@ from avinet.dataplane.envoy_readback import ReadBack, ours
 from avinet.dataplane.envoy_render import CARRIER, Rendered
 from avinet.dataplane.envoy_settings import EnvoySettings
 from avinet.dataplane.interface import DataPlaneDownError, RejectedError
+from avinet.errors import AvinetError
 
 POLL_S = 0.05
 """A read of four counters; Envoy takes a change within some 10 ms."""
@@ -104,11 +105,11 @@ class EnvoySwitch:
         """The previous files again; they hold for the next start even when Envoy does not answer now."""
         try:
             await self._write("lds", listeners, None)
-        except (DataPlaneDownError, RejectedError) as failure:
+        except AvinetError as failure:
             _log.error("the previous listeners are not confirmed: {why}", why=str(failure))
         try:
             await self._write("cds", clusters, None)
-        except (DataPlaneDownError, RejectedError) as failure:
+        except AvinetError as failure:
             _log.error("the previous clusters are not confirmed: {why}", why=str(failure))
 
     async def _write(self, kind: str, resources: Items, wanted: Rendered | None) -> None:

@@ -28,6 +28,7 @@ from avinet.model.resources import state_hash
 from avinet.se.config_files import ConfigFiles, LastGood, SavedStateError
 from avinet.se.receiver import ConfigMessage, Push, Receiver, Refusal, compose
 from avinet.se.reporting import health_of, report_of
+from avinet.trust.files import DiskFullError, FileUnwritableError
 from avinet.wire.messages import Ack, InForce, Message, Nack, Report, ServerHealth
 
 CHECK_INTERVAL_S = 30.0
@@ -190,8 +191,8 @@ class Applier:
                 await self.in_thread(self.files.save_fence, push.fence)
                 self._saved_fence = push.fence
             await self.in_thread(self.files.save_candidate, candidate)
-        except OSError as failure:
-            return self._nack(_refusal(push, "no-space", f"cannot be kept on disk: {failure}"))
+        except (DiskFullError, FileUnwritableError) as failure:
+            return self._nack(_refusal(push, "no-space", str(failure)))
         refusal = await self._apply(push, candidate)
         if refusal is not None:
             await self.in_thread(self.files.drop_candidate)
@@ -206,6 +207,8 @@ class Applier:
             return _refusal(push, "rejected", failure.detail, failure.resource)
         except DataPlaneDownError as failure:
             return _refusal(push, "unavailable", str(failure))
+        except (DiskFullError, FileUnwritableError) as failure:
+            return _refusal(push, "no-space", str(failure))
         try:
             await self.in_thread(self.files.keep_candidate)
         except OSError as failure:

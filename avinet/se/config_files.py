@@ -17,7 +17,7 @@ from avinet.errors import AvinetError, Kind, error
 from avinet.model.fence import Fence
 from avinet.model.ids import ConfigVersion
 from avinet.model.resources import Resource, hashes_of, state_hash
-from avinet.trust.files import private_dir, read_private, write_private
+from avinet.trust.files import FileUnreadableError, private_dir, sync_folder, write_private
 
 _FORMAT = 1
 
@@ -57,6 +57,16 @@ class LastGood:
         return cls(version, state_hash(hashes_of(state.values())), state)
 
 
+def _read(path: Path) -> bytes:
+    """The whole file, however long; ``FileNotFoundError`` when there is none."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as failure:
+        raise FileUnreadableError(path=path, why=os.strerror(failure.errno or 0)) from failure
+
+
 @attrs.frozen
 class ConfigFiles:
     """The folder ``config/`` of an SE's state.  Blocking: called in a thread."""
@@ -83,7 +93,7 @@ class ConfigFiles:
         private_dir(self.folder)
         self._candidate.unlink(missing_ok=True)
         try:
-            saved = msgspec.msgpack.decode(read_private(self._state), type=_SavedState)
+            saved = msgspec.msgpack.decode(_read(self._state), type=_SavedState)
             state = {r.name: Resource(r.name, r.body) for r in saved.resources}
             last = LastGood.of(saved.version, state)
         except FileNotFoundError:
@@ -101,11 +111,11 @@ class ConfigFiles:
     def load_fence(self) -> Fence:
         """The highest fence taken; a damaged file counts as the lowest, since refusing all would strand the SE."""
         with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
-            return msgspec.msgpack.decode(read_private(self._fence), type=Fence)
+            return msgspec.msgpack.decode(_read(self._fence), type=Fence)
         return Fence()
 
     def save_fence(self, fence: Fence) -> None:
-        """Durable when it returns; ``OSError`` when the disk is full."""
+        """Durable when it returns; ``DiskFullError`` or ``FileUnwritableError`` when it cannot be."""
         write_private(self._fence, msgspec.msgpack.encode(fence))
 
     def save_candidate(self, last: LastGood) -> None:
@@ -117,11 +127,7 @@ class ConfigFiles:
     def keep_candidate(self) -> None:
         """Make the candidate the last good state; durable when it returns."""
         self._candidate.replace(self._state)
-        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self.folder)
 
     def drop_candidate(self) -> None:
         """Forget what the data plane refused."""

@@ -4,12 +4,16 @@ import os
 import shutil
 import signal
 import socket
+import stat
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest.mock import patch
 
 import msgspec
 import pytest
@@ -21,6 +25,7 @@ from twisted.internet.threads import deferToThread
 from avinet.dataplane.envoy import EnvoyDataPlane, stop_data_plane
 from avinet.dataplane.envoy_binary import EnvoyMissingError, EnvoyUnusableError, find_envoy
 from avinet.dataplane.envoy_settings import EnvoySettings
+from avinet.dataplane.envoy_switch import EnvoySwitch
 from avinet.dataplane.interface import DataPlaneDownError, RejectedError
 from avinet.dataplane.processes import identify
 from avinet.model.config import (
@@ -166,6 +171,10 @@ async def until(condition, seconds=10.0):
         await deferLater(reactor, 0.05)
 
 
+def mode_of(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
 class Load(threading.Thread):
     """Requests one after another until told to stop: alternately on new and kept connections."""
 
@@ -193,6 +202,8 @@ class Load(threading.Thread):
             except (OSError, HTTPException) as failure:
                 self.bad.append(repr(failure))
                 kept = None
+        if kept is not None:
+            kept.close()
 
     async def finish(self):
         self.stopping = True
@@ -273,8 +284,7 @@ async def test_files_are_for_their_owner_only_and_the_socket_path_is_short():
         for path in folder.rglob("*"):
             assert path.stat().st_mode & 0o077 == 0 or path.name == "envoy.log", path
         runtime = Path((folder / "runtime").read_text().strip())
-        assert runtime.stat().st_mode & 0o777 == 0o700
-        assert (runtime / "admin.sock").stat().st_mode & 0o777 == 0o600
+        assert (mode_of(runtime), mode_of(runtime / "admin.sock")) == (0o700, 0o600)
 
 
 @pytest_twisted.ensureDeferred
@@ -395,17 +405,15 @@ async def test_what_envoy_itself_refuses_is_rolled_back_and_confirmed():
 
         # Somebody takes the port between our check and Envoy's bind.
         with socket.socket() as stranger:
-            original = plane._switch.check
+            original = EnvoySwitch.check
 
-            async def check_then_lose(wanted, binary):
-                await original(wanted, binary)
+            async def check_then_lose(switch, wanted, binary):
+                await original(switch, wanted, binary)
                 stranger.bind(("127.0.0.1", other))
                 stranger.listen()
 
-            plane._switch.check = check_then_lose
-            with pytest.raises(RejectedError) as refused:
+            with patch.object(EnvoySwitch, "check", check_then_lose), pytest.raises(RejectedError) as refused:
                 await plane.apply(bad)
-            plane._switch.check = original
         assert refused.value.resource == "virtualservice/virtualservice-1"
         assert await plane.in_force() == digests(good)
         assert await fetch(port) == (200, "one")
@@ -460,6 +468,67 @@ async def test_an_agent_that_comes_back_adopts_envoy_and_no_request_is_lost():
         await again.apply(make_state(port, [backend.port, backend.port + 0], monitor=None))
         await load.finish()
         assert load.bad == []
+
+
+AGENT = """
+import sys
+from pathlib import Path
+from twisted.internet import reactor, defer
+from twisted.internet.threads import deferToThread
+from avinet.dataplane.envoy import EnvoyDataPlane
+from tests.integration.test_envoy import SETTINGS, make_state
+
+async def main():
+    plane = EnvoyDataPlane(reactor, Path(sys.argv[1]), SETTINGS, deferToThread)
+    await plane.start()
+    await plane.apply(make_state(int(sys.argv[2]), [int(sys.argv[3])]))
+    print(plane.pid, flush=True)
+
+reactor.callWhenRunning(lambda: defer.Deferred.fromCoroutine(main()))
+reactor.run()
+"""
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_agent_killed_at_once_leaves_envoy_serving_for_the_next_one():
+    async with Bench() as bench:
+        backend, port = bench.backend("one"), free_port()
+        agent = subprocess.Popen(
+            [sys.executable, "-c", AGENT, bench.folder / "a", str(port), str(backend.port)],
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
+        )
+        with agent:
+            pid = int(await deferToThread(agent.stdout.readline))
+            load = Load(port)
+            load.start()
+            await deferLater(reactor, 0.2)
+            agent.kill()
+        plane = bench.plane()
+        await plane.start()
+        assert plane.pid == pid
+        assert await plane.in_force() == digests(make_state(port, [backend.port]))
+        await load.finish()
+        assert load.answers > 10
+        assert load.bad == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_five_hundred_virtual_services_are_applied_together():
+    async with Bench() as bench:
+        backend = bench.backend("one")
+        plane = bench.plane()
+        ports = set()
+        while len(ports) < 500:
+            ports.add(free_port())
+        state = {}
+        for number, port in enumerate(sorted(ports)):
+            state |= make_state(port, [backend.port], monitor=None, name=str(number))
+        await plane.start()
+        await plane.apply(state)
+        assert await plane.in_force() == digests(state)
+        assert len((await plane.status()).services) == 500
+        assert (await fetch(max(ports)))[1] == "one"
 
 
 @pytest_twisted.ensureDeferred

@@ -14,6 +14,7 @@ from avinet.model.ids import ConfigVersion
 from avinet.model.resources import EMPTY_STATE_HASH, Resource, delta_between, hashes_of, state_hash
 from avinet.se.applier import CHECK_INTERVAL_S, HEALTH_INTERVAL_S, Applier
 from avinet.se.config_files import ConfigFiles
+from avinet.trust.files import DiskFullError
 from avinet.wire.messages import Ack, ConfigEnd, ConfigPut, ConfigRemove, ConfigStart, InForce, Nack, Report
 
 
@@ -214,7 +215,7 @@ class Keeping(Base):
 
         def full(function, *arguments):
             if function.__name__ == "save_candidate":
-                raise OSError(28, "No space left on device")
+                raise DiskFullError(path=self.folder)
             return function(*arguments)
 
         self.applier.in_thread = lambda f, *a: Deferred.fromCoroutine(_run(full, f, *a))
