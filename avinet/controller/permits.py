@@ -1,0 +1,161 @@
+"""Who may log in over SSH: the in-memory index, and the files for OpenSSH that say the same.
+
+``AuthorizedKeys`` is what the SSH server asks; it changes at once with an SE's record.  ``authorized_keys`` and
+``known_hosts`` are written from it for a stock sshd and the OpenSSH client.  Writing costs a rendering of all
+lines and an fsync, so changes are gathered: the first one waits ``WRITE_DELAY_S`` and takes all that came
+meanwhile along.  A crash between loses nothing, since everything is rendered anew from the store at start.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import attrs
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from avinet.model.engine import Lifecycle, SeRecord
+from avinet.model.ids import SeId
+from avinet.trust.authorized_keys import AuthorizedKeys, Permit, known_hosts_line
+from avinet.trust.files import write_public
+
+WRITE_DELAY_S = 0.5
+"""The server itself never waits for the file; 8,000 lines take about this long to render and sync."""
+RETRY_S = 10.0
+"""After a failed write (a full disk): often enough to be right soon after it is freed."""
+
+InThread = Callable[[Callable[[], None]], Deferred[None]]
+"""Runs a blocking call elsewhere: ``lambda call: deferToThread(call)``."""
+
+LOGS_IN = frozenset({Lifecycle.ENROLLED, Lifecycle.DISABLED})
+
+_log = Logger()
+
+
+@attrs.frozen
+class PermitRules:
+    """What every SE's line has in common."""
+
+    reverse_port: int
+    permit_open: tuple[tuple[str, int], ...]
+    """The services' addresses, as an SE asks for them."""
+    networks: Callable[[str], tuple[str, ...]] = attrs.field(default=lambda _: ())
+    """A group's ``allowed_networks`` by the group's name."""
+
+
+@attrs.frozen
+class PermitFiles:
+    """Where the two files go."""
+
+    authorized_keys: Path
+    known_hosts: Path
+
+
+@attrs.define(eq=False)
+class Permits:
+    """Keeps index and files in step with the records; ``start`` allows writing, ``stop`` finishes it."""
+
+    rules: PermitRules
+    files: PermitFiles
+    clock: IReactorTime
+    in_thread: InThread
+    keys: AuthorizedKeys = attrs.field(factory=AuthorizedKeys)
+    _known_hosts: dict[SeId, str] = attrs.field(factory=dict, init=False, repr=False)
+    _dirty: bool = attrs.field(default=False, init=False)
+    _timer: IDelayedCall | None = attrs.field(default=None, init=False)
+    _writing: Deferred[None] | None = attrs.field(default=None, init=False)
+    _running: bool = attrs.field(default=False, init=False)
+    _delay_s: float = attrs.field(default=WRITE_DELAY_S, init=False)
+
+    def update(self, record: SeRecord) -> None:
+        """Bring the index to what ``record`` says now; the files follow."""
+        if record.lifecycle in LOGS_IN and record.se_key:
+            self.keys.put(
+                Permit(
+                    se=record.uuid,
+                    key=record.se_key,
+                    loopback=record.loopback,
+                    reverse_port=self.rules.reverse_port,
+                    permit_open=self.rules.permit_open,
+                    networks=self.rules.networks(record.group),
+                )
+            )
+            self._known_hosts[record.uuid] = known_hosts_line(
+                record.loopback, self.rules.reverse_port, record.host_key
+            )
+        elif record.uuid in self._known_hosts:
+            self.keys.remove(record.uuid)
+            del self._known_hosts[record.uuid]
+        else:
+            return
+        self._changed()
+
+    def update_all(self, records: Iterable[SeRecord]) -> None:
+        """After the groups' networks changed."""
+        for record in records:
+            self.update(record)
+
+    def start(self) -> None:
+        """From now on the files are written, once at least."""
+        self._running = True
+        self._changed()
+
+    async def stop(self) -> None:
+        """Write what is still to be written, then stop."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._writing is not None:
+            await _shared(self._writing)
+        self._running = False
+        if self._dirty:
+            await self.in_thread(self._snapshot())
+
+    def _changed(self) -> None:
+        self._dirty = True
+        if self._running and self._timer is None and self._writing is None:
+            self._timer = self.clock.callLater(self._delay_s, self._write)
+
+    def _snapshot(self) -> Callable[[], None]:
+        authorized = self.keys.render().encode()
+        known = "".join(line + "\n" for line in self._known_hosts.values()).encode()
+        files = self.files
+
+        def write() -> None:
+            write_public(files.authorized_keys, authorized)
+            write_public(files.known_hosts, known)
+
+        self._dirty = False
+        self._delay_s = WRITE_DELAY_S
+        return write
+
+    def _write(self) -> None:
+        self._timer = None
+        written = self.in_thread(self._snapshot())
+        self._writing = written
+        written.addErrback(self._failed)
+        written.addCallback(self._written)
+
+    def _failed(self, failure: object) -> None:
+        _log.error("could not write {path}: {why}", path=str(self.files.authorized_keys), why=str(failure))
+        self._dirty = True
+        self._delay_s = RETRY_S
+
+    def _written(self, _: None) -> None:
+        self._writing = None
+        if self._dirty and self._running and self._timer is None:
+            self._timer = self.clock.callLater(self._delay_s, self._write)
+
+
+def _shared(source: Deferred[None]) -> Deferred[None]:
+    """A Deferred of one's own that fires with ``source`` and leaves its result to it."""
+    if source.called:
+        return succeed(None)
+    mine: Deferred[None] = Deferred()
+
+    def fire(result: None) -> None:
+        mine.callback(None)
+        return result
+
+    source.addBoth(fire)
+    return mine

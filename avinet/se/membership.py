@@ -1,0 +1,81 @@
+"""The membership list as this SE has it: the highest number ever seen, on disk before it is believed."""
+
+from collections.abc import Callable
+from typing import Self
+
+import attrs
+from cryptography import x509
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+
+from avinet.errors import AvinetError
+from avinet.model.membership import Membership
+from avinet.se.paths import SePaths
+from avinet.se.registration_client import RegistrationHttp
+from avinet.trust.files import write_public
+from avinet.trust.membership import newer, verify_membership
+
+_log = Logger()
+
+Listener = Callable[[Membership], None]
+
+
+def registration_addresses(membership: Membership) -> tuple[str, ...]:
+    """Every controller's registration API as ``host:port``, in order."""
+    return tuple(
+        f"[{address}]:{controller.registration_port}"
+        if ":" in address
+        else f"{address}:{controller.registration_port}"
+        for controller in membership.controllers
+        for address in controller.addresses
+    )
+
+
+@attrs.define(eq=False)
+class MembershipFile:
+    """The list and the root that it must be signed by."""
+
+    paths: SePaths
+    root: x509.Certificate
+    current: Membership
+    _listeners: list[Listener] = attrs.field(factory=list, init=False, repr=False)
+
+    @classmethod
+    def load(cls, paths: SePaths) -> Self:
+        """Read and verify what is on disk."""
+        root = x509.load_pem_x509_certificate(paths.root_certificate.read_bytes())
+        document = paths.membership.read_text()
+        return cls(paths, root, verify_membership(document, root))
+
+    def listen(self, listener: Listener) -> None:
+        """Call ``listener`` with each newer list."""
+        self._listeners.append(listener)
+
+    def take(self, document: str) -> bool:
+        """Believe a list that the root signed; True when it is newer.  Raises what ``trust.membership`` does."""
+        membership = newer(self.current, document, self.root)
+        if membership.number == self.current.number:
+            return False
+        write_public(self.paths.membership, document.encode())
+        self.current = membership
+        for listener in self._listeners:
+            listener(membership)
+        return True
+
+    def refresh(self, http: RegistrationHttp) -> Deferred[bool]:
+        """Ask the controllers in turn for a newer list; True when one had it."""
+        return Deferred.fromCoroutine(self._refresh(http))
+
+    async def _refresh(self, http: RegistrationHttp) -> bool:
+        for address in registration_addresses(self.current):
+            try:
+                answer = await http.membership(address)
+                if answer.status == 200 and self.take(answer.body.decode("ascii")):
+                    return True
+            except CancelledError:
+                raise
+            except (AvinetError, UnicodeDecodeError) as failure:
+                _log.warn("{address} sent no usable list: {why}", address=address, why=str(failure))
+            except Exception as failure:  # noqa: BLE001 - any failure to reach one controller leads to the next
+                _log.warn("cannot reach {address}: {why}", address=address, why=str(failure))
+        return False
