@@ -98,7 +98,7 @@ class ListenTests(SynchronousTestCase):
                     Refusing(errno.EADDRINUSE),
                     Place(port, "registration.port", "127.0.0.1"),
                     self.site(),
-                    None,
+                    OPTIONS,
                 )
         text = str(caught.exception)
         for part in (str(port), "registration.port", f"pid {os.getpid()} ("):
