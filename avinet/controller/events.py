@@ -1,0 +1,232 @@
+"""What happened, told once: events get an id, become durable, and only then reach whoever follows them.
+
+Like events (same code, subject and reason) within a window are one: the first is told at once, what follows is
+counted, and when the window ends one more event says how many there were (``count``).  So an operator sees the
+first refusal of an attack within the second, and ten thousand more as one line.
+
+An event that was seen is never lost: followers are called after the log's fsync, so no id is seen that a crash
+would use again.  While the log cannot be written (disk full), events wait in bounded memory and the log of the
+process has them already; what exceeds the bound is counted, and the count is an event once there is room.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import attrs
+import msgspec
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger, LogLevel
+from twisted.python.failure import Failure
+
+from avinet.model.events import Event, Level
+
+WINDOW_S = 60.0
+"""Short enough to see a change of rate, long enough to make a storm a line."""
+MAX_WINDOWS = 1_000
+"""Kinds of events being coalesced at once.  Over it the oldest window ends early, so strangers cannot grow it."""
+MAX_PENDING = 10_000
+"""Events that wait for the disk; some 10 MiB."""
+MAX_TEXT = 2_000
+"""Characters of a sentence; a rejected configuration's reason fits, a megabyte of a peer's garbage does not."""
+MAX_SUBJECT = 200
+"""Characters; a UUID with its prefix is 60 at most, an IPv6 address 45."""
+MAX_FACTS_BYTES = 8 * 1024
+"""As JSON; a peer's notice may be a whole frame of a MiB, and ten thousand of those would be all our memory."""
+RETRY_S = 5.0
+"""Between tries at a log that cannot be written."""
+
+_LEVELS = {Level.INFO: LogLevel.info, Level.WARNING: LogLevel.warn, Level.ERROR: LogLevel.error}
+_Key = tuple[str, str, str]
+
+
+class Log(Protocol):
+    """Where events are kept; ``avinet.store.eventlog.EventLog`` is one."""
+
+    def last_id(self) -> int:
+        """The newest durable event's id."""
+
+    def append(self, events: Sequence[Event]) -> Deferred[None]:
+        """Make events durable."""
+
+    def since(self, after_id: int, limit: int = ...) -> Deferred[tuple[Event, ...]]:
+        """Events after ``after_id``, oldest first."""
+
+
+class MemoryLog:
+    """The fake: a log that forgets when the process ends."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def last_id(self) -> int:
+        """The newest event's id."""
+        return self.events[-1].id if self.events else 0
+
+    def append(self, events: Sequence[Event]) -> Deferred[None]:
+        """Keep events."""
+        self.events.extend(events)
+        return succeed(None)
+
+    def since(self, after_id: int, limit: int = 1_000) -> Deferred[tuple[Event, ...]]:
+        """Events after ``after_id``."""
+        return succeed(tuple(event for event in self.events if event.id > after_id)[:limit])
+
+
+@attrs.define(eq=False)
+class _Window:
+    """What came after a first event."""
+
+    ends: IDelayedCall
+    last: dict[str, Any] | None = None
+    count: int = 0
+
+
+class Events:
+    """The controller's events.  ``wall`` gives UNIX seconds, for people; windows count by ``clock``."""
+
+    _log = Logger()
+
+    def __init__(self, log: Log, clock: IReactorTime, *, wall: Callable[[], float] = time.time) -> None:
+        self._durable = log
+        self._clock = clock
+        self._wall = wall
+        self._next_id = log.last_id() + 1
+        self._windows: dict[_Key, _Window] = {}
+        self._pending: deque[Event] = deque()
+        self._writing: Deferred[None] | None = None
+        self._retry: IDelayedCall | None = None
+        self._followers: dict[object, Callable[[Event], None]] = {}
+        self._dropped = 0
+        self._stopped = False
+        self._idle: Deferred[None] | None = None
+
+    def emit(self, code: str, level: Level, subject: str, text: str, **facts: Any) -> None:
+        """Something happened.  A fact called ``reason`` tells apart events that else would count as one."""
+        key = (code, subject, str(facts.get("reason", "")))
+        fields = {
+            "at": self._wall(),
+            "code": code,
+            "level": level,
+            "subject": subject[:MAX_SUBJECT],
+            "text": text[:MAX_TEXT],
+            "facts": _plain(facts),
+        }
+        window = self._windows.get(key)
+        if window is not None:
+            window.count += 1
+            window.last = fields
+            return
+        if len(self._windows) >= MAX_WINDOWS:
+            self._end(next(iter(self._windows)))
+        self._windows[key] = _Window(self._clock.callLater(WINDOW_S, self._end, key))
+        self._add(fields, 1)
+
+    def follow(self, callback: Callable[[Event], None]) -> Callable[[], None]:
+        """Call ``callback`` with each event once it is durable, in order; the answer ends that."""
+        token = object()
+        self._followers[token] = callback
+
+        def cancel() -> None:
+            self._followers.pop(token, None)
+
+        return cancel
+
+    def since(self, after_id: int, limit: int = 1_000) -> Deferred[tuple[Event, ...]]:
+        """Durable events after ``after_id``, oldest first."""
+        return self._durable.since(after_id, limit)
+
+    def last_id(self) -> int:
+        """The newest durable event's id."""
+        return self._durable.last_id()
+
+    async def stop(self) -> None:
+        """Tell what was being counted, then make all of it durable if the disk lets us."""
+        for key in list(self._windows):
+            self._end(key)
+        self._stopped = True
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+            self._write()
+        while self._writing is not None:
+            self._idle = Deferred()
+            await self._idle
+
+    def _end(self, key: _Key) -> None:
+        window = self._windows.pop(key)
+        if window.ends.active():
+            window.ends.cancel()
+        if window.last is not None:
+            if window.count > 1:
+                window.last["text"] = f"{window.last['text']} ({window.count} times)"
+            self._add(window.last, window.count)
+
+    def _add(self, fields: dict[str, Any], count: int) -> None:
+        self._log.emit(
+            _LEVELS[fields["level"]],
+            "{code} {subject}: {text}",
+            code=fields["code"],
+            subject=fields["subject"],
+            text=fields["text"],
+            count=count,
+        )
+        if len(self._pending) >= MAX_PENDING:
+            self._dropped += 1
+            return
+        self._pending.append(Event(id=self._next_id, count=count, **fields))
+        self._next_id += 1
+        if self._retry is None:
+            self._write()
+
+    def _write(self) -> None:
+        if self._writing is not None or not self._pending:
+            return
+        batch = tuple(self._pending)
+        self._writing = done = self._durable.append(batch)
+        done.addCallbacks(self._written, self._failed, callbackArgs=(batch,))
+
+    def _written(self, result: None, batch: tuple[Event, ...]) -> None:
+        self._writing = None
+        for _ in batch:
+            self._pending.popleft()
+        for event in batch:
+            for callback in list(self._followers.values()):
+                try:
+                    callback(event)
+                except Exception:  # noqa: BLE001 - one faulty follower must not silence the others
+                    self._log.failure("a follower of events failed")
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            text = f"{dropped} events were lost while the event log could not be written"
+            self.emit("EVENTS_DROPPED", Level.ERROR, "controller", text, dropped=dropped)
+        self._write()
+        self._wake()
+
+    def _failed(self, failure: Failure) -> None:
+        self._writing = None
+        self._log.error("the event log cannot be written: {why}", why=failure.getErrorMessage())
+        if not self._stopped:
+            self._retry = self._clock.callLater(RETRY_S, self._try_again)
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let ``stop`` look again whether all is written."""
+        idle, self._idle = self._idle, None
+        if idle is not None:
+            idle.callback(None)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._write()
+
+
+def _plain(facts: dict[str, Any]) -> dict[str, Any]:
+    """A copy of JSON data alone, within bounds."""
+    encoded = msgspec.json.encode(facts, enc_hook=str)
+    if len(encoded) > MAX_FACTS_BYTES:
+        return {"reason": str(facts.get("reason", ""))[:MAX_SUBJECT], "omitted_bytes": len(encoded)}
+    plain: dict[str, Any] = msgspec.json.decode(encoded)
+    return plain
