@@ -1,0 +1,49 @@
+"""How long to wait before dialing again: full jitter, so that a fleet that lost its controller does not return as one.
+
+The n-th wait in a row is uniform between nothing and ``base_s`` doubled n times, at most ``cap_s`` (Brooker,
+"Exponential Backoff and Jitter").  A server may ask for more; before it has proved itself it is believed for
+``UNPROVEN_WAIT_S`` at most, since anybody can answer on that address.
+"""
+
+from collections.abc import Callable
+
+import attrs
+
+UNPROVEN_WAIT_S = 60.0
+"""DESIGN 4: what an unauthenticated answer can cost us."""
+PROVEN_WAIT_S = 3600.0
+"""Even a controller may be wrong; an SE that is gone for longer looks dead."""
+
+
+@attrs.frozen
+class BackoffSettings:
+    """The two numbers of it, in seconds."""
+
+    base_s: float = 1.0
+    cap_s: float = 60.0
+
+
+@attrs.define(eq=False)
+class Backoff:
+    """One uplink's row of failures.  ``random`` gives numbers from 0 to 1."""
+
+    random: Callable[[], float]
+    settings: BackoffSettings = attrs.field(factory=BackoffSettings)
+    failures: int = attrs.field(default=0, init=False)
+
+    def next_wait_s(self, asked_s: float | None = None, *, proven: bool = False) -> float:
+        """The wait after one more failure; ``asked_s`` is what the server asked for at least, ``proven`` or not."""
+        ceiling = min(self.settings.cap_s, self.settings.base_s * 2 ** min(self.failures, 32))
+        self.failures += 1
+        jitter = ceiling * self.random()
+        if asked_s is None or not asked_s > 0:
+            return jitter
+        return min(asked_s, PROVEN_WAIT_S if proven else UNPROVEN_WAIT_S) + jitter
+
+    def exhaust(self) -> None:
+        """Wait as after many failures: the controller has said that coming back soon is of no use."""
+        self.failures = max(self.failures, 32)
+
+    def reset(self) -> None:
+        """It worked for a while."""
+        self.failures = 0
