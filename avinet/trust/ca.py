@@ -16,6 +16,7 @@ from typing import ClassVar
 
 import attrs
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -114,6 +115,19 @@ class RootCa:
             raise RootKeyOfflineError(path=self.key_path)
         return self._key
 
+    @property
+    def has_key(self) -> bool:
+        """Whether it can sign now."""
+        return self._key is not None
+
+    def issued(self, pem: bytes) -> bool:
+        """Whether a certificate is one of this root's."""
+        try:
+            x509.load_pem_x509_certificate(pem).verify_directly_issued_by(self.certificate)
+        except (ValueError, TypeError, InvalidSignature):
+            return False
+        return True
+
     def issue_node(self, public_key: Ed25519PublicKey, cluster: ClusterId, name: str) -> bytes:
         """A controller's certificate for 8443, PEM: valid a year, good for a TLS server and nothing else."""
         names: list[x509.GeneralName] = [x509.DNSName(controller_dns_name(cluster))]
@@ -144,6 +158,14 @@ class RootCa:
             )
         )
         return builder.sign(self.key, None).public_bytes(Encoding.PEM)
+
+
+def names_of(pem: bytes) -> set[str]:
+    """The DNS names and addresses that a certificate bears."""
+    names = x509.load_pem_x509_certificate(pem).extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    return {str(name.value) for name in names.value}
 
 
 def certificate_fingerprint(pem: bytes) -> bytes:

@@ -204,7 +204,7 @@ def _check_members(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -
     listed = {member.name: member for member in manifest.members}
     present = set(files) - {MANIFEST}
     if present != set(listed):
-        odd = sorted(present ^ set(listed))[0]
+        odd = min(present ^ set(listed))
         raise ImageUntrustedError(path=path, why=f"{odd} is not both in it and in its manifest")
     for name, member in listed.items():
         data = files[name]
@@ -220,9 +220,8 @@ def _read(path: Path) -> dict[str, bytes]:
                 if len(files) >= MAX_MEMBERS:
                     raise ImageCorruptError(path=path, why=f"it has more than {MAX_MEMBERS} members")
                 files[_name_of(path, info, files)] = _data_of(path, tar, info)
-            size = os.fstat(tar.fileobj.fileno()).st_size if tar.fileobj is not None else 0
             # tarfile takes a missing end for the end; a whole archive closes with two empty blocks.
-            if size < tar.offset + tarfile.BLOCKSIZE:
+            if path.stat().st_size < tar.offset + tarfile.BLOCKSIZE:
                 raise ImageCorruptError(path=path, why="its end is missing")
     except OSError as why:
         raise ImageUnreadableError(path=path, why=os.strerror(why.errno or 0)) from why

@@ -1,0 +1,311 @@
+"""A controller's identity: every key and document that ``avinet init`` makes, and where it lies.
+
+``init`` can be called again at any time: what exists is kept, what is missing is made, and what no longer says the
+truth (an address, a port, a certificate about to end) is issued anew.  Each file is whole or absent and is written
+before the one that refers to it, so a crash at any line leaves a state from which the next call goes on.
+"""
+
+import hashlib
+import secrets
+import time
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+import attrs
+import msgspec
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from avinet.errors import AvinetError, Kind, error
+from avinet.model.ids import ClusterId, ControllerName, new_cluster_id
+from avinet.model.membership import Controller, Membership
+from avinet.trust import keys
+from avinet.trust.ca import RootCa, days_left, names_of, serial_of
+from avinet.trust.files import private_dir, read_private, write_private, write_public
+from avinet.trust.membership import sign_membership, verify_membership
+
+RENEW_DAYS = 60.0
+"""A certificate is issued anew when it has less than this left: six chances if the controller restarts monthly."""
+ADMIN_USER = "admin"
+PASSWORD_BYTES = 18
+"""144 bits: nobody guesses it, and it is 24 characters to type once."""
+SCRYPT_N, SCRYPT_R, SCRYPT_P = 2**15, 8, 1
+"""OWASP's 2023 figure: 32 MiB and about 80 ms a guess."""
+
+_Struct = TypeVar("_Struct", bound=msgspec.Struct)
+
+
+@error
+class NotInitialisedError(AvinetError):
+    """There is no controller in {state}. Make one: avinet init --state {state}."""
+
+    kind: ClassVar[Kind] = Kind.NOT_FOUND
+    state: Path
+
+
+@error
+class IdentityDamagedError(AvinetError):
+    """{path} does not hold what it should: {why}. Restore the state folder from a backup."""
+
+    path: Path
+    why: str
+
+
+@attrs.frozen
+class ControllerPaths:
+    """Every file of a controller's state folder by what it is."""
+
+    state: Path
+
+    def __attrs_post_init__(self) -> None:
+        for name, relative in _FILES.items():
+            object.__setattr__(self, name, self.state / relative)
+
+    cluster: Path = attrs.field(init=False)
+    root_key: Path = attrs.field(init=False)
+    root_pem: Path = attrs.field(init=False)
+    node_key: Path = attrs.field(init=False)
+    node_pem: Path = attrs.field(init=False)
+    membership: Path = attrs.field(init=False)
+    host_key: Path = attrs.field(init=False)
+    id_se: Path = attrs.field(init=False)
+    known_hosts: Path = attrs.field(init=False)
+    aviseuser_keys: Path = attrs.field(init=False)
+    avictlruser_keys: Path = attrs.field(init=False)
+    api_key: Path = attrs.field(init=False)
+    api_pem: Path = attrs.field(init=False)
+    api_socket: Path = attrs.field(init=False)
+    admin: Path = attrs.field(init=False)
+    admin_password: Path = attrs.field(init=False)
+    store: Path = attrs.field(init=False)
+    events: Path = attrs.field(init=False)
+    pid: Path = attrs.field(init=False)
+    local_cloud: Path = attrs.field(init=False)
+
+
+_FILES = {
+    "cluster": "cluster.json",
+    "root_key": "trust/root.key",
+    "root_pem": "trust/root.pem",
+    "node_key": "trust/node.key",
+    "node_pem": "trust/node.pem",
+    "membership": "trust/membership.jws",
+    "host_key": "ssh/ssh_host_ed25519_key",
+    "id_se": "ssh/id_se",
+    "known_hosts": "ssh/known_hosts",
+    "aviseuser_keys": "ssh/aviseuser.authorized_keys",
+    "avictlruser_keys": "ssh/avictlruser.authorized_keys",
+    "api_key": "api/api.key",
+    "api_pem": "api/api.pem",
+    "api_socket": "api.sock",
+    "admin": "admin.json",
+    "admin_password": "admin.password",
+    "store": "store.db",
+    "events": "events.db",
+    "pid": "controller.pid",
+    "local_cloud": "local",
+}
+
+
+@attrs.frozen(kw_only=True)
+class NodeFacts:
+    """What a controller's settings say about how others reach it."""
+
+    name: ControllerName
+    addresses: tuple[str, ...]
+    ssh_port: int
+    registration_port: int
+    reverse_port: int
+    api_names: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
+    """Host names and addresses that the operator API's certificate bears."""
+
+
+class _Cluster(msgspec.Struct, frozen=True):
+    cluster: ClusterId
+    name: ControllerName
+
+
+class Admin(msgspec.Struct, frozen=True, kw_only=True):
+    """The first operator: a name, and what verifies the password (scrypt, hexadecimal)."""
+
+    user: str
+    salt: str
+    hash: str
+    n: int = SCRYPT_N
+    r: int = SCRYPT_R
+    p: int = SCRYPT_P
+
+    def __repr__(self) -> str:
+        return f"Admin(user={self.user!r})"
+
+
+@attrs.frozen(kw_only=True)
+class ControllerIdentity:
+    """A controller's keys and documents, loaded."""
+
+    paths: ControllerPaths
+    cluster: ClusterId
+    name: ControllerName
+    root: RootCa
+    node_key: Ed25519PrivateKey = attrs.field(repr=False)
+    node_pem: bytes
+    host_key: Ed25519PrivateKey = attrs.field(repr=False)
+    id_se: Ed25519PrivateKey = attrs.field(repr=False)
+    membership: Membership
+    membership_document: str = attrs.field(repr=False)
+    admin: Admin
+
+    @classmethod
+    def init(cls, state: Path, facts: NodeFacts, passphrase: bytes | None = None) -> "ControllerIdentity":
+        """Make whatever is missing, renew whatever is no longer true, and load the rest."""
+        paths = ControllerPaths(state)
+        for folder in (state, paths.root_pem.parent, paths.host_key.parent, paths.api_pem.parent):
+            private_dir(folder)
+        cluster = _cluster(paths, facts.name)
+        root = RootCa.create(paths.root_pem.parent, cluster.cluster, passphrase)
+        node_key, node_pem = _node(paths, root, cluster)
+        host_key = keys.load_or_create(paths.host_key)
+        id_se = keys.load_or_create(paths.id_se)
+        for path, key in ((paths.host_key, host_key), (paths.id_se, id_se)):
+            _public_half(path, keys.public_line(key.public_key()), cluster.name)
+        me = Controller(
+            name=cluster.name,
+            addresses=facts.addresses,
+            ssh_port=facts.ssh_port,
+            registration_port=facts.registration_port,
+            reverse_port=facts.reverse_port,
+            node_certificate=node_pem.decode(),
+            ssh_host_key=keys.public_line(host_key.public_key()),
+            id_se=keys.public_line(id_se.public_key()),
+        )
+        membership, document = _membership(paths, root, cluster.cluster, me)
+        _api(paths, root, facts.api_names)
+        return cls(
+            paths=paths,
+            cluster=cluster.cluster,
+            name=cluster.name,
+            root=root,
+            node_key=node_key,
+            node_pem=node_pem,
+            host_key=host_key,
+            id_se=id_se,
+            membership=membership,
+            membership_document=document,
+            admin=_admin(paths),
+        )
+
+    @property
+    def root_pem(self) -> bytes:
+        """The root certificate."""
+        return self.root.pem
+
+
+def read_cluster(state: Path) -> tuple[ClusterId, ControllerName]:
+    """Whose state folder it is; ``NotInitialisedError`` when nobody's."""
+    paths = ControllerPaths(state)
+    if not paths.cluster.exists():
+        raise NotInitialisedError(state=state)
+    found = _decode(paths.cluster, _Cluster)
+    return found.cluster, found.name
+
+
+def _decode(path: Path, kind: type[_Struct]) -> _Struct:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.DecodeError) as why:
+        raise IdentityDamagedError(path=path, why=str(why)) from why
+
+
+def _cluster(paths: ControllerPaths, name: ControllerName) -> _Cluster:
+    if paths.cluster.exists():
+        return _decode(paths.cluster, _Cluster)
+    made = _Cluster(new_cluster_id(), name)
+    write_public(paths.cluster, msgspec.json.encode(made))
+    return made
+
+
+def _node(paths: ControllerPaths, root: RootCa, cluster: _Cluster) -> tuple[Ed25519PrivateKey, bytes]:
+    key = keys.load_or_create(paths.node_key)
+    if paths.node_pem.exists():
+        pem = paths.node_pem.read_bytes()
+        if days_left(pem, time.time()) > RENEW_DAYS or not root.has_key:
+            return key, pem
+    pem = root.issue_node(key.public_key(), cluster.cluster, cluster.name)
+    write_public(paths.node_pem, pem)
+    return key, pem
+
+
+def _public_half(path: Path, line: str, comment: str) -> None:
+    public = path.with_name(path.name + ".pub")
+    text = f"{line} {comment}\n".encode()
+    if not public.exists() or public.read_bytes() != text:
+        write_public(public, text)
+
+
+def _membership(
+    paths: ControllerPaths, root: RootCa, cluster: ClusterId, me: Controller
+) -> tuple[Membership, str]:
+    """The list as it stands if it says the truth about this controller, else the next number of it."""
+    before: Membership | None = None
+    if paths.membership.exists():
+        document = paths.membership.read_text()
+        before = verify_membership(document, root.certificate, cluster)
+        if before.by_name(me.name) == me:
+            return before, document
+    others = () if before is None else tuple(c for c in before.controllers if c.name != me.name)
+    old = None if before is None else before.by_name(me.name)
+    revoked = () if before is None else before.revoked_serials
+    if old is not None and old.node_certificate != me.node_certificate:
+        revoked = (*revoked, serial_of(old.node_certificate.encode()))
+    after = Membership(
+        cluster=cluster,
+        number=1 if before is None else before.number + 1,
+        controllers=tuple(sorted((*others, me), key=lambda c: c.name)),
+        revoked_serials=revoked,
+    )
+    document = sign_membership(root.key, after)
+    write_public(paths.membership, document.encode())
+    return after, document
+
+
+def _api(paths: ControllerPaths, root: RootCa, names: tuple[str, ...]) -> None:
+    """The operator API's own key and certificate; another certificate put there by the operator is left alone."""
+    if paths.api_key.exists():
+        key = load_pem_private_key(read_private(paths.api_key), None)
+    else:
+        key = ec.generate_private_key(ec.SECP256R1())
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        write_private(paths.api_key, pem)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        return
+    if paths.api_pem.exists():
+        pem = paths.api_pem.read_bytes()
+        if not root.issued(pem) or not root.has_key:
+            return
+        if days_left(pem, time.time()) > RENEW_DAYS and names_of(pem) == set(names):
+            return
+    write_public(paths.api_pem, root.issue_api(key.public_key(), names))
+
+
+def _admin(paths: ControllerPaths) -> Admin:
+    if paths.admin.exists():
+        return _decode(paths.admin, Admin)
+    password = secrets.token_urlsafe(PASSWORD_BYTES)
+    salt = secrets.token_bytes(16)
+    made = Admin(user=ADMIN_USER, salt=salt.hex(), hash=password_hash(password, salt).hex())
+    write_private(paths.admin_password, f"{password}\n".encode())
+    write_private(paths.admin, msgspec.json.encode(made))
+    return made
+
+
+def password_hash(
+    password: str, salt: bytes, n: int = SCRYPT_N, r: int = SCRYPT_R, p: int = SCRYPT_P
+) -> bytes:
+    """scrypt; blocks for tens of milliseconds, so not in a reactor's thread."""
+    return hashlib.scrypt(password.encode(), salt=salt, n=n, r=r, p=p, maxmem=256 * n * r, dklen=32)
