@@ -33,6 +33,8 @@ _POLICIES = {
     LbAlgorithm.ROUND_ROBIN: "ROUND_ROBIN",
     LbAlgorithm.LEAST_CONNECTIONS: "LEAST_REQUEST",
 }
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"})
+_MAX_PORT = 65535
 _HTTP_OPTIONS = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -58,7 +60,7 @@ def _http_check(monitor: HealthMonitor, resource: str) -> dict[str, Any]:
     if monitor.http_monitor is None:
         raise RejectedError(resource=resource, detail="an HTTP monitor without http_monitor")
     words = monitor.http_monitor.http_request.split()
-    if len(words) not in {2, 3} or not words[1].startswith("/"):
+    if len(words) not in {2, 3} or words[0] not in _METHODS or not words[1].startswith("/"):
         raise RejectedError(
             resource=resource,
             detail=f"{monitor.http_monitor.http_request!r} is not a request such as 'GET / HTTP/1.1'",
@@ -95,6 +97,8 @@ def _endpoint(server: Server, monitors: list[HealthMonitor], resource: str) -> d
             ipaddress.ip_address(server.ip.addr)
         except ValueError:
             raise RejectedError(resource=resource, detail=f"{server.ip.addr!r} is no IP address") from None
+    if not 1 <= server.port <= _MAX_PORT:
+        raise RejectedError(resource=resource, detail=f"{server.port} is no port")
     endpoint: dict[str, Any] = {
         "address": {"socket_address": {"address": server.ip.addr, "port_value": server.port}}
     }

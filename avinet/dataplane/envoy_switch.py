@@ -7,6 +7,7 @@ requests.  If Envoy refuses something after all, the previous files go back and 
 while requests on draining connections may still need them.
 """
 
+import re
 import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -30,6 +31,8 @@ POLL_S = 0.05
 """A read of four counters; Envoy takes a change within some 10 ms."""
 _SCOPES = {"lds": "listener_manager.lds", "cds": "cluster_manager.cds"}
 _DUMPS = {"lds": "dynamic_listeners", "cds": "dynamic_warming_clusters"}
+_PLACE = re.compile(r"StaticResourcesValidationError\.(Clusters|Listeners)\[(\d+)\]")
+"""How validation says which one it means."""
 
 Items = tuple[dict[str, Any], ...]
 _log = Logger()
@@ -166,6 +169,11 @@ class EnvoySwitch:
 
 def _blamed(wanted: Rendered, text: str) -> str:
     """The resource whose listener or cluster Envoy's ``text`` names; empty when it names none."""
+    place = _PLACE.search(text)
+    if place is not None and place[1] == "Listeners" and int(place[2]) < len(wanted.listeners):
+        return str(ours(wanted.listeners[int(place[2])])["resource"])
+    if place is not None and place[1] == "Clusters" and int(place[2]) < len(wanted.clusters):
+        return str(ours(wanted.clusters[int(place[2])]).get("pool", ""))
     for listener in wanted.listeners:
         if listener["name"] in text:
             return str(ours(listener)["resource"])
