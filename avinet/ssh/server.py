@@ -13,17 +13,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.conch.ssh.service import SSHService
 from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime
 from twisted.internet.protocol import Factory
-from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.python.failure import Failure
 
 from avinet.model.ids import SeId
 from avinet.ssh import keys
 from avinet.ssh.errors import ConnectionEndedError
 from avinet.ssh.gate import Gate, GateLimits
-from avinet.ssh.links import ServerLink, busy_text, refusal_packet
+from avinet.ssh.links import ServerLink
 from avinet.ssh.login import Access, SeLogin
 from avinet.ssh.observer import Observer
 from avinet.ssh.profile import LinkLimits
+from avinet.ssh.refusal import Refusal
 from avinet.ssh.services import Permit
 from avinet.ssh.userauth import Attempt, KeyLogin
 
@@ -54,18 +54,6 @@ class _ControllerLink(ServerLink):
     def _leave(self, *, authenticated: bool) -> None:
         self.counted = False
         self.server.gate.leave(self.source, authenticated=authenticated)
-
-
-class _Refusal(TwistedProtocol):
-    """Says that there is no room, and closes."""
-
-    def __init__(self, retry_after_s: float) -> None:
-        self._text = busy_text(retry_after_s)
-
-    def connectionMade(self) -> None:
-        if self.transport is not None:
-            self.transport.write(refusal_packet(self._text))
-            self.transport.loseConnection()
 
 
 @attrs.frozen
@@ -106,7 +94,7 @@ class SecureChannelServer(Factory):
         source = str(getattr(addr, "host", "local"))
         if not self.gate.admit(source):
             self.observer.auth_failed(source, "", "no key", "busy")
-            return _Refusal(self.settings.gate.retry_after_s)
+            return Refusal(self.settings.gate.retry_after_s)
         link = _ControllerLink()
         link.server = self
         link.source = source

@@ -1,0 +1,129 @@
+"""The SE's own SSH server: controllers run commands on the SE through the reverse forward.
+
+It listens nowhere: each channel of the reverse forward is one connection to it.  One user, the keys of the
+membership list's controllers, and sessions only: a command, a shell with a terminal, or both; no files, no
+forwards, no agent.  What a session does is in ``process``; each use is reported when it ends, since the
+controller cannot see inside a connection that is encrypted end to end.
+"""
+
+from collections.abc import Callable, Iterable
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from twisted.conch.ssh import connection as conch
+from twisted.conch.ssh.service import SSHService
+from twisted.internet.interfaces import IAddress, IProtocol
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+
+from avinet.errors import AvinetError
+from avinet.ssh import keys
+from avinet.ssh.channel import ChannelTransport
+from avinet.ssh.connection import Connection, refused
+from avinet.ssh.errors import ConnectionEndedError
+from avinet.ssh.fields import Reader
+from avinet.ssh.links import ServerLink
+from avinet.ssh.process import CommandPolicy, CommandSession, ProcessReactor, Use
+from avinet.ssh.profile import LinkLimits
+from avinet.ssh.refusal import Refusal
+from avinet.ssh.userauth import Attempt, KeyLogin
+
+USER = "aviseuser"
+RETRY_AFTER_S = 5.0
+
+
+class _CommandLink(ServerLink):
+    """One connection to the SE's server."""
+
+    server: "CommandServer"
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        """Count it out."""
+        self.server.links.discard(self)
+        super().connectionLost(reason)
+
+
+class _CommandLogin:
+    """The acceptor of one login: sessions, and nothing else."""
+
+    def __init__(self, server: "CommandServer", fingerprint: str) -> None:
+        self._server = server
+        self._fingerprint = fingerprint
+
+    def open_channel(self, kind: str, details: Reader) -> ChannelTransport:
+        """A session, if there is room for one more."""
+        if kind != "session":
+            raise refused(kind, "only sessions are allowed here")
+        session = self._server.new_session(self._fingerprint)
+        return ChannelTransport(session, b"session")
+
+    def global_request(self, kind: str, details: Reader) -> bytes | None:
+        """No forwards."""
+        return None
+
+    def connection_stopped(self, why: AvinetError) -> None:
+        """Its sessions end with their channels."""
+
+
+class CommandServer(Factory):
+    """Builds the protocol for each connection; ``authorized`` gives the keys (OpenSSH lines) that may log in now."""
+
+    noisy = False
+
+    def __init__(
+        self,
+        host_key: Ed25519PrivateKey,
+        authorized: Callable[[], Iterable[str]],
+        reactor: ProcessReactor,
+        used: Callable[[Use], None],
+        policy: CommandPolicy | None = None,
+    ) -> None:
+        self._host_key = keys.conch_key(host_key)
+        self._host_key_public = self._host_key.public()
+        self._authorized = authorized
+        self._reactor = reactor
+        self._used = used
+        self.policy = policy or CommandPolicy()
+        self.links: set[_CommandLink] = set()
+        self.sessions: set[CommandSession] = set()
+
+    def buildProtocol(self, addr: IAddress | None) -> IProtocol:  # type: ignore[override]  # Twisted's type wants a factory attribute
+        """A link, or a refusal when there are too many."""
+        if len(self.links) >= self.policy.connections:
+            return Refusal(RETRY_AFTER_S)
+        link = _CommandLink()
+        link.server = self
+        link.clock = self._reactor
+        link.limits = LinkLimits(channels=self.policy.sessions)
+        link.host_key, link.host_key_public = self._host_key, self._host_key_public
+        link.userauth = lambda: KeyLogin(self._judge, self._admit, lambda attempt, why: None)
+        self.links.add(link)
+        return link
+
+    def _judge(self, attempt: Attempt) -> str:
+        if attempt.user != USER:
+            return "unknown-user"
+        allowed = {keys.blob_of_line(line) for line in self._authorized()}
+        return "" if attempt.blob in allowed else "unknown-key"
+
+    def _admit(self, attempt: Attempt) -> SSHService:
+        if why := self._judge(attempt):
+            raise ConnectionEndedError(detail=why)
+        return Connection(_CommandLogin(self, attempt.fingerprint))
+
+    def new_session(self, fingerprint: str) -> CommandSession:
+        """A session for whoever has that key; ``ChannelRefusedError`` when there are too many."""
+        if len(self.sessions) >= self.policy.sessions:
+            raise refused("a session", "too many sessions", conch.OPEN_RESOURCE_SHORTAGE)
+        session = CommandSession(self._reactor, self.policy, fingerprint, self._ended)
+        self.sessions.add(session)
+        return session
+
+    def _ended(self, session: CommandSession, use: Use | None) -> None:
+        self.sessions.discard(session)
+        if use is not None:
+            self._used(use)
+
+    def stop(self) -> None:
+        """Cut every connection; what they run is killed."""
+        for link in list(self.links):
+            link.abort()

@@ -1,0 +1,376 @@
+"""One session on the SE: a command or a shell, its terminal, its streams, its end.
+
+The process leads a group of its own, so that a time limit or a lost channel ends all that it started: TERM, and
+KILL after ``KILL_AFTER_S``.  Output stops being read while the peer gives no credit, so a command that prints
+gigabytes costs no memory; input stops being taken while the command does not read.
+"""
+
+import contextlib
+import fcntl
+import os
+import pwd
+import signal
+import struct
+import termios
+from collections.abc import Callable
+from typing import cast
+
+import attrs
+from twisted.conch.ssh.session import SUPPORTED_SIGNALS
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IProcessTransport,
+    IPushProducer,
+    IReactorProcess,
+    IReactorTime,
+)
+from twisted.internet.protocol import ProcessProtocol, Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from avinet.ssh.channel import STDERR, ChannelTransport
+from avinet.ssh.fields import Reader, string, uint32
+from avinet.units import HOUR_S
+
+KILL_AFTER_S = 5.0
+"""Time for a command to tidy up after TERM."""
+LINGER_S = 5.0
+"""A command that is done may leave something behind that holds its output; nobody waits longer for that."""
+MAX_COMMAND_BYTES = 128 * 1024
+"""Linux takes no longer single argument (MAX_ARG_STRLEN)."""
+_EOT = b"\x04"
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_SETSID = "/usr/bin/setsid"
+"""From util-linux, which Debian calls essential: makes the command lead its own session before it starts."""
+
+_log = Logger()
+
+
+class ProcessReactor(IReactorProcess, IReactorTime):
+    """What is needed of the reactor."""
+
+
+@attrs.frozen
+class CommandPolicy:
+    """What this SE accepts, and its bounds."""
+
+    exec_allowed: bool = True
+    interactive_allowed: bool = True
+    time_limit_s: float = HOUR_S
+    """For a command without a terminal; a shell lasts as long as its connection."""
+    sessions: int = 16
+    connections: int = 32
+    shell: str = "/bin/sh"
+
+
+@attrs.frozen
+class Use:
+    """What a session did, for the audit log."""
+
+    kind: str
+    """``exec``, ``shell``, or ``refused``."""
+    command: str
+    fingerprint: str
+    """Of the controller's key."""
+    exit_status: int
+    """As a shell shows it: 128 + n after signal n."""
+    seconds: float
+    pty: bool = False
+
+
+@attrs.frozen
+class _Terminal:
+    name: str
+    size: bytes = attrs.field(repr=False)
+    """As TIOCSWINSZ wants it."""
+
+
+def _window(reader: Reader) -> bytes:
+    """Columns, rows, and both in pixels; as rows first in 16 bits each."""
+    columns, rows, width, height = (min(reader.uint32(), 0xFFFF) for _ in range(4))
+    return struct.pack("4H", rows, columns, width, height)
+
+
+class _Runner(ProcessProtocol):
+    """Between the process and its session."""
+
+    def __init__(self, session: "CommandSession") -> None:
+        self._session = session
+
+    def outReceived(self, data: bytes) -> None:
+        """Standard output, or the terminal."""
+        self._session.output(data)
+
+    def errReceived(self, data: bytes) -> None:
+        """Standard error."""
+        self._session.output(data, STDERR)
+
+    def processExited(self, reason: Failure) -> None:
+        """It is done; its output may not be."""
+        self._session.exited()
+
+    def processEnded(self, reason: Failure) -> None:
+        """It is done and its output, too."""
+        self._session.ended(reason)
+
+
+@implementer(IPushProducer)
+class _Intake:
+    """Holds the channel back while the command does not read.  A command that closes its input ends nothing."""
+
+    def __init__(self, channel: ChannelTransport) -> None:
+        self._channel = channel
+
+    def pauseProducing(self) -> None:
+        self._channel.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self._channel.resumeProducing()
+
+    def stopProducing(self) -> None:
+        self._channel.resumeProducing()
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class CommandSession(Protocol):
+    """The protocol of one session channel."""
+
+    transport: ChannelTransport | None
+
+    def __init__(
+        self,
+        reactor: ProcessReactor,
+        policy: CommandPolicy,
+        fingerprint: str,
+        over: Callable[["CommandSession", Use | None], None],
+    ) -> None:
+        self._reactor = reactor
+        self._policy = policy
+        self._fingerprint = fingerprint
+        self._over = over
+        self._terminal: _Terminal | None = None
+        self._use: Use | None = None
+        self._started_at = 0.0
+        self._process: IProcessTransport | None = None
+        self._group = 0
+        self._timers: list[IDelayedCall] = []
+        self._linger: IDelayedCall | None = None
+        self._paused = False
+        self._early: list[bytes] = []
+        self._input_over = False
+
+    # -- requests
+
+    def request_received(self, name: str, data: bytes) -> bool:
+        """RFC 4254 section 6, what of it there is here."""
+        reader = Reader(data, f"a {name} request")
+        if name == "pty-req":
+            return self._ask_terminal(reader)
+        if name == "exec":
+            command = reader.string()
+            return self._allowed("exec") and len(command) < MAX_COMMAND_BYTES and self._start(command)
+        if name == "shell":
+            return self._allowed("shell") and self._start(None)
+        if name == "window-change":
+            return self._resize(_window(reader))
+        if name == "signal":
+            return self._deliver(reader.text(32))
+        return False
+
+    def _allowed(self, kind: str) -> bool:
+        policy = self._policy
+        return policy.interactive_allowed if kind == "shell" or self._terminal else policy.exec_allowed
+
+    def _ask_terminal(self, reader: Reader) -> bool:
+        name, size = reader.text(64), _window(reader)
+        reader.string()  # modes: the kernel's defaults are what people expect
+        if self._process is not None or not self._policy.interactive_allowed:
+            return False
+        self._terminal = _Terminal(name if name.isprintable() else "dumb", size)
+        return True
+
+    def _resize(self, size: bytes) -> bool:
+        if self._terminal is None or self._process is None:
+            return False
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(self._process.fileno(), termios.TIOCSWINSZ, size)  # type: ignore[attr-defined]  # a PTY's has it
+        return True
+
+    def _deliver(self, name: str) -> bool:
+        if self._process is None or name not in SUPPORTED_SIGNALS:
+            return False
+        return self._kill(getattr(signal, f"SIG{name}"))
+
+    # -- the process
+
+    def _environment(self) -> dict[str, str]:
+        user = pwd.getpwuid(os.getuid())
+        known = {
+            "PATH": _PATH,
+            "HOME": user.pw_dir,
+            "USER": user.pw_name,
+            "LOGNAME": user.pw_name,
+            "SHELL": self._policy.shell,
+            "LANG": "C.UTF-8",
+        }
+        return known | ({"TERM": self._terminal.name} if self._terminal else {})
+
+    def _start(self, command: bytes | None) -> bool:
+        channel = self.transport
+        if self._process is not None or channel is None or (command is not None and b"\0" in command):
+            return False
+        shell = self._policy.shell
+        arguments: list[str | bytes] = [shell] if command is None else [shell, "-c", command]
+        environment = self._environment()
+        home = environment["HOME"]
+        self._started_at = self._reactor.seconds()
+        text = "" if command is None else command.decode(errors="replace")
+        kind = "shell" if command is None else "exec"
+        self._use = Use(kind, text[:4096], self._fingerprint, -1, 0.0, pty=self._terminal is not None)
+        program = shell
+        if self._terminal is None:
+            program, arguments = _SETSID, [_SETSID, *arguments]
+        process = self._reactor.spawnProcess(
+            _Runner(self),
+            program,
+            arguments,
+            env=environment,
+            path=home if os.access(home, os.X_OK) else "/",
+            usePTY=self._terminal is not None,
+        )
+        self._process = process
+        self._group = process.pid or 0
+        if self._terminal is not None:
+            self._resize(self._terminal.size)
+        elif command is not None:
+            self._timers.append(self._reactor.callLater(self._policy.time_limit_s, self._late))
+        channel.registerProducer(self, True)
+        process.registerProducer(_Intake(channel), True)  # type: ignore[attr-defined]  # both kinds of process have it
+        early, self._early = self._early, []
+        for data in early:
+            process.write(data)
+        channel.resumeProducing()
+        if self._input_over:
+            self._close_input()
+        return True
+
+    def _late(self) -> None:
+        self.output(f"avinet: the time limit of {self._policy.time_limit_s:.0f} s is over\n".encode(), STDERR)
+        self._end_group()
+
+    def _end_group(self) -> None:
+        if self._kill(signal.SIGTERM):
+            self._timers.append(self._reactor.callLater(KILL_AFTER_S, self._kill, signal.SIGKILL))
+
+    def _kill(self, number: signal.Signals) -> bool:
+        try:
+            os.killpg(self._group, number)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            _log.warn("cannot send {signal} to process group {group}", signal=number.name, group=self._group)
+            return False
+        return True
+
+    def exited(self) -> None:
+        """The command is done; wait a little for what holds its output."""
+        self._linger = self._reactor.callLater(LINGER_S, self._stop_lingering)
+
+    def _stop_lingering(self) -> None:
+        self._linger = None
+        if self._process is None:
+            return
+        if self._paused:
+            self.exited()
+        else:
+            self._process.loseConnection()
+
+    def ended(self, reason: Failure) -> None:
+        """The command and its output are done: tell the peer how, and close."""
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+        self._process = None
+        number = getattr(reason.value, "signal", None)
+        status = getattr(reason.value, "exitCode", None)
+        channel = self.transport
+        if channel is not None and channel.connected and not channel.localClosed:
+            channel.unregisterProducer()
+            if number is not None:
+                name = signal.Signals(number).name.removeprefix("SIG").encode()
+                details = string(name) + b"\0" + string(b"") + string(b"")
+                channel.conn.sendRequest(channel, b"exit-signal", details)
+            else:
+                channel.conn.sendRequest(channel, b"exit-status", uint32(status or 0))
+            channel.loseConnection()
+        self._finish(128 + number if number is not None else status or 0)
+
+    def _finish(self, status: int) -> None:
+        for timer in self._timers:
+            if timer.active() and timer.func != self._kill:  # type: ignore[attr-defined]  # DelayedCall's
+                timer.cancel()
+        use, self._use = self._use, None
+        if use is not None:
+            seconds = self._reactor.seconds() - self._started_at
+            self._over(self, attrs.evolve(use, exit_status=status, seconds=seconds))
+        else:
+            self._over(self, None)
+
+    # -- the channel
+
+    def output(self, data: bytes, kind: int = 0) -> None:
+        """From the process to the peer."""
+        if self._linger is not None:
+            self._linger.reset(LINGER_S)
+        if self.transport is not None:
+            self.transport.writeExtended(kind, data)
+
+    def dataReceived(self, data: bytes) -> None:
+        """From the peer to the process; what comes before it starts fits the channel's window."""
+        if self._process is not None:
+            self._process.write(data)
+        elif self._use is None:
+            self._early.append(data)
+            if self.transport is not None:
+                self.transport.pauseProducing()
+
+    def readConnectionLost(self) -> None:
+        """The peer will send no more."""
+        self._input_over = True
+        self._close_input()
+
+    def writeConnectionLost(self) -> None:
+        """We closed that side ourselves."""
+
+    def _close_input(self) -> None:
+        if self._process is None:
+            return
+        if self._terminal is not None:
+            self._process.write(_EOT)
+        else:
+            self._process.closeStdin()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The channel is gone: so is what it ran."""
+        if self._process is not None:
+            self._end_group()
+            self._process.loseConnection()
+        elif self._use is None:
+            self._finish(0)
+
+    def pauseProducing(self) -> None:
+        """The peer gives no credit: leave output in the pipe, where it stops the command."""
+        self._paused = True
+        if self._process is not None:
+            cast(IPushProducer, self._process).pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """Go on."""
+        self._paused = False
+        if self._process is not None:
+            cast(IPushProducer, self._process).resumeProducing()
+
+    def stopProducing(self) -> None:
+        """The channel is gone; ``connectionLost`` follows."""
