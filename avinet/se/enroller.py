@@ -13,7 +13,6 @@ refused for good is a new one signed.
 import base64
 import json
 import secrets
-from random import Random
 from typing import ClassVar
 
 import attrs
@@ -25,6 +24,7 @@ from twisted.logger import Logger
 
 from avinet.errors import AvinetError, Kind, error
 from avinet.model.ids import ImageId
+from avinet.se.backoff import Backoff
 from avinet.se.identity import SeIdentity
 from avinet.se.membership import MembershipFile, registration_addresses
 from avinet.se.paths import SePaths
@@ -33,12 +33,6 @@ from avinet.trust import keys
 from avinet.trust.files import destroy, private_dir, read_private, write_private
 from avinet.trust.registration import Claims, sign_request
 from avinet.wire.registration import EnrolmentAnswer, MetaInfo, PendingAnswer
-
-BACKOFF_BASE_S = 1.0
-BACKOFF_CAP_S = 60.0
-"""As the uplink's: a fleet that boots at once comes back spread over a minute."""
-RETRY_AFTER_CAP_S = 3600.0
-"""The certificate was checked before this is read, so longer waits than a minute are believed."""
 
 REFUSED_FOR_GOOD = frozenset({400, 403, 409, 410})
 
@@ -80,11 +74,6 @@ class AnswerError(AvinetError):
     detail: str
 
 
-def backoff_s(attempt: int, random: Random) -> float:
-    """Full jitter: anything up to the base doubled ``attempt`` times, up to the cap."""
-    return random.uniform(0.0, min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2.0 ** min(attempt, 16)))
-
-
 def read_enrolled(paths: SePaths) -> EnrolmentAnswer | None:
     """The facts of this SE, or None while it is not enrolled."""
     if not paths.enrolled.exists():
@@ -111,8 +100,7 @@ class Enroller:
     http: RegistrationHttp
     members: MembershipFile
     clock: IReactorTime
-    random: Random = attrs.field(factory=secrets.SystemRandom)
-    _attempt: int = attrs.field(default=0, init=False)
+    backoff: Backoff = attrs.field(factory=lambda: Backoff(secrets.SystemRandom().random))
 
     def enrol(self) -> Deferred[EnrolmentAnswer]:
         """Fires with the facts once they are on disk; fails only where asking again is useless.  Cancellable."""
@@ -236,13 +224,11 @@ class Enroller:
         return enrolled
 
     async def _wait(self, answer: Answer | None) -> None:
-        wait_s = backoff_s(self._attempt, self.random)
-        self._attempt += 1
-        if answer is not None and answer.retry_after_s is not None:
-            told_s = min(answer.retry_after_s, RETRY_AFTER_CAP_S)
-            self._attempt = 0
-            wait_s = told_s + self.random.uniform(0.0, max(BACKOFF_BASE_S, told_s / 4))
-        await deferLater(self.clock, wait_s, lambda: None)
+        asked_s = None if answer is None else answer.retry_after_s
+        if asked_s is not None:
+            self.backoff.reset()
+        # The certificate was checked before an answer is read, so a longer wait than a stranger's is believed.
+        await deferLater(self.clock, self.backoff.next_wait_s(asked_s, proven=True), lambda: None)
 
 
 def _why(failure: Exception) -> str:

@@ -1,0 +1,284 @@
+"""The operator's routes for service engines: ``/api/serviceengine``.
+
+An SE is named by UUID or by name wherever a path says ``{uuid}``.  A list answers ``{"count", "results"}``; a
+row holds the record and, beside it, what other services know of the SE now (``EngineFacts``).
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar
+
+import attrs
+import msgspec
+
+from avinet.controller.engine_commands import EngineCommands
+from avinet.controller.machines import MANUAL, Machines
+from avinet.errors import AvinetError, Kind, error
+from avinet.model.engine import SeRecord, state_of
+from avinet.model.ids import SeId
+from avinet.rest.route import Request, Response, Route
+from avinet.trust.keys import fingerprint, parse_line
+from avinet.wire.registration import MetaInfo
+
+BASE = "/api/serviceengine"
+DEFAULT_GROUP = "Default-Group"
+CREATE_TIMEOUT_S = 120.0
+"""A cloud driver may have to build an image first."""
+MAX_PAGE = 10_000
+
+
+@error
+class GroupNotFoundError(AvinetError):
+    """There is no service engine group {group!r}; see: avinet config get serviceenginegroup."""
+
+    kind: ClassVar[Kind] = Kind.NOT_FOUND
+    group: str
+
+
+class EngineRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One SE as lists show it.  Times are UNIX seconds."""
+
+    uuid: SeId
+    name: str
+    url: str
+    state: str
+    in_sync: bool
+    group: str
+    cloud: str
+    loopback: str
+    placeable: bool
+    rtt_ms: float | None = None
+    version: int | None = None
+    """Of the configuration in force."""
+    software: str = ""
+    fingerprint: str = ""
+    """Of its SE key."""
+    source: str = ""
+    image: str | None = None
+    token: str | None = None
+    created_at: float
+    enrolled_at: float | None = None
+    note: str = ""
+
+
+class EngineList(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of rows; ``count`` is of all that match."""
+
+    count: int
+    results: tuple[EngineRow, ...]
+
+
+class EngineQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a list may be narrowed by."""
+
+    name: str | None = None
+    group: str | None = None
+    state: str | None = None
+    page: int = 1
+    page_size: int = MAX_PAGE
+
+
+class NewEngine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an SE is made from."""
+
+    name: str
+    group: str = DEFAULT_GROUP
+    cloud: str = MANUAL
+
+
+class CreatedEngine(msgspec.Struct, frozen=True, kw_only=True):
+    """``meta_info``, with the token that is shown only now, for a machine made by hand."""
+
+    engine: EngineRow
+    meta_info: MetaInfo | None = None
+
+
+class Approval(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """With a fingerprint, only that key is approved."""
+
+    fingerprint: str | None = None
+
+
+class Remark(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Why, in the operator's words."""
+
+    note: str = ""
+
+
+class Nothing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``{}``."""
+
+
+@attrs.frozen
+class EngineFacts:
+    """What sessions and configuration sync know of an SE."""
+
+    is_attached: Callable[[SeId], bool] = attrs.field(default=lambda _: False)
+    in_sync: Callable[[SeId], bool] = attrs.field(default=lambda _: False)
+    rtt_s: Callable[[SeId], float | None] = attrs.field(default=lambda _: None)
+    version: Callable[[SeId], int | None] = attrs.field(default=lambda _: None)
+    software: Callable[[SeId], str] = attrs.field(default=lambda _: "")
+
+
+@attrs.frozen(eq=False)
+class EngineApi:
+    """The handlers.  ``has_group`` knows the groups of the configuration."""
+
+    commands: EngineCommands
+    machines: Machines
+    facts: EngineFacts
+    has_group: Callable[[str], bool]
+
+    def row(self, record: SeRecord) -> EngineRow:
+        """One SE as it is now; ``avinet demo`` and the dashboard show the same."""
+        rtt_s = self.facts.rtt_s(record.uuid)
+        return EngineRow(
+            uuid=record.uuid,
+            name=record.name,
+            url=f"{BASE}/{record.uuid}",
+            state=state_of(record, attached=self.facts.is_attached(record.uuid)),
+            in_sync=self.facts.in_sync(record.uuid),
+            group=record.group,
+            cloud=record.cloud,
+            loopback=record.loopback,
+            placeable=record.placeable,
+            rtt_ms=None if rtt_s is None else round(rtt_s * 1000, 2),
+            version=self.facts.version(record.uuid),
+            software=self.facts.software(record.uuid),
+            fingerprint=fingerprint(parse_line(record.se_key)) if record.se_key else "",
+            source=record.source,
+            image=record.image,
+            token=record.token,
+            created_at=record.created_at,
+            enrolled_at=record.enrolled_at,
+            note=record.note,
+        )
+
+    def _se(self, request: Request) -> SeId:
+        return self.commands.engines.named(request.params["uuid"]).uuid
+
+    async def list(self, request: Request) -> Response:
+        """``GET /api/serviceengine``."""
+        query: EngineQuery = request.query
+        rows = [
+            self.row(record)
+            for record in self.commands.engines.all()
+            if query.name in {None, record.name} and query.group in {None, record.group}
+        ]
+        if query.state is not None:
+            rows = [row for row in rows if row.state == query.state]
+        rows.sort(key=lambda row: row.name)
+        size = max(1, min(query.page_size, MAX_PAGE))
+        start = (max(1, query.page) - 1) * size
+        return Response(body=EngineList(count=len(rows), results=tuple(rows[start : start + size])))
+
+    async def get(self, request: Request) -> Response:
+        """``GET /api/serviceengine/{uuid}``."""
+        return Response(body=self.row(self.commands.engines.named(request.params["uuid"])))
+
+    async def create(self, request: Request) -> Response:
+        """``POST /api/serviceengine``."""
+        new: NewEngine = request.body
+        if not self.has_group(new.group):
+            raise GroupNotFoundError(group=new.group)
+        record, meta = await self.machines.create(new.name, new.group, new.cloud)
+        by_hand = meta if new.cloud == MANUAL else None
+        return Response(status=201, body=CreatedEngine(engine=self.row(record), meta_info=by_hand))
+
+    async def delete(self, request: Request) -> Response:
+        """``DELETE /api/serviceengine/{uuid}``."""
+        await self.machines.delete(self._se(request))
+        return Response(status=204)
+
+    def routes(self) -> tuple[Route, ...]:
+        """All of ``/api/serviceengine``."""
+        one, commands = BASE + "/{uuid}", self.commands
+        return (
+            Route(
+                method="GET",
+                path=BASE,
+                handler=self.list,
+                summary="Every service engine.",
+                query=EngineQuery,
+                response=EngineList,
+            ),
+            Route(
+                method="POST",
+                path=BASE,
+                handler=self.create,
+                summary="Create a service engine, and its machine unless that is made by hand.",
+                request=NewEngine,
+                response=CreatedEngine,
+                statuses={
+                    201: "Created.",
+                    400: "Not a name, or no such cloud.",
+                    404: "No such group.",
+                    409: "The name is taken.",
+                },
+                timeout_s=CREATE_TIMEOUT_S,
+            ),
+            Route(
+                method="GET",
+                path=one,
+                handler=self.get,
+                summary="One service engine.",
+                response=EngineRow,
+                statuses=_ONE,
+            ),
+            Route(
+                method="DELETE",
+                path=one,
+                handler=self.delete,
+                summary="Delete a service engine for good, and its machine unless that was made by hand.",
+                statuses={204: "Deleted.", 404: "No such service engine."},
+                timeout_s=CREATE_TIMEOUT_S,
+            ),
+            self._command(
+                "approve",
+                "Approve a machine that waits.",
+                Approval,
+                lambda se, body: commands.approve(se, body.fingerprint),
+            ),
+            self._command(
+                "disable",
+                "Keep it connected, give it nothing to carry.",
+                Remark,
+                lambda se, body: commands.disable(se, body.note),
+            ),
+            self._command(
+                "enable",
+                "Back from disabled or quarantined.",
+                Nothing,
+                lambda se, body: commands.enable(se),
+            ),
+            self._command(
+                "place",
+                "Allow virtual services on one that enrolled without a token.",
+                Nothing,
+                lambda se, body: commands.place(se),
+            ),
+            self._command(
+                "quarantine",
+                "Cut it off until it is enabled.",
+                Remark,
+                lambda se, body: commands.quarantine(se, body.note),
+            ),
+        )
+
+    def _command(
+        self, verb: str, summary: str, body: type, run: Callable[[SeId, Any], Awaitable[SeRecord]]
+    ) -> Route:
+        async def handle(request: Request) -> Response:
+            return Response(body=self.row(await run(self._se(request), request.body)))
+
+        return Route(
+            method="POST",
+            path=f"{BASE}/{{uuid}}/{verb}",
+            handler=handle,
+            summary=summary,
+            request=body,
+            response=EngineRow,
+            statuses={**_ONE, 409: "Not in its present state."},
+        )
+
+
+_ONE = {200: "Done.", 404: "No such service engine.", 410: "It was deleted."}

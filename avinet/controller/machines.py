@@ -1,0 +1,106 @@
+"""Records and machines kept together: an SE is created with its machine, resumed with it, deleted with it.
+
+The record comes first when an SE is made and ends first when it goes.  What a crash leaves in between is
+finished at the next start: a driver's SE that never enrolled gets a new token and is created again, a deleted
+one's machine is taken away.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+import attrs
+from twisted.logger import Logger
+
+from avinet.cloud.interface import Cloud, UnknownCloudError
+from avinet.controller.engines import Engines
+from avinet.errors import AvinetError
+from avinet.model.engine import Lifecycle, SeRecord
+from avinet.model.events import Level
+from avinet.wire.registration import MetaInfo
+
+MANUAL = "manual"
+"""The operator makes the machine."""
+
+_log = Logger()
+
+ImageFile = Callable[[], Awaitable[Path]]
+"""An image on disk, good for any group's token, for drivers to start machines from."""
+MakeMeta = Callable[[str], MetaInfo]
+"""Meta-info of this cluster around a token's text."""
+
+
+@attrs.define(eq=False)
+class Machines:
+    """``start`` once the registry is loaded and 8443 listens; ``stop`` before the store is closed."""
+
+    engines: Engines
+    clouds: Mapping[str, Cloud]
+    image_file: ImageFile
+    meta: MakeMeta
+
+    def __attrs_post_init__(self) -> None:
+        self.engines.listen(self._changed)
+
+    def require_cloud(self, name: str) -> None:
+        """Refuse a cloud that there is not."""
+        if name != MANUAL and name not in self.clouds:
+            raise UnknownCloudError(cloud=name, known=", ".join((MANUAL, *self.clouds)))
+
+    async def create(self, name: str, group: str, cloud: str) -> tuple[SeRecord, MetaInfo]:
+        """An SE and, unless by hand, its machine.  When the driver fails, the record goes again."""
+        self.require_cloud(cloud)
+        record, token = await self.engines.create(name, group, cloud)
+        meta = self.meta(token.text)
+        if cloud != MANUAL:
+            try:
+                await self.clouds[cloud].create(record, await self.image_file(), meta)
+            except AvinetError:
+                await self.engines.delete(record.uuid)
+                raise
+        return record, meta
+
+    async def delete(self, se: str) -> SeRecord:
+        """The record first, so that the machine is a stranger from now on; then the machine."""
+        record = await self.engines.delete(se)
+        await self._take_away(record)
+        return record
+
+    async def start(self) -> None:
+        """Bring every driver's machines to what the records say; a failure is an event and stops no other."""
+        for record in self.engines.index.deleted():
+            await self._try(record, "SE_DELETE_FAILED", self._take_away)
+        for record in self.engines.all():
+            await self._try(record, "SE_RESUME_FAILED", self._resume)
+
+    async def _resume(self, record: SeRecord) -> None:
+        cloud = self.clouds.get(record.cloud)
+        if cloud is None:
+            return
+        if record.lifecycle is Lifecycle.CREATING:
+            token = await self.engines.reissue(record.uuid)
+            await cloud.create(record, await self.image_file(), self.meta(token.text))
+        else:
+            await cloud.resume(record)
+
+    async def _take_away(self, record: SeRecord) -> None:
+        cloud = self.clouds.get(record.cloud)
+        if cloud is not None:
+            await cloud.delete(record)
+
+    async def _try(self, record: SeRecord, code: str, action: Callable[[SeRecord], Awaitable[None]]) -> None:
+        try:
+            await action(record)
+        except AvinetError as failure:
+            self.engines.emit(
+                code, Level.ERROR, record.uuid, str(failure), name=record.name, reason=failure.reason
+            )
+
+    async def stop(self) -> None:
+        """Stop what drivers keep running."""
+        for cloud in self.clouds.values():
+            await cloud.stop()
+
+    def _changed(self, before: SeRecord | None, after: SeRecord) -> None:
+        cloud = self.clouds.get(after.cloud)
+        if cloud is not None and after.connected_once and not (before and before.connected_once):
+            cloud.connected(after)

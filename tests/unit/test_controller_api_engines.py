@@ -1,0 +1,280 @@
+"""The operator's routes for service engines and tokens, through the real Site; machines beside their records."""
+
+import tempfile
+from pathlib import Path
+
+from twisted.internet.defer import fail, succeed
+from twisted.trial.unittest import SynchronousTestCase
+
+from avinet.cloud.interface import CloudError
+from avinet.controller.api_engines import EngineApi, EngineFacts
+from avinet.controller.api_tokens import TokenApi
+from avinet.controller.engine_commands import EngineCommands
+from avinet.controller.machines import Machines
+from avinet.model.config import EnrolmentPolicy
+from avinet.rest.router import Router
+from avinet.rest.site import BoundedSite
+from avinet.wire.registration import MetaInfo
+from tests.unit.enrolment_kit import CLUSTER, Site, run
+from tests.unit.rest_client import Connection, request_bytes
+
+
+class FakeCloud:
+    """Remembers; fails on demand."""
+
+    name = "fake"
+
+    def __init__(self):
+        self.done = []
+        self.broken = False
+
+    def _do(self, what, record, *more):
+        self.done.append((what, record.name, *more))
+        if self.broken:
+            return fail(CloudError(cloud="fake", action=what, se=record.name, detail="told to"))
+        return succeed(None)
+
+    def create(self, record, image, meta):
+        return self._do("create", record, meta)
+
+    def resume(self, record):
+        return self._do("resume", record)
+
+    def delete(self, record):
+        return self._do("delete", record)
+
+    def connected(self, record):
+        self.done.append(("connected", record.name))
+
+    def stop(self):
+        self.done.append(("stop",))
+        return succeed(None)
+
+
+async def _operator(caller):
+    return "local"
+
+
+class Api(SynchronousTestCase):
+    def setUp(self):
+        self.site, self.cloud = Site(), FakeCloud()
+        self.attached = set()
+        self.wire()
+
+    def meta(self, text):
+        return MetaInfo(cluster=CLUSTER, controllers=("192.0.2.1:8443",), token=text)
+
+    def wire(self):
+        async def image():
+            return Path(tempfile.gettempdir()) / "image.tar"
+
+        self.machines = Machines(self.site.engines, {"fake": self.cloud}, image, self.meta)
+        facts = EngineFacts(
+            is_attached=lambda se: se in self.attached,
+            in_sync=lambda se: se in self.attached,
+            rtt_s=lambda se: 0.0123 if se in self.attached else None,
+            version=lambda se: 7 if se in self.attached else None,
+            software=lambda se: "0.1.0" if se in self.attached else "",
+        )
+        self.commands = EngineCommands(self.site.engines)
+        engines = EngineApi(self.commands, self.machines, facts, self.site.groups.__contains__)
+        tokens = TokenApi(self.site.engines, self.site.events.emit, self.meta, self.site.groups.__contains__)
+        router = Router((*engines.routes(), *tokens.routes()), self.site.clock, authenticate=_operator)
+        self.web = BoundedSite(router, self.site.clock)
+
+    def ask(self, method, path, body=None):
+        connection = Connection(self.web)
+        connection.send(request_bytes(method, path, body))
+        return connection.answer()
+
+    def create(self, name="se-1", **more):
+        return self.ask("POST", "/api/serviceengine", {"name": name, "group": "web", **more})
+
+    def enrol(self, name="se-1"):
+        token = self.create(name).json["meta_info"]["token"]
+        return self.site.enrol(self.site.machine().request(token))
+
+
+class EngineRoutes(Api):
+    def test_one_made_by_hand_is_created_with_meta_info_that_enrols_a_machine(self):
+        answer = self.create()
+        self.assertEqual(201, answer.status)
+        self.assertEqual(["192.0.2.1:8443"], answer.json["meta_info"]["controllers"])
+        record = self.site.enrol(self.site.machine().request(answer.json["meta_info"]["token"]))
+        self.assertEqual(answer.json["engine"]["uuid"], record.uuid)
+
+    def test_the_token_is_shown_once(self):
+        secret = self.create().json["meta_info"]["token"].rpartition(".")[2]
+        for path in ("/api/serviceengine", "/api/serviceengine/se-1", "/api/setoken"):
+            self.assertNotIn(secret.encode(), self.ask("GET", path).body)
+
+    def test_a_list_has_count_and_results_with_state_and_sync(self):
+        record = self.enrol()
+        self.create("se-0")
+        run(self.commands.connected(record.uuid))
+        self.attached.add(record.uuid)
+        answer = self.ask("GET", "/api/serviceengine").json
+        self.assertEqual(2, answer["count"])
+        self.assertEqual(["se-0", "se-1"], [row["name"] for row in answer["results"]])
+        row = answer["results"][1]
+        self.assertEqual(
+            ("UP", True, 12.3, 7, "0.1.0", "web", record.loopback),
+            tuple(row[k] for k in ("state", "in_sync", "rtt_ms", "version", "software", "group", "loopback")),
+        )
+        self.assertEqual(("CREATING", False), tuple(answer["results"][0][k] for k in ("state", "in_sync")))
+        self.attached.clear()
+        self.assertEqual("DOWN", self.ask("GET", "/api/serviceengine/se-1").json["state"])
+
+    def test_a_list_is_narrowed_and_paged(self):
+        for number in range(5):
+            self.create(f"se-{number}")
+        for query, names in (
+            ("name=se-3", ["se-3"]),
+            ("group=other", []),
+            ("state=CREATING&page=2&page_size=2", ["se-2", "se-3"]),
+            ("page=0&page_size=-1", ["se-0"]),
+        ):
+            answer = self.ask("GET", f"/api/serviceengine?{query}").json
+            self.assertEqual(names, [row["name"] for row in answer["results"]], query)
+        self.assertEqual(400, self.ask("GET", "/api/serviceengine?colour=blue").status)
+
+    def test_bad_input_is_refused_by_what_is_wrong(self):
+        self.create()
+        for body, status, word in (
+            ({"name": "se-1", "group": "web"}, 409, b"se-1"),
+            ({"name": "a b", "group": "web"}, 400, b"a b"),
+            ({"name": "x", "group": "nope"}, 404, b"nope"),
+            ({"name": "x", "group": "web", "cloud": "moon"}, 400, b"moon"),
+            ({"name": "x", "group": "web", "colour": 1}, 400, b"colour"),
+            ({"group": "web"}, 400, b"name"),
+        ):
+            answer = self.ask("POST", "/api/serviceengine", body)
+            self.assertEqual(status, answer.status, body)
+            self.assertIn(word, answer.body)
+        self.assertEqual(1, self.ask("GET", "/api/serviceengine").json["count"])
+
+    def test_an_engine_is_named_by_uuid_or_name_and_an_unknown_one_is_404(self):
+        uuid = self.create().json["engine"]["uuid"]
+        self.assertEqual("se-1", self.ask("GET", f"/api/serviceengine/{uuid}").json["name"])
+        self.assertEqual(uuid, self.ask("GET", "/api/serviceengine/se-1").json["uuid"])
+        for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/enable")):
+            body = {} if method == "POST" else None
+            self.assertEqual(404, self.ask(method, f"/api/serviceengine/none{path}", body).status)
+
+    def test_a_waiting_engine_is_approved(self):
+        self.site.set_group(enrolment_policy=EnrolmentPolicy.APPROVE)
+        self.enrol()
+        row = self.ask("GET", "/api/serviceengine/se-1").json
+        self.assertEqual("PENDING", row["state"])
+        wrong = self.ask("POST", "/api/serviceengine/se-1/approve", {"fingerprint": "SHA256:x"})
+        self.assertEqual(409, wrong.status)
+        right = self.ask("POST", "/api/serviceengine/se-1/approve", {"fingerprint": row["fingerprint"]})
+        self.assertEqual("ENROLLED", right.json["state"])
+
+    def test_the_other_commands_change_the_state(self):
+        self.enrol()
+        for verb, body, state in (
+            ("disable", {"note": "x"}, "DISABLED"),
+            ("enable", {}, "ENROLLED"),
+            ("quarantine", {"note": "odd"}, "QUARANTINED"),
+            ("enable", {}, "ENROLLED"),
+            ("place", {}, "ENROLLED"),
+        ):
+            self.assertEqual(state, self.ask("POST", f"/api/serviceengine/se-1/{verb}", body).json["state"])
+
+    def test_a_deleted_engine_is_gone_from_lists(self):
+        record = self.enrol()
+        self.assertEqual(204, self.ask("DELETE", "/api/serviceengine/se-1").status)
+        self.assertEqual(0, self.ask("GET", "/api/serviceengine").json["count"])
+        self.assertEqual(404, self.ask("DELETE", f"/api/serviceengine/{record.uuid}").status)
+
+
+class TokenRoutes(Api):
+    def test_a_group_token_enrols_as_many_as_it_says(self):
+        answer = self.ask("POST", "/api/setoken", {"group": "web", "count": 2})
+        self.assertEqual(201, answer.status)
+        self.site.enrol(self.site.machine().request(answer.json["meta_info"]["token"]))
+        rows = self.ask("GET", "/api/setoken").json["results"]
+        self.assertEqual([(2, 1, "active")], [(row["count"], row["used"], row["state"]) for row in rows])
+
+    def test_a_new_token_for_one_engine_replaces_its_old_one(self):
+        self.create()
+        answer = self.ask("POST", "/api/setoken", {"se": "se-1"})
+        record = self.site.enrol(self.site.machine().request(answer.json["meta_info"]["token"]))
+        self.assertEqual("se-1", record.name)
+        states = sorted(row["state"] for row in self.ask("GET", "/api/setoken").json["results"])
+        self.assertEqual(["revoked", "spent"], states)
+        self.assertEqual(409, self.ask("POST", "/api/setoken", {"se": "se-1"}).status)
+
+    def test_bad_wishes_are_refused(self):
+        for body, status in (
+            ({"group": "nope"}, 404),
+            ({"group": "web", "count": 0}, 400),
+            ({"se": "none"}, 404),
+            ({"se": "x", "count": 2}, 400),
+            ({"group": "web", "count": "many"}, 400),
+        ):
+            self.assertEqual(status, self.ask("POST", "/api/setoken", body).status, body)
+
+    def test_a_revoked_token_says_so(self):
+        uuid = self.ask("POST", "/api/setoken", {"group": "web"}).json["token"]["uuid"]
+        self.assertEqual(204, self.ask("DELETE", f"/api/setoken/{uuid}").status)
+        self.assertEqual("revoked", self.ask("GET", "/api/setoken").json["results"][0]["state"])
+        self.assertEqual(404, self.ask("DELETE", "/api/setoken/none").status)
+
+
+class MachinesBesideRecords(Api):
+    def test_a_driver_makes_the_machine_and_the_operator_sees_no_token(self):
+        answer = self.create(cloud="fake")
+        self.assertNotIn("meta_info", {k for k, v in answer.json.items() if v is not None})
+        what, name, meta = self.cloud.done[0]
+        self.assertEqual(("create", "se-1"), (what, name))
+        record = self.site.enrol(self.site.machine().request(meta.token))
+        self.assertEqual("se-1", record.name)
+
+    def test_when_the_driver_fails_the_record_goes_again(self):
+        self.cloud.broken = True
+        self.assertEqual(503, self.create(cloud="fake").status)
+        self.assertEqual((), self.site.engines.all())
+
+    def test_a_crash_between_record_and_machine_is_finished_at_the_next_start(self):
+        run(self.site.engines.create("se-1", "web", "fake"))
+        self.site.restart()
+        self.wire()
+        run(self.machines.start())
+        self.assertEqual("create", self.cloud.done[0][0])
+        self.assertEqual(
+            "se-1", self.site.enrol(self.site.machine().request(self.cloud.done[0][2].token)).name
+        )
+
+    def test_a_crash_between_deletion_and_machine_is_finished_at_the_next_start(self):
+        made, _ = run(self.site.engines.create("se-1", "web", "fake"))
+        run(self.site.engines.delete(made.uuid))
+        self.site.restart()
+        self.wire()
+        run(self.machines.start())
+        self.assertEqual([("delete", "se-1")], self.cloud.done)
+
+    def test_an_enrolled_engine_is_resumed_and_one_failure_stops_no_other(self):
+        for name in ("se-1", "se-2"):
+            self.create(name, cloud="fake")
+            self.site.enrol(self.site.machine().request(self.cloud.done[-1][2].token))
+        self.cloud.done.clear()
+        self.cloud.broken = True
+        run(self.machines.start())
+        self.assertEqual([("resume", "se-1"), ("resume", "se-2")], sorted(self.cloud.done))
+        self.assertEqual(2, self.site.events.codes().count("SE_RESUME_FAILED"))
+        run(self.machines.stop())
+        self.assertEqual(("stop",), self.cloud.done[-1])
+
+    def test_a_first_connection_lets_the_driver_destroy_the_means(self):
+        self.create(cloud="fake")
+        record = self.site.enrol(self.site.machine().request(self.cloud.done[-1][2].token))
+        run(self.commands.connected(record.uuid))
+        run(self.commands.disable(record.uuid))
+        self.assertEqual(1, self.cloud.done.count(("connected", "se-1")))
+
+    def test_deleting_takes_the_machine_away_after_the_record(self):
+        self.create(cloud="fake")
+        self.assertEqual(204, self.ask("DELETE", "/api/serviceengine/se-1").status)
+        self.assertEqual(("delete", "se-1"), self.cloud.done[-1])
