@@ -6,6 +6,7 @@ folder of its own, since Envoy refuses socket paths over 108 bytes; its name is 
 that two SEs on one machine do not collide.  All files are 0600 in 0700 folders.
 """
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -116,6 +117,14 @@ class EnvoyFiles:
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
             raise RuntimeFolderError(path=str(runtime), detail="it is not a folder of ours alone")
         write_private(self._runtime_note, f"{runtime}\n".encode())
+
+    def forget_process(self) -> None:
+        """Remove what only a running Envoy needs: who runs, and the runtime folder."""
+        self.record.unlink(missing_ok=True)
+        self.socket.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.socket.parent.rmdir()
+        self._runtime_note.unlink(missing_ok=True)
 
     def write_xds(self, kind: str, version: str, resources: tuple[dict[str, Any], ...]) -> None:
         """Rename a new ``lds`` or ``cds`` file into place: Envoy reads it at once."""

@@ -80,7 +80,7 @@ def stop_data_plane(files: EnvoyFiles, sleep: Callable[[float], None] = time.sle
         send_signal(process, number)
         for _ in range(int(TERM_TIMEOUT_S / POLL_S)):
             if not process.alive:
-                files.record.unlink(missing_ok=True)
+                files.forget_process()
                 return process
             sleep(POLL_S)
     raise DataPlaneDownError(detail=f"process {process.pid} does not end, not even by SIGKILL")
@@ -123,6 +123,11 @@ class EnvoyProcess:
     _restarting: Deferred[None] | None = attrs.field(default=None, init=False)
     _since: float = attrs.field(default=0.0, init=False)
     _delay_s: float = attrs.field(default=FIRST_RESTART_S, init=False)
+
+    @property
+    def _wanted(self) -> bool:
+        """Whether it is to run; not after ``detach`` or ``stop``."""
+        return self.binary is not None
 
     @property
     def process(self) -> ProcessId | None:
@@ -229,7 +234,7 @@ class EnvoyProcess:
             await self._spawn(self.binary)
             await self._until_live()
         except (AvinetError, OSError) as failure:
-            if self.binary is None:
+            if not self._wanted:
                 return  # stopped meanwhile
             _log.error("Envoy does not start: {why}", why=str(failure))
             if self._process is None and self._again is None:
@@ -273,7 +278,7 @@ class EnvoyProcess:
             if not process.alive:
                 break
         self._last_words()
-        self.files.record.unlink(missing_ok=True)
+        self.files.forget_process()
 
     async def _sleep(self, seconds: float) -> None:
         await deferLater(self.reactor, seconds)

@@ -75,7 +75,7 @@ class EnvoySwitch:
         before_clusters, before_listeners = self.files.read_xds("cds"), self.files.read_xds("lds")
         try:
             await self._forward(wanted, before_clusters, digests)
-        except BaseException:
+        except Exception:  # a cancelled apply goes back too
             await self._back(before_clusters, before_listeners)
             raise
         self._retire(wanted, before_clusters)

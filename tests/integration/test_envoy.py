@@ -609,6 +609,7 @@ async def test_the_data_plane_can_be_ended_without_an_agent():
         await plane.detach()
         assert await deferToThread(stop_data_plane, bench.folder / "a") == pid
         assert identify(pid) is None
+        assert not (bench.folder / "a" / "runtime").exists()
         assert await deferToThread(stop_data_plane, bench.folder / "a") is None
 
 

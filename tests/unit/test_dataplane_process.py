@@ -23,6 +23,13 @@ from avinet.dataplane.interface import RejectedError
 from avinet.dataplane.processes import ProcessId, identify, send_signal
 
 
+def new_folder(case):
+    """The path of a folder that is not there yet, removed after the test."""
+    parent = tempfile.mkdtemp(prefix="avinet-")
+    case.addCleanup(shutil.rmtree, parent)
+    return Path(parent) / "folder"
+
+
 class Processes(SynchronousTestCase):
     def child(self):
         child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
@@ -60,7 +67,7 @@ class Processes(SynchronousTestCase):
 
 class Adoption(SynchronousTestCase):
     def setUp(self):
-        self.files = EnvoyFiles(Path(self.mktemp()))
+        self.files = EnvoyFiles(new_folder(self))
         runtime = tempfile.mkdtemp(prefix="avinet-")  # trial's own names are too long for a socket
         self.addCleanup(shutil.rmtree, runtime)
         patcher = patch.dict(os.environ, {"XDG_RUNTIME_DIR": runtime})
@@ -114,8 +121,8 @@ class Files(SynchronousTestCase):
         self.assertTrue(all(len(str(path)) < 108 for path in paths))
 
     def test_a_runtime_folder_that_others_could_enter_is_refused(self):
-        files = EnvoyFiles(Path(self.mktemp()))
-        runtime = Path(self.mktemp())
+        files = EnvoyFiles(new_folder(self))
+        runtime = new_folder(self)
         runtime.mkdir()
         with patch.dict(os.environ, {"XDG_RUNTIME_DIR": str(runtime.absolute())}):
             files.prepare()
@@ -125,8 +132,8 @@ class Files(SynchronousTestCase):
                 files.prepare_runtime()
 
     def test_a_runtime_folder_that_is_a_link_is_refused(self):
-        files = EnvoyFiles(Path(self.mktemp()))
-        runtime = Path(self.mktemp())
+        files = EnvoyFiles(new_folder(self))
+        runtime = new_folder(self)
         runtime.mkdir()
         with patch.dict(os.environ, {"XDG_RUNTIME_DIR": str(runtime.absolute())}):
             files.prepare()
@@ -135,8 +142,8 @@ class Files(SynchronousTestCase):
                 files.prepare_runtime()
 
     def test_the_socket_stays_where_it_was_when_the_environment_changes(self):
-        files = EnvoyFiles(Path(self.mktemp()))
-        one, two = Path(self.mktemp()), Path(self.mktemp())
+        files = EnvoyFiles(new_folder(self))
+        one, two = new_folder(self), new_folder(self)
         one.mkdir()
         two.mkdir()
         with patch.dict(os.environ, {"XDG_RUNTIME_DIR": str(one.absolute())}):
@@ -147,7 +154,7 @@ class Files(SynchronousTestCase):
             self.assertEqual(files.socket, before)
 
     def test_what_is_written_is_read_back_and_a_damaged_file_counts_as_empty(self):
-        files = EnvoyFiles(Path(self.mktemp()))
+        files = EnvoyFiles(new_folder(self))
         files.prepare()
         files.write_xds("cds", "v", ({"name": "a"},))
         self.assertEqual(files.read_xds("cds"), ({"name": "a"},))
@@ -157,7 +164,7 @@ class Files(SynchronousTestCase):
             self.assertEqual(files.read_xds("cds"), ())
 
     def test_preparing_again_leaves_the_last_good_files(self):
-        files = EnvoyFiles(Path(self.mktemp()))
+        files = EnvoyFiles(new_folder(self))
         files.prepare()
         files.write_xds("lds", "v", ({"name": "a"},))
         files.prepare()
@@ -202,7 +209,7 @@ class Addresses(SynchronousTestCase):
 
 class Binaries(SynchronousTestCase):
     def script(self, text):
-        path = Path(self.mktemp())
+        path = new_folder(self)
         path.write_text(f"#!/bin/sh\n{text}\n")
         path.chmod(0o755)
         return path.absolute()

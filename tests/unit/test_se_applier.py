@@ -1,6 +1,8 @@
 """The applier: whole or not at all, acknowledged only when kept, and true to what the data plane itself reports."""
 
+import shutil
 import stat
+import tempfile
 from pathlib import Path
 
 from twisted.internet.defer import Deferred
@@ -22,9 +24,16 @@ def hash_of(state):
     return state_hash(hashes_of(Resource(n, b) for n, b in state.items()))
 
 
+def new_folder(case):
+    """The path of a folder that is not there yet, removed after the test."""
+    parent = tempfile.mkdtemp(prefix="avinet-")
+    case.addCleanup(shutil.rmtree, parent)
+    return Path(parent) / "folder"
+
+
 class Base(SynchronousTestCase):
     def setUp(self):
-        self.folder = Path(self.mktemp())
+        self.folder = new_folder(self)
         self.dataplane = RecordingDataPlane()
         self.replies = []
         self.announced = []
