@@ -19,6 +19,7 @@ import msgspec
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
@@ -40,7 +41,12 @@ from avinet.model.config import (
     Vip,
     VirtualService,
 )
-from avinet.model.resources import Resource, hashes_of
+from avinet.model.fence import Fence
+from avinet.model.ids import ConfigVersion
+from avinet.model.resources import Resource, hashes_of, state_hash
+from avinet.se.applier import Applier
+from avinet.se.config_files import ConfigFiles
+from avinet.wire.messages import Ack, ConfigEnd, ConfigPut, ConfigStart
 
 SETTINGS = EnvoySettings(concurrency=2, drain_s=1, apply_timeout_s=20)
 
@@ -654,3 +660,53 @@ async def test_a_binary_that_is_no_envoy_is_refused_with_its_path():
         missing = bench.plane(settings=EnvoySettings(binary=Path("/no/such/envoy")))
         with pytest.raises(EnvoyMissingError, match="/no/such/envoy"):
             await missing.start()
+
+
+def push_of(state, version):
+    """A snapshot as its messages."""
+    sizes = sum(len(r.body) for r in state.values())
+    fence = Fence(0, 1, ConfigVersion(version))
+    wanted = state_hash(digests(state))
+    yield ConfigStart(
+        push=version, fence=fence, base=None, hash=wanted, puts=len(state), removes=0, size=sizes
+    )
+    for thing in state.values():
+        yield ConfigPut(push=version, name=thing.name, body=thing.body)
+    yield ConfigEnd(push=version)
+
+
+async def answer_to(applier, state, version):
+    answered = Deferred()
+    for message in push_of(state, version):
+        applier.received(message, answered.callback)
+    return await answered
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_engine_without_controllers_serves_its_last_good_configuration_again():
+    async with Bench() as bench:
+        backend, port = bench.backend("one"), free_port()
+        files = ConfigFiles(bench.folder / "config")
+        plane = bench.plane()
+        applier = Applier(plane, files, reactor, in_thread=deferToThread)
+        await applier.start()
+        state = make_state(port, [backend.port])
+        assert isinstance(await answer_to(applier, state, 1), Ack)
+        with socket.socket() as stranger:
+            stranger.bind(("127.0.0.1", 0))
+            stranger.listen()
+            taken = make_state(stranger.getsockname()[1], [backend.port], name="2")
+            nack = await answer_to(applier, state | taken, 2)
+        assert (nack.reason, nack.resource) == ("rejected", "virtualservice/virtualservice-2")
+        assert await fetch(port) == (200, "one")
+        await applier.stop()
+        assert await fetch(port) == (200, "one")  # the agent is gone, Envoy is not
+        assert await deferToThread(stop_data_plane, bench.folder / "a")  # as if the machine had rebooted
+        for kind in ("lds", "cds"):
+            (bench.folder / "a" / kind / f"{kind}.json").unlink()
+        again = Applier(bench.plane(), files, reactor, in_thread=deferToThread)
+        await again.start()
+        assert (again.version, again.hash) == (1, state_hash(digests(state)))
+        assert await fetch(port) == (200, "one")
+        assert (await again.report()).health[0].up
+        await again.stop()
