@@ -33,6 +33,8 @@ _FIRST_USERAUTH = 50
 _FIRST_CONNECTION = 80
 _SEQUENCE_MASK = 0xFFFFFFFF
 _MIN_PADDING = 4
+_PACKET_OVERHEAD = 64
+"""Length, padding and MAC of a packet, rounded up."""
 
 _debug = Logger(namespace="avinet.ssh")
 
@@ -78,6 +80,7 @@ class Link(SSHTransportBase):
     """Why the connection ends, once something here decided that; the first reason stands."""
     _ended = False
     _strict = False
+    _their_kexinit = False
     _full = False
     _first: bytes | None = None
     _parked_bytes = 0
@@ -233,7 +236,8 @@ class Link(SSHTransportBase):
             raise malformed(f"message {messageNum} makes no sense") from failure
 
     def _check_order(self, number: int) -> None:
-        progressing = self._keyExchangeState == self._KEY_EXCHANGE_PROGRESSING
+        # Not Conch's state: the side that answers a KEXINIT stays in "requested" until the new keys.
+        progressing = self._their_kexinit
         first_keys = self.sessionID is None or not self.isEncrypted("in")
         if 30 <= number <= 49 or number == conch.MSG_NEWKEYS:
             keys_ready = progressing and self.nextEncryptions.encBlockSize != 0
@@ -253,6 +257,7 @@ class Link(SSHTransportBase):
             self._strict = self.their_strict_marker in Reader(packet[16:], "KEXINIT").string().split(b",")
             if self._strict and self._packets_in != 1:
                 raise malformed("KEXINIT was not the first packet of a strict key exchange")
+        self._their_kexinit = True
         self._watch_key_exchange()
 
     def sendKexInit(self) -> None:
@@ -260,6 +265,7 @@ class Link(SSHTransportBase):
         if self.sessionID is None:
             self.supportedKeyExchanges = [*profile.KEY_EXCHANGES, self.our_strict_marker]
         super().sendKexInit()
+        self._watch_key_exchange()
         self.supportedKeyExchanges = profile.KEY_EXCHANGES  # the marker itself is never negotiated
 
     def _watch_key_exchange(self) -> None:
@@ -275,6 +281,7 @@ class Link(SSHTransportBase):
         if self._strict:
             self.incomingPacketSequence = 0
         self._parked_bytes = 0
+        self._their_kexinit = False
         super()._newKeys()
         self._tell_service()
 
@@ -328,7 +335,7 @@ class Link(SSHTransportBase):
         if self._ended:
             return
         if not self.writable:
-            self._parked_bytes += len(payload) + 1
+            self._parked_bytes += len(payload) + _PACKET_OVERHEAD
             if self._parked_bytes > profile.MAX_PARKED_BYTES:
                 self.ended = self.ended or malformed("it does not read what it asked for")
                 self.abort()
