@@ -147,6 +147,9 @@ class ControlSession:
 
     def link_made(self, link: MessageLink) -> None:
         """Say hello."""
+        if self.phase is Phase.ENDED:
+            link.abort("the channel opened too late")
+            return
         self._heard_at = self.clock.seconds()
         self._silence = self.clock.callLater(self._patience_s, self._silent)
         link.send(self.parts.hello())

@@ -1,0 +1,172 @@
+"""All uplinks of an SE: one for each controller of the membership list, as the list changes.
+
+An SE without any attached controller is headless; what it wants to tell then is kept, bounded, for the first one that
+it reaches.
+"""
+
+from collections import deque
+from collections.abc import Callable
+
+import attrs
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.interfaces import (
+    IAddress,
+    IHostResolution,
+    IReactorPluggableNameResolver,
+    IReactorTime,
+    IResolutionReceiver,
+)
+from zope.interface import implementer
+
+from avinet.model.ids import ControllerName
+from avinet.model.membership import Membership
+from avinet.se.backoff import BackoffSettings
+from avinet.se.session import SeParts
+from avinet.se.uplink import Place, Reach, Uplink
+from avinet.ssh.client import SecureChannel, connect
+from avinet.wire.messages import Message, Notice
+
+SSH_USER = "aviseuser"
+MAX_KEPT_NOTICES = 1000
+"""While headless; the oldest go first.  A few hundred bytes each."""
+
+
+@attrs.define(eq=False)
+class Uplinks:
+    """The service.  ``random`` gives numbers from 0 to 1."""
+
+    place: Place
+    parts: SeParts
+    reach: Reach
+    clock: IReactorTime
+    random: Callable[[], float]
+    backoff: BackoffSettings = attrs.field(factory=BackoffSettings)
+    _uplinks: dict[ControllerName, Uplink] = attrs.field(factory=dict, init=False, repr=False)
+    _kept: deque[Notice] = attrs.field(factory=lambda: deque(maxlen=MAX_KEPT_NOTICES), init=False, repr=False)
+    _refreshing: Deferred[object] | None = attrs.field(default=None, init=False, repr=False)
+
+    def start(self, membership: Membership) -> None:
+        """Begin with the list as it is."""
+        self.update(membership)
+
+    def update(self, membership: Membership) -> None:
+        """A newer list: drop the controllers that left it, begin with those that came, tell the rest."""
+        listed = {controller.name: controller for controller in membership.controllers}
+        for name in self._uplinks.keys() - listed.keys():
+            self._uplinks.pop(name).stop()
+        for name, controller in listed.items():
+            known = self._uplinks.get(name)
+            if known is not None:
+                known.update(controller)
+                continue
+            self._uplinks[name] = Uplink(
+                controller,
+                self.place,
+                self.parts,
+                attrs.evolve(self.reach, refresh=self._refresh),
+                self.clock,
+                self.random,
+                self.backoff,
+                self._attached,
+            )
+            self._uplinks[name].start()
+
+    def stop(self) -> Deferred[None]:
+        """Leave every controller in good order."""
+        leaving = [uplink.stop() for uplink in self._uplinks.values()]
+        self._uplinks.clear()
+        return gatherResults(leaving).addCallback(lambda _: None)
+
+    def all(self) -> tuple[Uplink, ...]:
+        """For status."""
+        return tuple(self._uplinks.values())
+
+    @property
+    def headless(self) -> bool:
+        """No controller is attached."""
+        return not any(uplink.attached for uplink in self._uplinks.values())
+
+    def broadcast(self, message: Message) -> None:
+        """Send to every attached controller; dropped while headless, since ``Hello`` and reports say it anew."""
+        for uplink in self._uplinks.values():
+            if uplink.attached and uplink.session is not None:
+                uplink.session.send(message)
+
+    def notify(self, notice: Notice) -> None:
+        """Tell one controller; kept while headless."""
+        for uplink in self._uplinks.values():
+            if uplink.attached and uplink.session is not None:
+                uplink.session.send(notice)
+                return
+        self._kept.append(notice)
+
+    def _attached(self, uplink: Uplink) -> None:
+        while self._kept and uplink.session is not None:
+            uplink.session.send(self._kept.popleft())
+
+    def _refresh(self) -> Deferred[object]:
+        """One request for the list serves all uplinks that want it."""
+        waiter: Deferred[object] = Deferred()
+        if self._refreshing is None:
+            refreshing = self._refreshing = self.reach.refresh()
+
+            def over(outcome: object) -> object:
+                self._refreshing = None
+                return outcome
+
+            refreshing.addBoth(over)
+        else:
+            refreshing = self._refreshing
+
+        def pass_on(outcome: object) -> object:
+            if not waiter.called:
+                waiter.callback(None)
+            return outcome
+
+        refreshing.addBoth(pass_on)
+        refreshing.addErrback(lambda _: None)
+        return waiter
+
+
+class Reactor(IReactorPluggableNameResolver, IReactorTime):
+    """What the real world needs of a reactor, for the type checker."""
+
+
+@implementer(IResolutionReceiver)
+@attrs.define(eq=False)
+class _Addresses:
+    """Collects what a name resolves to."""
+
+    found: list[str] = attrs.field(factory=list)
+    done: Deferred[list[str]] = attrs.field(factory=Deferred)
+
+    def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
+        """Nothing yet."""
+
+    def addressResolved(self, address: IAddress) -> None:
+        """One more."""
+        if isinstance(address, IPv4Address | IPv6Address):
+            self.found.append(address.host)
+
+    def resolutionComplete(self) -> None:
+        """That is all."""
+        if not self.done.called:
+            self.done.callback(self.found)
+
+
+def reach_through(reactor: Reactor, key: Ed25519PrivateKey, refresh: Callable[[], Deferred[object]]) -> Reach:
+    """The real world: the reactor's resolver, TCP, and the secure channel with the SE's key."""
+
+    def resolve(host: str) -> Deferred[list[str]]:
+        addresses = _Addresses()
+        reactor.nameResolver.resolveHostName(addresses, host)
+        return addresses.done
+
+    def dial(address: str, port: int, verify: Callable[[str], bool]) -> Deferred[SecureChannel]:
+        endpoint = (TCP6ClientEndpoint if ":" in address else TCP4ClientEndpoint)(reactor, address, port)
+        return connect(endpoint, user=SSH_USER, key=key, verify_host_key=verify, clock=reactor)
+
+    return Reach(resolve=resolve, dial=dial, refresh=refresh)
