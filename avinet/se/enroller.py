@@ -24,11 +24,12 @@ from twisted.logger import Logger
 
 from avinet.errors import AvinetError, Kind, error
 from avinet.model.ids import ImageId
+from avinet.rest.tls import CertificateUnlistedError
 from avinet.se.backoff import Backoff
 from avinet.se.identity import SeIdentity
 from avinet.se.membership import MembershipFile, registration_addresses
 from avinet.se.paths import SePaths
-from avinet.se.registration_client import Answer, RegistrationHttp
+from avinet.se.registration_client import Answer, RegistrationHttp, causes
 from avinet.trust import keys
 from avinet.trust.files import destroy, private_dir, read_private, write_private
 from avinet.trust.registration import Claims, sign_request
@@ -120,7 +121,10 @@ class Enroller:
         body = self._request(meta)
         while True:
             last: Answer | None = None
-            for address in meta.controllers or registration_addresses(self.members.current):
+            addresses = meta.controllers or registration_addresses(self.members.current)
+            if not addresses:
+                _log.error("neither the meta-info nor the image names a controller")
+            for address in addresses:
                 answer = await self._send(address, body)
                 if answer is None:
                     continue
@@ -144,6 +148,8 @@ class Enroller:
             raise
         except Exception as failure:  # noqa: BLE001 - any failure to reach a controller is tried again
             _log.warn("cannot reach the controller at {address}: {why}", address=address, why=_why(failure))
+            if any(isinstance(cause, CertificateUnlistedError) for cause in causes(failure)):
+                await self.members.refresh_from(self.http, address)
             return None
 
     def _request(self, meta: MetaInfo) -> bytes:
@@ -232,8 +238,4 @@ class Enroller:
 
 
 def _why(failure: Exception) -> str:
-    """A transport failure as a person reads it; TLS and HTTP errors hide theirs in a list of reasons."""
-    reasons = getattr(failure, "reasons", None)
-    if reasons:
-        return "; ".join(_why(reason.value) for reason in reasons)
-    return f"{type(failure).__name__}: {failure}" if str(failure) else type(failure).__name__
+    return "; ".join(f"{cause}" or type(cause).__name__ for cause in causes(failure))

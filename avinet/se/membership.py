@@ -5,13 +5,15 @@ from typing import Self
 
 import attrs
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from avinet.errors import AvinetError
 from avinet.model.membership import Membership
+from avinet.rest.tls import ControllerClientOptions, Dates, controller_client_options
 from avinet.se.paths import SePaths
-from avinet.se.registration_client import RegistrationHttp
+from avinet.se.registration_client import RegistrationHttp, causes
 from avinet.trust.files import write_public
 from avinet.trust.membership import newer, verify_membership
 
@@ -68,14 +70,29 @@ class MembershipFile:
 
     async def _refresh(self, http: RegistrationHttp) -> bool:
         for address in registration_addresses(self.current):
-            try:
-                answer = await http.membership(address)
-                if answer.status == 200 and self.take(answer.body.decode("ascii")):
-                    return True
-            except CancelledError:
-                raise
-            except (AvinetError, UnicodeDecodeError) as failure:
-                _log.warn("{address} sent no usable list: {why}", address=address, why=str(failure))
-            except Exception as failure:  # noqa: BLE001 - any failure to reach one controller leads to the next
-                _log.warn("cannot reach {address}: {why}", address=address, why=str(failure))
+            if await self.refresh_from(http, address):
+                return True
         return False
+
+    async def refresh_from(self, http: RegistrationHttp, address: str) -> bool:
+        """Ask one controller; True when it had a newer list.  A failure is logged and nothing else."""
+        try:
+            answer = await http.membership(address)
+            return answer.status == 200 and self.take(answer.body.decode("ascii"))
+        except CancelledError:
+            raise
+        except (AvinetError, UnicodeDecodeError) as failure:
+            _log.warn("{address} sent no usable list: {why}", address=address, why=str(failure))
+        except Exception as failure:  # noqa: BLE001 - any failure to reach one controller leads to the next
+            _log.warn("cannot reach {address}: {why}", address=address, why=str(causes(failure)))
+        return False
+
+    def tls_options(self, listed: bool, dates: Dates = "strict") -> ControllerClientOptions:  # noqa: FBT001 - the form that RegistrationClient calls
+        """How to check a controller by the list of now; once enrolled, ``dates`` should only ``warn``."""
+        return controller_client_options(
+            self.root.public_bytes(Encoding.PEM),
+            self.current.cluster,
+            self.current,
+            dates=dates,
+            listed=listed,
+        )

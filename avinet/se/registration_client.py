@@ -1,6 +1,6 @@
 """The SE's HTTPS client of the registration API: one request, one bounded answer, one time limit.
 
-Who the controller is gets checked by the connection creator it is given (``avinet.rest.tls``): the address in
+Who the controller is gets checked by the options it is given (``avinet.rest.tls``): the address in
 the URL says only where to dial, the certificate must bear the cluster's own name.
 """
 
@@ -12,13 +12,12 @@ import msgspec
 import treq
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IReactorTCP, IReactorTime
+from twisted.internet.interfaces import IReactorTCP, IReactorTime
 from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IPolicyForHTTPS
-from zope.interface import implementer
 
 from avinet.errors import AvinetError, Kind, error
+from avinet.rest.tls import ControllerClientOptions, ControllerPolicy
 from avinet.wire.registration import ENROL_PATH, MAX_ANSWER_BYTES, MEMBERSHIP_PATH, REQUEST_CONTENT_TYPE
 
 CONNECT_TIMEOUT_S = 10.0
@@ -66,25 +65,17 @@ class RegistrationHttp(Protocol):
         """Ask for the membership list."""
 
 
-@implementer(IPolicyForHTTPS)
-@attrs.frozen
-class _OnePolicy:
-    """The same check for every address."""
-
-    creator: IOpenSSLClientConnectionCreator
-
-    def creatorForNetloc(self, hostname: bytes, port: int) -> IOpenSSLClientConnectionCreator:
-        """The name to check is the cluster's, not the address's."""
-        return self.creator
-
-
 @attrs.define(eq=False)
 class RegistrationClient:
-    """``RegistrationHttp`` over TLS.  ``creator`` makes the checks anew for each connection."""
+    """``RegistrationHttp`` over TLS.
+
+    ``options`` makes the checks anew for each connection, told whether the certificate must be in the membership
+    list: for the list itself it need not, since a newer list is how a new certificate is learnt.
+    """
 
     reactor: IReactorTCP
     clock: IReactorTime
-    creator: Callable[[], IOpenSSLClientConnectionCreator]
+    options: Callable[[bool], ControllerClientOptions]
 
     def enrol(self, address: str, body: bytes) -> Deferred[Answer]:
         """``POST /v1/service-engines``."""
@@ -95,7 +86,9 @@ class RegistrationClient:
         return Deferred.fromCoroutine(self._request("GET", address, MEMBERSHIP_PATH, None))
 
     async def _request(self, method: str, address: str, path: str, body: bytes | None) -> Answer:
-        agent = Agent(self.reactor, _OnePolicy(self.creator()), connectTimeout=CONNECT_TIMEOUT_S)
+        listed = path != MEMBERSHIP_PATH
+        policy = ControllerPolicy(self.options(listed))
+        agent = Agent(self.reactor, policy, connectTimeout=CONNECT_TIMEOUT_S)
         headers = Headers({"User-Agent": ["avinet-se"], "Accept": ["application/json, application/jose"]})
         if body is not None:
             headers.setRawHeaders("Content-Type", [REQUEST_CONTENT_TYPE])
@@ -127,3 +120,11 @@ async def _exchange(
 def _seconds(text: str) -> float | None:
     """``Retry-After`` as seconds; the form with a date is not believed, since clocks may be wrong."""
     return float(text) if text.isascii() and text.isdigit() else None
+
+
+def causes(failure: BaseException) -> list[BaseException]:
+    """What lies behind a failure of a request; HTTP clients hide TLS errors in lists of reasons."""
+    reasons = getattr(failure, "reasons", None)
+    if not reasons:
+        return [failure]
+    return [cause for reason in reasons for cause in causes(reason.value)]
