@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
+import attrs
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError  # noqa: A004 - Twisted's own name
 from twisted.internet.interfaces import IReactorTime
@@ -98,7 +99,7 @@ class Router(Resource):
 
     async def _answer(self, request: WebRequest) -> None:
         try:
-            response = await self._respond(request)
+            response = _encoded(await self._respond(request))
         except CancelledError:
             return
         except AvinetError as error:
@@ -185,7 +186,7 @@ class Router(Resource):
             return
         body = b""
         if response.body is not None:
-            body = response.body if isinstance(response.body, bytes) else msgspec.json.encode(response.body)
+            body = response.body
             if "Content-Type" not in response.headers:
                 request.setHeader("Content-Type", response.content_type)
         if response.status != 204:
@@ -217,6 +218,13 @@ def problem_response(error: AvinetError) -> Response:
     if isinstance(error, MethodNotAllowedError):
         headers["Allow"] = error.allowed
     return Response(status=problem.status, body=problem.body(), headers=headers)
+
+
+def _encoded(response: Response) -> Response:
+    """The same with its body as bytes, before a byte is sent: what cannot be encoded is a defect to answer for."""
+    if response.body is None or response.streamed or isinstance(response.body, bytes):
+        return response
+    return attrs.evolve(response, body=msgspec.json.encode(response.body))
 
 
 async def _await(awaitable: Awaitable[Response]) -> Response:

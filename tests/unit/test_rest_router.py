@@ -227,6 +227,14 @@ class RouterTests(SynchronousTestCase):
         self.assertNotIn(b"secret", answer.body)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
+    def test_an_answer_that_cannot_be_encoded_is_a_defect_and_not_a_hanging_request(self):
+        async def odd(request):
+            return Response(body={"odd": object()})
+
+        route = Route(method="GET", path="/odd", handler=odd, summary="", auth=Auth.ANYONE)
+        self.problem(Client(Router([route], self.clock), self.clock)("GET", "/odd"), 500, "unexpected")
+        self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
+
     def test_a_slow_handler_is_answered_for(self):
         connection = self.client.connect()
         connection.send(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
