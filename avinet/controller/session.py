@@ -213,7 +213,7 @@ class SeSession:
             return fail(TooManyRequestsError(se=self.se, count=len(self._requests)))
         number = self._next_number()
         seconds = self.settings.request_timeout_s
-        answer: Deferred[Report] = Deferred(lambda _: self._requests.pop(number, None))
+        answer: Deferred[Report] = Deferred(lambda _: self._forget_request(number))
         self._requests[number] = answer
 
         def too_late(_: object, __: float) -> Report:
@@ -222,6 +222,9 @@ class SeSession:
         answer.addTimeout(seconds, self.clock, onTimeoutCancel=too_late)
         self.protocol.send(StatsRequest(id=number))
         return answer
+
+    def _forget_request(self, number: int) -> None:
+        self._requests.pop(number, None)
 
     def close(self, reason: str, text: str, retry_after_s: float | None = None) -> None:
         """Say goodbye and end, the secure channel with it."""

@@ -33,7 +33,7 @@ class Backoff:
 
     def next_wait_s(self, asked_s: float | None = None, *, proven: bool = False) -> float:
         """The wait after one more failure; ``asked_s`` is what the server asked for at least, ``proven`` or not."""
-        ceiling = min(self.settings.cap_s, self.settings.base_s * 2 ** min(self.failures, 32))
+        ceiling = min(self.settings.cap_s, self.settings.base_s * float(1 << min(self.failures, 32)))
         self.failures += 1
         jitter = ceiling * self.random()
         if asked_s is None or not asked_s > 0:

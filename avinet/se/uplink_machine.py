@@ -128,7 +128,7 @@ class Steps(Protocol):
         """Nobody waits for this channel any more."""
 
 
-_builder = TypeMachineBuilder(UplinkInputs, Steps)
+_builder = TypeMachineBuilder(UplinkInputs, Steps)  # type: ignore[type-abstract]  # only its type is used
 _stopped = _builder.state("stopped")
 _resolving = _builder.state("resolving")
 _dialing = _builder.state("dialing")
