@@ -40,6 +40,7 @@ LINGER_S = 5.0
 """A command that is done may leave something behind that holds its output; nobody waits longer for that."""
 MAX_COMMAND_BYTES = 128 * 1024
 """Linux takes no longer single argument (MAX_ARG_STRLEN)."""
+_SHOWN_BYTES = 4096
 _EOT = b"\x04"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SETSID = "/usr/bin/setsid"
@@ -85,6 +86,11 @@ class _Terminal:
     name: str
     size: bytes = attrs.field(repr=False)
     """As TIOCSWINSZ wants it."""
+
+
+def _shown(command: bytes) -> str:
+    """A command as the audit log keeps it."""
+    return command[:_SHOWN_BYTES].decode(errors="replace")
 
 
 def _window(reader: Reader) -> bytes:
@@ -170,7 +176,9 @@ class CommandSession(Protocol):
             return self._ask_terminal(reader)
         if name == "exec":
             command = reader.string()
-            return self._allowed("exec") and len(command) < MAX_COMMAND_BYTES and self._start(command)
+            return (
+                self._allowed("exec", command) and len(command) < MAX_COMMAND_BYTES and self._start(command)
+            )
         if name == "shell":
             return self._allowed("shell") and self._start(None)
         if name == "window-change":
@@ -179,9 +187,12 @@ class CommandSession(Protocol):
             return self._deliver(reader.text(32))
         return False
 
-    def _allowed(self, kind: str) -> bool:
+    def _allowed(self, kind: str, command: bytes = b"") -> bool:
         policy = self._policy
-        return policy.interactive_allowed if kind == "shell" or self._terminal else policy.exec_allowed
+        allowed = policy.interactive_allowed if kind == "shell" or self._terminal else policy.exec_allowed
+        if not allowed:
+            self._over(self, Use("refused", _shown(command), self._fingerprint, -1, 0.0))
+        return allowed
 
     def _ask_terminal(self, reader: Reader) -> bool:
         name, size = reader.text(64), _window(reader)
@@ -226,9 +237,10 @@ class CommandSession(Protocol):
         environment = self._environment()
         home = environment["HOME"]
         self._started_at = self._reactor.seconds()
-        text = "" if command is None else command.decode(errors="replace")
         kind = "shell" if command is None else "exec"
-        self._use = Use(kind, text[:4096], self._fingerprint, -1, 0.0, pty=self._terminal is not None)
+        self._use = Use(
+            kind, _shown(command or b""), self._fingerprint, -1, 0.0, pty=self._terminal is not None
+        )
         program = shell
         if self._terminal is None:
             program, arguments = _SETSID, [_SETSID, *arguments]

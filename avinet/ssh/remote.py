@@ -261,12 +261,18 @@ def interactive(
             remote = _RemoteCommand(streams)
             session = await _session(channel, remote)
             term = os.environ.get("TERM", "dumb").encode()
-            await _ask(channel, session, b"pty-req", string(term) + _size() + string(b"\0"), "a terminal")
+            await _ask(
+                channel,
+                session,
+                b"pty-req",
+                string(term) + _size(streams.stdin) + string(b"\0"),
+                "a terminal",
+            )
             request, data = (b"shell", b"") if command is None else (b"exec", string(command.encode()))
             await _ask(channel, session, request, data, "a shell" if command is None else repr(command))
 
             def resized() -> None:
-                channel.connection.sendRequest(session, b"window-change", _size())
+                channel.connection.sendRequest(session, b"window-change", _size(streams.stdin))
 
             with _raw(streams.stdin), _on_resize(reactor, resized):
                 return await _finish(reactor, remote, session, streams.stdin)
@@ -276,10 +282,11 @@ def interactive(
     return Deferred.fromCoroutine(work())
 
 
-def _size() -> bytes:
+def _size(stdin: BinaryIO | None) -> bytes:
     columns, rows = shutil.get_terminal_size()
     with contextlib.suppress(OSError):
-        rows, columns, _, _ = struct.unpack("4H", fcntl.ioctl(1, termios.TIOCGWINSZ, bytes(8)))
+        number = 0 if stdin is None else stdin.fileno()
+        rows, columns, _, _ = struct.unpack("4H", fcntl.ioctl(number, termios.TIOCGWINSZ, bytes(8)))
     return uint32(columns) + uint32(rows) + uint32(0) + uint32(0)
 
 

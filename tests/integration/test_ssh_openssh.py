@@ -1,5 +1,6 @@
 """Our SSH servers against OpenSSH's client, and our client against OpenSSH's server, over loopback sockets."""
 
+import fcntl
 import io
 import os
 import pwd
@@ -8,6 +9,8 @@ import shutil
 import signal
 import socket
 import stat
+import struct
+import termios
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -26,7 +29,7 @@ from avinet.ssh.client import connect
 from avinet.ssh.commands import CommandServer
 from avinet.ssh.login import Access
 from avinet.ssh.process import CommandPolicy
-from avinet.ssh.remote import Streams, Target, run
+from avinet.ssh.remote import Streams, Target, interactive, run
 from avinet.ssh.reverse import ReverseListeners
 from avinet.ssh.server import SecureChannelServer
 from avinet.ssh.services import ServiceTable
@@ -286,6 +289,13 @@ async def test_big_output_arrives_whole_through_two_layers_of_ssh_in_bounded_mem
 
 
 @world
+async def test_a_stock_client_may_rekey_in_the_middle(w):
+    status, out, _ = await w.to_se("head -c 8000000 /dev/zero | tr '\\0' x", options=("-o", "RekeyLimit=1M"))
+    assert status == 0
+    assert set(out) == {ord("x")}
+
+
+@world
 async def test_a_terminal_has_its_size_name_and_signals(w):
     _, out, _ = await w.to_se("tty; echo TERM=$TERM; stty size; kill -INT $$", options=("-tt",))
     assert b"/dev/pts/" in out
@@ -377,14 +387,53 @@ async def test_our_own_client_runs_commands_and_checks_the_host_key(w):
         await run(reactor, target, "sleep 60", Streams(None, out, err), 1.0)
 
 
+@world
+async def test_our_own_terminal_is_raw_meanwhile_and_its_size_follows(w):
+    master, slave = os.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 31, 99, 0, 0))
+    out = io.BytesIO()
+    target = Target("127.0.0.1", w.direct.getHost().port, Path(w.id_file), w.line(w.se_host_key))
+    with os.fdopen(slave, "rb", 0) as stdin:
+        before = termios.tcgetattr(slave)
+        command = "stty size; read x; echo got $x; stty size; exit 5"
+        running = interactive(reactor, target, Streams(stdin, out, out), command)
+        await until(lambda: b"31 99" in out.getvalue())
+        assert not termios.tcgetattr(slave)[3] & termios.ICANON
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 40, 132, 0, 0))
+        os.kill(os.getpid(), signal.SIGWINCH)
+        await deferLater(reactor, 0.2)
+        os.write(master, b"typed\r")
+        assert (await running).status == 5
+        assert termios.tcgetattr(slave) == before
+    os.close(master)
+    assert b"got typed" in out.getvalue()
+    assert b"40 132" in out.getvalue()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_se_that_allows_no_commands_says_so_and_reports_it():
+    w = World(CommandPolicy(exec_allowed=False))
+    try:
+        status, _, err = await w.to_se("id")
+        assert (status, "exec request failed" in err) == (255, True)
+        assert [(use.kind, use.command) for use in w.uses] == [("refused", "id")]
+    finally:
+        await w.close()
+
+
 # -- OpenSSH's server
+
+
+def make_privilege_folder():
+    """sshd wants it to exist."""
+    Path("/run/sshd").mkdir(exist_ok=True)
 
 
 @world
 async def test_our_client_works_with_a_stock_sshd(w):
     sshd = need("sshd")
     port = free_port()
-    os.makedirs("/run/sshd", exist_ok=True)
+    make_privilege_folder()
     w.write("host", w.host_key)
     user = pwd.getpwuid(os.getuid()).pw_name
     (w.folder / "authorized").write_text(
