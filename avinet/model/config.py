@@ -6,10 +6,19 @@ IP, a name for a reference, fields left out) is turned into them by ``avinet.mod
 """
 
 import enum
+from typing import Annotated
 
 import msgspec
 
 from avinet.model.ids import ObjectId
+
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
+Checks = Annotated[int, msgspec.Meta(ge=1, le=50)]
+PoolRef = Annotated[ObjectId, msgspec.Meta(extra={"refers_to": "pool"})]
+GroupRef = Annotated[ObjectId, msgspec.Meta(extra={"refers_to": "serviceenginegroup"})]
+MonitorRef = Annotated[ObjectId, msgspec.Meta(extra={"refers_to": "healthmonitor"})]
+"""References are UUIDs once stored; ``extra`` tells the intake what kind a name is to be looked up as."""
 
 
 class IpAddrType(enum.StrEnum):
@@ -54,11 +63,11 @@ class HealthMonitor(ConfigObject, frozen=True, kw_only=True):
     """Intervals and time-outs in seconds."""
 
     type: HealthMonitorType = HealthMonitorType.HTTP
-    send_interval: float = 10.0
-    receive_timeout: float = 4.0
-    successful_checks: int = 2
-    failed_checks: int = 2
-    monitor_port: int | None = None
+    send_interval: Seconds = 10.0
+    receive_timeout: Seconds = 4.0
+    successful_checks: Checks = 2
+    failed_checks: Checks = 2
+    monitor_port: Port | None = None
     """Another port than the server's own."""
     http_monitor: HttpMonitor | None = None
 
@@ -74,20 +83,20 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     """One member of a pool; ``ratio`` is its weight."""
 
     ip: IpAddr
-    port: int
+    port: Port
     enabled: bool = True
-    ratio: int = 1
+    ratio: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
     hostname: str = ""
 
 
 class Pool(ConfigObject, frozen=True, kw_only=True):
     """Servers that can answer for one another."""
 
-    default_server_port: int = 80
+    default_server_port: Port = 80
     lb_algorithm: LbAlgorithm = LbAlgorithm.ROUND_ROBIN
     servers: tuple[Server, ...] = ()
-    health_monitor_refs: tuple[ObjectId, ...] = ()
-    connect_timeout_s: float = 5.0
+    health_monitor_refs: tuple[MonitorRef, ...] = ()
+    connect_timeout_s: Seconds = 5.0
 
 
 class EnrolmentPolicy(enum.StrEnum):
@@ -103,12 +112,12 @@ class EnrolmentPolicy(enum.StrEnum):
 class ServiceEngineGroup(ConfigObject, frozen=True, kw_only=True):
     """SEs that serve the same virtual services."""
 
-    min_scaleout_per_vs: int = 1
-    max_scaleout_per_vs: int = 4
+    min_scaleout_per_vs: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    max_scaleout_per_vs: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
     """A virtual service goes to this many SEs of the group, if there are so many."""
     enrolment_policy: EnrolmentPolicy = EnrolmentPolicy.TOKEN
     enrolment_networks: tuple[str, ...] = ()
-    enrolment_count: int = 0
+    enrolment_count: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
     allowed_networks: tuple[str, ...] = ()
     """Where its SEs may log in from (``from=`` in authorized_keys); anywhere when empty."""
 
@@ -122,7 +131,7 @@ class Vip(msgspec.Struct, frozen=True, kw_only=True):
 class Service(msgspec.Struct, frozen=True, kw_only=True):
     """A port that a virtual service answers on."""
 
-    port: int
+    port: Port
 
 
 class VirtualService(ConfigObject, frozen=True, kw_only=True):
@@ -131,5 +140,22 @@ class VirtualService(ConfigObject, frozen=True, kw_only=True):
     enabled: bool = True
     vip: tuple[Vip, ...]
     services: tuple[Service, ...]
-    pool_ref: ObjectId
-    se_group_ref: ObjectId
+    pool_ref: PoolRef
+    se_group_ref: GroupRef
+
+
+KINDS: dict[str, type[ConfigObject]] = {
+    "healthmonitor": HealthMonitor,
+    "pool": Pool,
+    "serviceenginegroup": ServiceEngineGroup,
+    "virtualservice": VirtualService,
+}
+"""By the word that the API's paths use."""
+
+
+def kind_of(thing: ConfigObject) -> str:
+    """The API's word for an object's kind."""
+    return type(thing).__name__.lower()
+
+
+DEFAULT_GROUP = "Default-Group"

@@ -17,6 +17,7 @@ Thumbprint = NewType("Thumbprint", str)
 """RFC 7638 SHA-256 thumbprint of an Ed25519 public key, base64url: the identity of whoever holds the key."""
 ConfigVersion = NewType("ConfigVersion", int)
 """Cluster-wide, counted from 1 by the controllers; 0 is the empty configuration."""
+NO_VERSION = ConfigVersion(0)
 BootId = NewType("BootId", str)
 """Made anew by each start of an SE's agent."""
 

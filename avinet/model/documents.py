@@ -1,0 +1,102 @@
+"""Configuration documents as text: YAML or JSON, one document or several, to plain values.
+
+YAML is read with the safe loader and less than it allows: no aliases (a few lines of them can mean gigabytes), no
+key twice in one mapping, bounded size and depth.  JSON is YAML, so there is one reader.
+"""
+
+from typing import Any, ClassVar
+
+import yaml
+
+from avinet.errors import AvinetError, Kind, error
+
+MAX_BYTES = 8 * 1024 * 1024
+"""Five thousand virtual services with their pools."""
+MAX_DOCUMENTS = 10_000
+MAX_DEPTH = 20
+"""The deepest object we have nests five levels."""
+
+
+@error
+class DocumentError(AvinetError):
+    """{where}: {why}."""
+
+    kind: ClassVar[Kind] = Kind.INVALID
+    where: str
+    why: str
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, without aliases and repeated keys."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.MarkedYAMLError(problem="aliases are not allowed here", problem_mark=event.start_mark)
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            event = self.peek_event()
+            raise yaml.MarkedYAMLError(
+                problem=f"it nests deeper than {MAX_DEPTH} levels", problem_mark=event.start_mark
+            )
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: FBT001, FBT002 - PyYAML's signature
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key!r} is not text", problem_mark=key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key!r} is there twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# Dates and the like are no values of ours; as text they get a clear error from the field they stand in.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def parse_documents(text: str, source: str = "the input") -> list[dict[str, Any]]:
+    """Every document of ``text`` as a mapping; empty ones are skipped.  ``source`` names it in errors."""
+    if len(text) > MAX_BYTES:
+        raise DocumentError(where=source, why=f"it is over {MAX_BYTES} bytes; apply it in parts")
+    documents: list[dict[str, Any]] = []
+    try:
+        for number, document in enumerate(yaml.load_all(text, Loader=_Loader), 1):
+            if document is None:
+                continue
+            if not isinstance(document, dict):
+                raise DocumentError(
+                    where=f"{source}, document {number}",
+                    why=f"it is {_called(document)}, not an object with kind, name and so on",
+                )
+            if len(documents) >= MAX_DOCUMENTS:
+                raise DocumentError(where=source, why=f"it has more than {MAX_DOCUMENTS} documents")
+            documents.append(document)
+    except yaml.MarkedYAMLError as why:
+        mark = why.problem_mark
+        place = f"{source}, line {mark.line + 1}, column {mark.column + 1}" if mark else source
+        raise DocumentError(where=place, why=why.problem or "it is not YAML") from why
+    except (yaml.YAMLError, ValueError, RecursionError) as why:
+        raise DocumentError(where=source, why=str(why).splitlines()[0] if str(why) else "not YAML") from why
+    if not documents:
+        raise DocumentError(where=source, why="there is no document in it")
+    return documents
+
+
+def _called(value: Any) -> str:
+    names = {list: "a list", str: "text", int: "a number", float: "a number", bool: "true or false"}
+    return names.get(type(value), "something else")

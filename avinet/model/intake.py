@@ -1,0 +1,233 @@
+"""From what an operator writes to stored objects, or to every reason why not.
+
+``read`` walks a document by the types of ``avinet.model.config``, so that each wrong field is named by its path
+(``services[0].port``) and all of them at once.  Shorthand is taken: a bare address for ``{addr, type}``; a name, an
+API path or ``/api/pool?name=x`` for a reference.  Unknown fields are refused; what the API adds to its answers
+(``url``, ``_last_modified``, ``tenant_ref``) is ignored, so that an answer can be sent back.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+from urllib.parse import parse_qs, urlsplit
+
+import attrs
+import msgspec
+from msgspec import inspect
+
+from avinet.errors import AvinetError, error
+from avinet.errors import Kind as ErrorKind
+from avinet.model.config import ConfigObject, IpAddr, IpAddrType
+from avinet.model.ids import ObjectId
+
+READ_ONLY = frozenset({"url", "_last_modified", "tenant_ref", "kind", "uuid"})
+MAX_PROBLEMS = 50
+"""More than anyone mends at once."""
+MAX_TEXT = 1024
+"""Of one text field; the longest sensible one is a description."""
+
+
+@attrs.frozen
+class Problem:
+    """One wrong field.  ``document`` counts from 1."""
+
+    document: int
+    kind: str
+    name: str
+    path: str
+    why: str
+
+    def __str__(self) -> str:
+        what = f"{self.kind or 'document'} {self.name or self.document}"
+        return f"{what}: {self.path}: {self.why}" if self.path else f"{what}: {self.why}"
+
+
+@error
+class InvalidConfigError(AvinetError):
+    """The configuration was not changed. {summary}"""
+
+    kind: ClassVar[ErrorKind] = ErrorKind.INVALID
+    problems: tuple[Problem, ...]
+
+    @property
+    def summary(self) -> str:
+        """All of them in one text, a line each."""
+        return "".join(f"\n  {problem}" for problem in self.problems[:MAX_PROBLEMS])
+
+    def __str__(self) -> str:
+        return f"The configuration was not changed.{self.summary}"
+
+
+Resolve = Callable[[str, str], ObjectId | None]
+"""(kind, name or UUID) to the UUID it has or will have."""
+
+
+@attrs.define
+class Reader:
+    """Reads one document's fields; ``problems`` are (path, why)."""
+
+    resolve: Resolve
+    problems: list[tuple[str, str]] = attrs.field(factory=list)
+
+    def read(
+        self, kind: type[ConfigObject], uuid: ObjectId, document: Mapping[str, Any]
+    ) -> ConfigObject | None:
+        """The object, or None when there are problems."""
+        fields = {name: value for name, value in document.items() if name not in READ_ONLY}
+        before = len(self.problems)
+        info = inspect.type_info(kind)
+        assert isinstance(info, inspect.StructType)  # noqa: S101 - for the checker: every kind is a Struct
+        values = self._fields(info, fields, "", skip=frozenset({"uuid"}))
+        if len(self.problems) > before:
+            return None
+        return kind(uuid=uuid, **values)
+
+    def _fields(
+        self,
+        info: inspect.StructType,
+        given: Mapping[str, Any],
+        path: str,
+        skip: frozenset[str] = frozenset(),
+    ) -> dict[str, Any]:
+        known = {field.encode_name: field for field in info.fields if field.name not in skip}
+        values: dict[str, Any] = {}
+        for name, value in given.items():
+            where = f"{path}.{name}" if path else name
+            field = known.get(name)
+            if field is None:
+                self.problems.append((where, f"there is no such field; known: {', '.join(sorted(known))}"))
+            else:
+                values[field.name] = self._value(field.type, value, where)
+        for name, field in known.items():
+            if field.required and name not in given:
+                self.problems.append((f"{path}.{name}" if path else name, "it is required"))
+        return values
+
+    def _value(self, info: inspect.Type, value: Any, path: str) -> Any:
+        if isinstance(info, inspect.Metadata):
+            kind = (info.extra or {}).get("refers_to")
+            return self._reference(kind, value, path) if kind else self._value(info.type, value, path)
+        if isinstance(info, inspect.UnionType):
+            if value is None:
+                return None
+            inner = next(t for t in info.types if not isinstance(t, inspect.NoneType))
+            return self._value(inner, value, path)
+        if isinstance(info, inspect.StructType):
+            return self._struct(info, value, path)
+        if isinstance(info, inspect.VarTupleType):
+            return self._items(info.item_type, value, path)
+        return self._scalar(info, value, path)
+
+    def _struct(self, info: inspect.StructType, value: Any, path: str) -> Any:
+        if info.cls is IpAddr and isinstance(value, str):
+            return self._address(value, None, path)
+        if not isinstance(value, dict):
+            wanted = "an address" if info.cls is IpAddr else "an object"
+            self.problems.append((path, f"it must be {wanted}, not {_called(value)}"))
+            return None
+        if info.cls is IpAddr and isinstance(value.get("addr"), str) and set(value) <= {"addr", "type"}:
+            return self._address(value["addr"], value.get("type"), f"{path}.addr")
+        before = len(self.problems)
+        values = self._fields(info, value, path)
+        return info.cls(**values) if len(self.problems) == before else None
+
+    def _address(self, text: str, given: Any, path: str) -> IpAddr | None:
+        try:
+            version = ipaddress.ip_address(text).version
+            found = IpAddrType.V4 if version == 4 else IpAddrType.V6
+        except ValueError:
+            found = IpAddrType.DNS
+            if not _is_host_name(text):
+                self.problems.append((path, f"{text!r} is neither an IP address nor a host name"))
+                return None
+        if given is not None and given != found.value:
+            self.problems.append((path, f"{text!r} is not of type {given}"))
+            return None
+        return IpAddr(addr=text, type=found)
+
+    def _items(self, info: inspect.Type, value: Any, path: str) -> Any:
+        if not isinstance(value, list):
+            self.problems.append((path, f"it must be a list, not {_called(value)}"))
+            return ()
+        return tuple(self._value(info, item, f"{path}[{index}]") for index, item in enumerate(value))
+
+    def _reference(self, kind: str, value: Any, path: str) -> ObjectId | None:
+        if not isinstance(value, str):
+            self.problems.append((path, f"it must name a {kind}, not be {_called(value)}"))
+            return None
+        name = _referred(value)
+        found = self.resolve(kind, name)
+        if found is None:
+            self.problems.append((path, f"there is no {kind} {name!r}"))
+        return found
+
+    def _scalar(self, info: inspect.Type, value: Any, path: str) -> Any:
+        wanted = _SCALARS.get(type(info))
+        if wanted is None and not isinstance(info, inspect.EnumType):
+            raise TypeError(info)
+        if isinstance(value, str) and len(value) > MAX_TEXT:
+            self.problems.append((path, f"it is longer than {MAX_TEXT} characters"))
+            return None
+        try:
+            if isinstance(info, inspect.EnumType):
+                return info.cls(value)
+            converted = msgspec.convert(value, wanted, strict=True)
+        except (msgspec.ValidationError, ValueError):
+            self.problems.append((path, _wanted(info, value)))
+            return None
+        if isinstance(info, inspect.IntType | inspect.FloatType):
+            low_ok = (info.ge is None or converted >= info.ge) and (info.gt is None or converted > info.gt)
+            if not low_ok or (info.le is not None and converted > info.le):
+                self.problems.append((path, _wanted(info, value)))
+                return None
+        return converted
+
+
+_SCALARS: dict[type[inspect.Type], Any] = {
+    inspect.StrType: str,
+    inspect.IntType: int,
+    inspect.FloatType: float,
+    inspect.BoolType: bool,
+}
+
+
+def _wanted(info: inspect.Type, value: Any) -> str:
+    if isinstance(info, inspect.EnumType):
+        return f"it must be one of {', '.join(str(m.value) for m in info.cls)}, not {value!r}"
+    if isinstance(info, inspect.BoolType):
+        return f"it must be true or false, not {_called(value)}"
+    if isinstance(info, inspect.StrType):
+        return f"it must be text, not {_called(value)} (put it in quotes)"
+    assert isinstance(info, inspect.IntType | inspect.FloatType)  # noqa: S101 - for the checker: the last kind there is
+    noun = "a whole number" if isinstance(info, inspect.IntType) else "a number"
+    low = f" from {info.ge}" if info.ge is not None else f" above {info.gt}" if info.gt is not None else ""
+    high = f" to {info.le}" if info.le is not None else ""
+    shown = value if isinstance(value, int | float) and not isinstance(value, bool) else _called(value)
+    return f"it must be {noun}{low}{high}, not {shown}"
+
+
+def _called(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    names = {dict: "an object", list: "a list", str: "text", int: "a number", float: "a number"}
+    return "true or false" if isinstance(value, bool) else names.get(type(value), "something else")
+
+
+def _referred(text: str) -> str:
+    """The name or UUID within a reference: ``name``, ``/api/pool/<uuid>``, ``https://.../api/pool?name=x``."""
+    if "/api/" not in text:
+        return text
+    parts = urlsplit(text)
+    named = parse_qs(parts.query).get("name")
+    return named[0] if named else parts.path.rsplit("/", 1)[-1].split("#", 1)[0]
+
+
+_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
+
+
+def _is_host_name(text: str) -> bool:
+    labels = text.rstrip(".").split(".")
+    # An address that is all digits and dots but no address is a slip, not a name.
+    numeric = all(label.isdigit() for label in labels)
+    return len(text) <= 253 and not numeric and all(_LABEL.fullmatch(label) for label in labels)
