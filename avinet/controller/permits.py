@@ -102,14 +102,16 @@ class Permits:
 
     async def stop(self) -> None:
         """Write what is still to be written, then stop."""
+        self._running = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self._writing is not None:
+        if self._writing is not None:
             await _shared(self._writing)
-        self._running = False
         if self._dirty:
-            await self.in_thread(self._snapshot())
+            last = self.in_thread(self._snapshot())
+            last.addErrback(self._failed)
+            await last
 
     def _changed(self) -> None:
         self._dirty = True

@@ -27,13 +27,13 @@ from avinet.model.ids import ImageId
 from avinet.rest.tls import CertificateUnlistedError
 from avinet.se.backoff import Backoff
 from avinet.se.identity import SeIdentity
-from avinet.se.membership import MembershipFile, registration_addresses
-from avinet.se.paths import SePaths
+from avinet.se.membership import MembershipFile
+from avinet.se.paths import SePaths, StateDamagedError
 from avinet.se.registration_client import Answer, RegistrationHttp, causes
 from avinet.trust import keys
 from avinet.trust.files import destroy, private_dir, read_private, write_private
 from avinet.trust.registration import Claims, sign_request
-from avinet.wire.registration import EnrolmentAnswer, MetaInfo, PendingAnswer
+from avinet.wire.registration import EnrolmentAnswer, MetaInfo, PendingAnswer, registration_addresses
 
 REFUSED_FOR_GOOD = frozenset({400, 403, 409, 410})
 
@@ -79,7 +79,10 @@ def read_enrolled(paths: SePaths) -> EnrolmentAnswer | None:
     """The facts of this SE, or None while it is not enrolled."""
     if not paths.enrolled.exists():
         return None
-    return msgspec.json.decode(read_private(paths.enrolled), type=EnrolmentAnswer)
+    try:
+        return msgspec.json.decode(read_private(paths.enrolled), type=EnrolmentAnswer)
+    except (msgspec.DecodeError, UnicodeDecodeError) as failure:
+        raise StateDamagedError(path=paths.enrolled, detail=str(failure)) from failure
 
 
 def destroy_means(paths: SePaths) -> None:

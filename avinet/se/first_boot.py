@@ -17,7 +17,7 @@ from avinet.errors import AvinetError, Kind, error
 from avinet.model.ids import ClusterId, ImageId
 from avinet.se.enroller import Enroller, NoImageError, destroy_means, read_enrolled
 from avinet.se.membership import MembershipFile
-from avinet.se.paths import SePaths, StateLock
+from avinet.se.paths import SePaths, StateDamagedError, StateLock
 from avinet.se.registration_client import RegistrationHttp
 from avinet.trust.files import private_dir, write_private
 from avinet.trust.image import Image, open_image, unpack_trust
@@ -107,7 +107,10 @@ def _marker(paths: SePaths) -> Path:
 
 
 def _read_unpacked(paths: SePaths) -> _Unpacked:
-    return msgspec.json.decode(_marker(paths).read_bytes(), type=_Unpacked)
+    try:
+        return msgspec.json.decode(_marker(paths).read_bytes(), type=_Unpacked)
+    except (OSError, msgspec.DecodeError) as failure:
+        raise StateDamagedError(path=_marker(paths), detail=str(failure)) from failure
 
 
 def _unpack(paths: SePaths, image_path: Path | None, meta_path: Path | None) -> _Unpacked:

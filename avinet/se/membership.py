@@ -12,25 +12,15 @@ from twisted.logger import Logger
 from avinet.errors import AvinetError
 from avinet.model.membership import Membership
 from avinet.rest.tls import ControllerClientOptions, Dates, controller_client_options
-from avinet.se.paths import SePaths
+from avinet.se.paths import SePaths, StateDamagedError
 from avinet.se.registration_client import RegistrationHttp, causes
 from avinet.trust.files import write_public
 from avinet.trust.membership import newer, verify_membership
+from avinet.wire.registration import registration_addresses
 
 _log = Logger()
 
 Listener = Callable[[Membership], None]
-
-
-def registration_addresses(membership: Membership) -> tuple[str, ...]:
-    """Every controller's registration API as ``host:port``, in order."""
-    return tuple(
-        f"[{address}]:{controller.registration_port}"
-        if ":" in address
-        else f"{address}:{controller.registration_port}"
-        for controller in membership.controllers
-        for address in controller.addresses
-    )
 
 
 @attrs.define(eq=False)
@@ -44,10 +34,12 @@ class MembershipFile:
 
     @classmethod
     def load(cls, paths: SePaths) -> Self:
-        """Read and verify what is on disk."""
-        root = x509.load_pem_x509_certificate(paths.root_certificate.read_bytes())
-        document = paths.membership.read_text()
-        return cls(paths, root, verify_membership(document, root))
+        """Read and verify what is on disk; ``StateDamagedError`` when it is not there or not whole."""
+        try:
+            root = x509.load_pem_x509_certificate(paths.root_certificate.read_bytes())
+            return cls(paths, root, verify_membership(paths.membership.read_text(), root))
+        except (OSError, ValueError, AvinetError) as failure:
+            raise StateDamagedError(path=paths.image, detail=str(failure)) from failure
 
     def listen(self, listener: Listener) -> None:
         """Call ``listener`` with each newer list."""

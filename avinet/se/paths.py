@@ -20,6 +20,15 @@ class StateFolderBusyError(AvinetError):
     pid: str
 
 
+@error
+class StateDamagedError(AvinetError):
+    """The state of this service engine at {path} is damaged: {detail}. Restore it, or delete the SE and enrol the machine anew with an empty --state."""
+
+    kind: ClassVar[Kind] = Kind.INTERNAL
+    path: Path
+    detail: str
+
+
 @attrs.frozen
 class SePaths:
     """Every file of an SE's state folder by what it is."""

@@ -12,6 +12,7 @@ they form, and its one-time token.  Nodes are tolerant of each other: unknown fi
 import msgspec
 
 from avinet.model.ids import ClusterId, SeId
+from avinet.model.membership import Membership
 
 ENROL_PATH = "/v1/service-engines"
 MEMBERSHIP_PATH = "/v1/membership"
@@ -61,3 +62,14 @@ class MetaInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def __repr__(self) -> str:
         """Without the token."""
         return f"MetaInfo(cluster={self.cluster!r}, controllers={self.controllers!r})"
+
+
+def registration_addresses(membership: Membership) -> tuple[str, ...]:
+    """Every controller's registration API as ``host:port``, in order; what ``MetaInfo.controllers`` holds."""
+    return tuple(
+        f"[{address}]:{controller.registration_port}"
+        if ":" in address
+        else f"{address}:{controller.registration_port}"
+        for controller in membership.controllers
+        for address in controller.addresses
+    )

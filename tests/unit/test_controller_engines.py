@@ -368,7 +368,25 @@ class PermitFilesWritten(SynchronousTestCase):
         self.enrol("se-1")
         run(self.site.permits.stop())
         self.assertEqual(1, len(self.path.read_text().splitlines()))
-        self.assertEqual([], self.site.clock.getDelayedCalls()[1:])
+
+    def test_stopping_during_a_write_writes_what_came_meanwhile_and_leaves_no_timer(self):
+        waiting = []
+        self.site.permits.in_thread = lambda call: (call(), waiting.append(Deferred()))[1] or waiting[-1]
+        self.site.permits.start()
+        self.enrol("se-1")
+        self.site.clock.advance(WRITE_DELAY_S)
+        self.enrol("se-2")
+        stopped = Deferred.fromCoroutine(self.site.permits.stop())
+        waiting[0].callback(None)
+        waiting[1].callback(None)
+        self.successResultOf(stopped)
+        self.assertEqual(2, len(self.path.read_text().splitlines()))
+        pending = [
+            call
+            for call in self.site.clock.getDelayedCalls()
+            if call.getTime() < self.site.clock.seconds() + 60
+        ]
+        self.assertEqual([], pending)
 
     def test_a_deleted_engine_leaves_the_files(self):
         self.site.permits.start()

@@ -28,14 +28,14 @@ from avinet.se.enroller import (
     read_enrolled,
 )
 from avinet.se.identity import SeIdentity
-from avinet.se.membership import MembershipFile, registration_addresses
-from avinet.se.paths import SePaths, StateFolderBusyError, StateLock
+from avinet.se.membership import MembershipFile
+from avinet.se.paths import SePaths, StateDamagedError, StateFolderBusyError, StateLock
 from avinet.se.registration_client import Answer
 from avinet.trust import files, keys
 from avinet.trust.files import private_dir, write_private, write_public
 from avinet.trust.membership import sign_membership
 from avinet.trust.registration import open_request
-from avinet.wire.registration import EnrolmentAnswer, MetaInfo
+from avinet.wire.registration import EnrolmentAnswer, MetaInfo, registration_addresses
 from tests.unit.enrolment_kit import CLUSTER, IMAGE, Site, run
 
 BACKOFF_CAP_S = 60.0
@@ -230,6 +230,18 @@ class Enrolling(Machine):
         self.failureResultOf(self.begin(Controller(self.yes())), NoImageError)
         self.paths.meta_info.unlink()
         self.failureResultOf(self.begin(Controller(self.yes())), NoMetaInfoError)
+
+    def test_damaged_state_is_named(self):
+        write_private(self.paths.enrolled, b"{")
+        with self.assertRaises(StateDamagedError) as caught:
+            read_enrolled(self.paths)
+        self.assertIn("enrolled.json", str(caught.exception))
+        self.paths.membership.write_text("rubbish")
+        with self.assertRaises(StateDamagedError):
+            MembershipFile.load(self.paths)
+        self.paths.root_certificate.unlink()
+        with self.assertRaises(StateDamagedError):
+            MembershipFile.load(self.paths)
 
     def test_cancelling_stops_the_asking(self):
         done = self.begin(Controller(Refused()))
