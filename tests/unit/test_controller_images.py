@@ -1,8 +1,10 @@
 """Images built by the controller, their routes, and an SE's first boot from one."""
 
+import contextlib
 import json
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import msgspec
 from twisted.internet.defer import succeed
@@ -19,6 +21,7 @@ from avinet.se.enroller import NoImageError
 from avinet.se.first_boot import FirstBoot, MetaInfoError, MetaInfoForeignError, read_meta_info
 from avinet.se.paths import StateFolderBusyError
 from avinet.se.registration_client import Answer
+from avinet.trust import files
 from avinet.trust.ca import RootCa
 from avinet.trust.files import write_private
 from avinet.trust.image import ImageCorruptError, open_image
@@ -39,10 +42,10 @@ class Built(SynchronousTestCase):
         self.root = RootCa.create(self.folder / "trust", CLUSTER)
         self.document = self.signed(1)
 
-        async def files():
+        async def software():
             return {"avinet-0.1.0-py3-none-any.whl": (b"a wheel", 0o644)}
 
-        sources = ImageSources(self.root, CLUSTER, lambda: self.document, "0.1.0", files)
+        sources = ImageSources(self.root, CLUSTER, lambda: self.document, "0.1.0", software)
         self.images = Images(self.site.images, sources, self.folder / "images")
 
     def signed(self, number, cluster=CLUSTER):
@@ -192,6 +195,34 @@ class Boots(Built):
         self.assertEqual(self.site.engines.all()[0].uuid, facts.se)
         left = b"".join(p.read_bytes() for p in self.state.rglob("*") if p.is_file())
         self.assertNotIn(b"avt1.", left)
+
+    def test_a_crash_at_any_write_of_the_first_boot_ends_in_one_engine(self):
+        step = 0
+        while True:
+            self.setUp()
+            _, path = self.image_file()
+            count, real = [0], files._write
+
+            def crashing(*args, count=count, real=real, step=step):
+                mine, count[0] = count[0], count[0] + 1
+                if mine == step:
+                    if step % 2:
+                        real(*args)
+                    raise RuntimeError("the process ended here")
+                real(*args)
+
+            with mock.patch.object(files, "_write", crashing), contextlib.suppress(RuntimeError):
+                boot = FirstBoot.begin(self.state, path, self.meta_path)
+                ended = boot.enrol(lambda members: self, self.site.clock)
+                ended.addErrback(lambda failure: failure.trap(RuntimeError))
+                boot.lock.release()
+            _, facts = self.boot(path, self.meta_path)
+            self.assertEqual([facts.se], [record.uuid for record in self.site.engines.all()])
+            self.assertFalse((self.state / "image" / "image.key").exists())
+            if count[0] <= step:
+                break
+            step += 1
+        self.assertGreaterEqual(step, 9)
 
     def test_two_agents_on_one_state_are_refused(self):
         _, path = self.image_file()
