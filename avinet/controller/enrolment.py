@@ -10,7 +10,6 @@ Whoever asks learns little (``RegistrationRefusedError``); the operator's event 
 """
 
 import base64
-import ipaddress
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import ClassVar
 import attrs
 import msgspec
 
+from avinet.controller.admission import Admission, GroupMissingError, ImageCountError, admit
 from avinet.controller.engine_index import Held
 from avinet.controller.engines import (
     KEY,
@@ -31,7 +31,7 @@ from avinet.controller.failure_budget import FailureBudget, plain_address
 from avinet.controller.image_keys import ImageKeys
 from avinet.controller.tokens import Claim, TokenRecord, TokenSpentError, TokenUnknownError
 from avinet.errors import AvinetError, Kind, error
-from avinet.model.config import EnrolmentPolicy, ServiceEngineGroup
+from avinet.model.config import ServiceEngineGroup
 from avinet.model.engine import Lifecycle, SeRecord
 from avinet.model.events import Level
 from avinet.model.ids import ClusterId, SeId, Thumbprint, TokenId
@@ -107,40 +107,6 @@ class KeyBoundError(AvinetError):
     se: SeId
 
 
-@error
-class TokenMissingError(AvinetError):
-    """Group {group} wants a token and the registration has none. Give the machine meta-info with a token."""
-
-    kind: ClassVar[Kind] = Kind.DENIED
-    group: str
-
-
-@error
-class GroupMissingError(AvinetError):
-    """The service engine group {group!r} does not exist. Create it, or use another image or token."""
-
-    kind: ClassVar[Kind] = Kind.DENIED
-    group: str
-
-
-@error
-class SourceNetworkError(AvinetError):
-    """{source} is in none of the networks that group {group} takes machines from without a token."""
-
-    kind: ClassVar[Kind] = Kind.DENIED
-    source: str
-    group: str
-
-
-@error
-class ImageCountError(AvinetError):
-    """Group {group} takes {limit} machines without a token and has them all."""
-
-    kind: ClassVar[Kind] = Kind.DENIED
-    group: str
-    limit: int
-
-
 @attrs.frozen
 class Applicant:
     """A request that proved both keys, with what follows from it."""
@@ -173,34 +139,6 @@ class Applicant:
             thumbprint=self.thumbprint,
             source=self.source,
         )
-
-
-@attrs.frozen
-class Admission:
-    """What the group's policy says about a new key."""
-
-    group: ServiceEngineGroup
-    token: TokenRecord | None
-    lifecycle: Lifecycle
-
-    @property
-    def by_image_alone(self) -> bool:
-        """No token: counted, and unplaced until an operator says."""
-        return self.token is None
-
-
-def admit(group: ServiceEngineGroup, token: TokenRecord | None, source: str) -> Admission:
-    """Apply a group's policy to a machine from ``source`` with a good image, and a token or none."""
-    if token is not None:
-        pending = group.enrolment_policy is EnrolmentPolicy.APPROVE
-        return Admission(group, token, Lifecycle.PENDING if pending else Lifecycle.ENROLLED)
-    if group.enrolment_policy is not EnrolmentPolicy.IMAGE:
-        raise TokenMissingError(group=group.name)
-    address = ipaddress.ip_address(source)
-    networks = [ipaddress.ip_network(n, strict=False) for n in group.enrolment_networks]
-    if not any(address in network for network in networks):
-        raise SourceNetworkError(source=source, group=group.name)
-    return Admission(group, None, Lifecycle.ENROLLED)
 
 
 @attrs.define(eq=False)
