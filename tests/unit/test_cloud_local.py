@@ -17,7 +17,7 @@ from avinet.wire.registration import MetaInfo
 from tests.unit.test_cloud_child import Processes
 
 RECORD = SeRecord(uuid=SeId("se-abc"), name="one", group="web", loopback="127.1.0.1", cloud="local")
-META = MetaInfo(cluster=ClusterId("c"), controllers=("127.0.0.1:8443",), token="secret-token")  # noqa: S106
+META = MetaInfo(cluster=ClusterId("c"), controllers=("127.0.0.1:8443",), token="secret-token")
 
 
 class Local(SynchronousTestCase):
