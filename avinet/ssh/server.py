@@ -6,8 +6,6 @@ name, and the refusal is reported.  Reports go to an ``Observer``, which coalesc
 many there are.
 """
 
-import ipaddress
-
 import attrs
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.conch.ssh.service import SSHService
@@ -116,7 +114,7 @@ class SecureChannelServer(Factory):
         permit = index.find(attempt.blob)
         if permit is None:
             return None, "unknown-key"
-        return (permit, "") if _comes_from(source, permit.networks) else (None, "network")
+        return (permit, "") if permit.allowed_from(source) else (None, "network")
 
     def _admit(self, link: _ControllerLink, attempt: Attempt) -> SSHService:
         permit, why = self._judge(link.source, attempt)
@@ -155,16 +153,3 @@ class SecureChannelServer(Factory):
     def login_count(self) -> int:
         """How many connections are authenticated."""
         return sum(map(len, self._logins.values()))
-
-
-def _comes_from(source: str, networks: tuple[str, ...]) -> bool:
-    """The ``from=`` option: networks or addresses, as sshd reads them; none means anywhere."""
-    if not networks:
-        return True
-    try:
-        address = ipaddress.ip_address(source)
-    except ValueError:
-        return False
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return any(address in ipaddress.ip_network(network, strict=False) for network in networks)

@@ -35,9 +35,8 @@ class Permit(Protocol):
     def permit_open(self) -> tuple[tuple[str, int], ...]:
         """The services it may reach."""
 
-    @property
-    def networks(self) -> tuple[str, ...]:
-        """Where it may come from; empty for anywhere."""
+    def allowed_from(self, address: str) -> bool:
+        """The ``from=`` option: whether it may log in from there."""
 
 
 class PermitIndex(Protocol):

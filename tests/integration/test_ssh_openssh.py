@@ -20,20 +20,23 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import ProcessProtocol, Protocol
 from twisted.internet.task import deferLater
 
+from avinet.model.ids import new_se_id
 from avinet.ssh import keys
 from avinet.ssh.client import connect
 from avinet.ssh.commands import CommandServer
+from avinet.ssh.errors import ChannelRefusedError, ForwardRefusedError
 from avinet.ssh.login import Access
 from avinet.ssh.process import CommandPolicy
 from avinet.ssh.remote import Streams, Target, interactive, run
 from avinet.ssh.reverse import ReverseListeners
 from avinet.ssh.server import SecureChannelServer
 from avinet.ssh.services import ServiceTable
-from tests.unit.ssh_pipe import Collector, Echo, FakeIndex, FakePermit, RecordingObserver
+from avinet.trust.authorized_keys import AuthorizedKeys
+from tests.unit.ssh_pipe import Collector, Echo, RecordingObserver, permit
 
 
 def need(program):
@@ -98,14 +101,14 @@ class World:
     def __init__(self, policy=None):
         self.ssh = need("ssh")
         self.folder = Path(mkdtemp(prefix="avinet-ssh-"))
-        self.index = FakeIndex()
+        self.index = AuthorizedKeys()
         self.observer = RecordingObserver()
         self.host_key, self.se_key, self.id_se, self.se_host_key = (
             Ed25519PrivateKey.generate() for _ in range(4)
         )
         self.reverse_port = free_port()
         self.loopback = f"127.1.{os.getpid() % 250}.9"
-        self.index.add(self.se_key, FakePermit(loopback=self.loopback, reverse_port=self.reverse_port))
+        self.index.put(permit(self.se_key, loopback=self.loopback, reverse_port=self.reverse_port))
         self.services = ServiceTable()
         self.services.register("echo", 5001, lambda peer: Echo())
         self.reverse = ReverseListeners(reactor, reactor)
@@ -430,19 +433,23 @@ def make_privilege_folder():
 
 
 @world
-async def test_our_client_works_with_a_stock_sshd(w):
+async def test_a_stock_sshd_enforces_the_same_file_and_works_with_our_client(w):
     sshd = need("sshd")
     port = free_port()
     make_privilege_folder()
     w.write("host", w.host_key)
     user = pwd.getpwuid(os.getuid()).pw_name
-    (w.folder / "authorized").write_text(
-        f'restrict,port-forwarding,permitopen="127.0.0.1:{w.port}" {w.line(w.se_key)}\n'
+    allowed = AuthorizedKeys()
+    opens = (("127.0.0.1", w.port),)
+    allowed.put(
+        permit(w.se_key, se=new_se_id(), loopback=w.loopback, reverse_port=w.reverse_port, permit_open=opens)
     )
+    (w.folder / "authorized").write_text(allowed.render())
     w.folder.chmod(0o700)
     settings = (
         f"ListenAddress 127.0.0.1:{port}", f"HostKey {w.folder}/host", "UsePAM no", "StrictModes no",
         f"AuthorizedKeysFile {w.folder}/authorized", "PidFile none", "PermitRootLogin yes",
+        "GatewayPorts clientspecified",
     )  # fmt: skip
     (w.folder / "config").write_text("\n".join(settings) + "\n")
     daemon = Run(sshd, "-D", "-e", "-f", f"{w.folder}/config")
@@ -464,8 +471,15 @@ async def test_our_client_works_with_a_stock_sshd(w):
         end = Collector()
         await channel.open(w.port, end, host="127.0.0.1")
         await until(lambda: end.data.startswith(b"SSH-2.0-avinet"))
-        with pytest.raises(Exception, match="refused"):
+        with pytest.raises(ChannelRefusedError):
             await channel.open(1, Protocol(), host="127.0.0.1")
+        with pytest.raises(ForwardRefusedError):
+            await channel.listen("127.1.77.77", w.reverse_port, Echo)
+        await channel.listen(w.loopback, w.reverse_port, Echo)
+        caller = Collector()
+        await connectProtocol(TCP4ClientEndpoint(reactor, w.loopback, w.reverse_port), caller)
+        caller.transport.write(b"through sshd")
+        await until(lambda: caller.data == b"through sshd")
         channel.close()
         await channel.lost
     finally:

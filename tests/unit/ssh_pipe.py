@@ -1,6 +1,5 @@
 """Two protocols joined in memory by transports that push back as TCP does, and a controller to talk to."""
 
-import attrs
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionAborted, ConnectionDone
@@ -16,6 +15,7 @@ from avinet.ssh.login import Access
 from avinet.ssh.reverse import ReverseListeners
 from avinet.ssh.server import SecureChannelServer, ServerSettings
 from avinet.ssh.services import ServiceTable
+from avinet.trust.authorized_keys import AuthorizedKeys, Permit
 
 HIGH_WATER = 64 * 1024
 
@@ -130,24 +130,16 @@ class Pipe:
         return self.client_end.disconnected and self.server_end.disconnected
 
 
-@attrs.frozen
-class FakePermit:
-    se: str = "se-1"
-    loopback: str = "127.1.0.1"
-    reverse_port: int = 5097
-    permit_open: tuple = (("localhost", 5001),)
-    networks: tuple = ()
-
-
-class FakeIndex:
-    def __init__(self):
-        self.permits = {}
-
-    def add(self, key, permit):
-        self.permits[keys.blob_of(key.public_key())] = permit
-
-    def find(self, key_blob):
-        return self.permits.get(key_blob)
+def permit(key, **facts):
+    """What an SE's line allows, the echo service by default."""
+    line = keys.line_of(keys.blob_of(key.public_key()))
+    usual = {
+        "se": "se-1",
+        "loopback": "127.1.0.1",
+        "reverse_port": 5097,
+        "permit_open": (("localhost", 5001),),
+    }
+    return Permit(key=line, **(usual | facts))
 
 
 class RecordingObserver:
@@ -198,12 +190,14 @@ class Controller:
     def __init__(self, reactor=None, settings=None):
         self.clock = Clock()
         self.host_key = Ed25519PrivateKey.generate()
-        self.index = FakeIndex()
+        self.index = AuthorizedKeys()
         self.services = ServiceTable()
         self.peers = []
         self.observer = RecordingObserver()
         self.reverse = ReverseListeners(reactor, self.clock)
-        access = Access({"aviseuser": self.index, "avictlruser": FakeIndex()}, self.services, self.reverse)
+        access = Access(
+            {"aviseuser": self.index, "avictlruser": AuthorizedKeys()}, self.services, self.reverse
+        )
         self.server = SecureChannelServer(
             self.host_key, access, self.clock, self.observer, settings or ServerSettings()
         )
@@ -216,7 +210,7 @@ class Controller:
 
     def enrol(self, **facts):
         key = Ed25519PrivateKey.generate()
-        self.index.add(key, FakePermit(**facts))
+        self.index.put(permit(key, **facts))
         return key
 
     def raw(self, client, source="10.1.2.3"):

@@ -66,7 +66,7 @@ class Login(SynchronousTestCase):
         self.failure(outcome, AuthRefusedError)
 
     def test_a_key_bound_to_a_network_is_refused_from_elsewhere(self):
-        key = self.controller.enrol(networks=("192.0.2.0/24",))
+        key = self.controller.enrol(se="se-2", networks=("192.0.2.0/24",))
         _, outcome = self.controller.dial(key)
         self.failure(outcome, AuthRefusedError)
         _, outcome = self.controller.dial(key, source="192.0.2.7")
