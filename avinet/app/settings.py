@@ -80,7 +80,7 @@ class ApiSection(_Section, frozen=True, kw_only=True):
 class ControlSection(_Section, frozen=True, kw_only=True):
     """The control session."""
 
-    port: Port = 5098
+    port: Port = 5096
     """What an SE asks for behind the channel; nothing listens there."""
     heartbeat_interval_s: Annotated[float, msgspec.Meta(ge=0.1, le=600)] = 10.0
     heartbeat_misses: Annotated[int, msgspec.Meta(ge=2, le=100)] = 6

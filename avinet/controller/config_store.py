@@ -1,0 +1,237 @@
+"""How the configuration lies in the store: changes, one head, and now and then a checkpoint.
+
+- ``config/head``: the version in force, the change that made it, and the newest checkpoint (``Head``);
+- ``config/change/<id>/<n>``: the pieces of one change, staged before the head names it;
+- ``config/version/<version>``: which change made a version, by whom and when (``VersionRecord``);
+- ``config/checkpoint/<id>/<n>``: every object as of one version, so that neither the store nor a start grows.
+
+A change becomes visible by one compare-and-set of the head and not before; the pieces of one that never did are
+removed at the next start.  The contract's 1 MiB a transaction is why there are pieces at all.
+"""
+
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import attrs
+import msgspec
+
+from avinet.errors import AvinetError, error
+from avinet.model.config import KINDS, kind_of
+from avinet.model.configuration import Configuration, Stored
+from avinet.model.fence import Fence
+from avinet.model.ids import NO_VERSION, ConfigVersion, ObjectId
+from avinet.store.interface import Compare, Delete, Operation, Put, Store
+from avinet.units import KIB
+
+HEAD = "config/head"
+CHANGE = "config/change/"
+VERSION = "config/version/"
+CHECKPOINT = "config/checkpoint/"
+PIECE_BYTES = 256 * KIB
+"""A quarter of what a transaction may hold: room for the head and one oversized object beside it."""
+MAX_OBJECT_BYTES = 512 * KIB
+"""One pool of 2,000 servers is 160 KiB."""
+CHECKPOINT_EVERY = 100
+"""Versions between checkpoints: a start reads at most so many changes, the store keeps at most twice as many."""
+
+
+@error
+class ConfigDamagedError(AvinetError):
+    """The stored configuration cannot be read at {key}: {why}. Restore the store from a backup."""
+
+    key: str
+    why: str
+
+
+class Item(msgspec.Struct, frozen=True, array_like=True):
+    """One object set, or removed where there is no body."""
+
+    kind: str
+    uuid: ObjectId
+    modified_us: int
+    body: bytes | None = None
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """What is in force."""
+
+    version: ConfigVersion = NO_VERSION
+    incarnation: int = 0
+    term: int = 0
+    checkpoint: str = ""
+    checkpoint_version: ConfigVersion = NO_VERSION
+
+    @property
+    def fence(self) -> Fence:
+        """What every order based on this head carries."""
+        return Fence(self.incarnation, self.term, self.version)
+
+
+class VersionRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """How one version came to be.  ``at`` is UNIX seconds."""
+
+    version: ConfigVersion
+    change: str
+    author: str
+    at: float
+    created: tuple[str, ...] = ()
+    updated: tuple[str, ...] = ()
+    deleted: tuple[str, ...] = ()
+
+
+def item_of(stored: Stored) -> Item:
+    """An object as stored."""
+    thing = stored.thing
+    return Item(kind_of(thing), thing.uuid, stored.modified_us, msgspec.msgpack.encode(thing))
+
+
+def stored_of(item: Item) -> Stored:
+    """The inverse."""
+    return Stored(msgspec.msgpack.decode(item.body or b"", type=KINDS[item.kind]), item.modified_us)
+
+
+def pieces_of(items: Iterable[Item]) -> Iterator[bytes]:
+    """Items in pieces of about ``PIECE_BYTES``."""
+    piece: list[Item] = []
+    size = 0
+    for item in items:
+        piece.append(item)
+        size += len(item.body or b"") + KIB // 4
+        if size >= PIECE_BYTES:
+            yield msgspec.msgpack.encode(piece)
+            piece, size = [], 0
+    if piece:
+        yield msgspec.msgpack.encode(piece)
+
+
+def version_key(version: int) -> str:
+    """Keys sort as versions do."""
+    return f"{VERSION}{version:012d}"
+
+
+@attrs.define(eq=False)
+class ConfigStore:
+    """Reads and writes the keys above.  One writer at a time uses it; another process is met by the compare."""
+
+    store: Store
+    head: Head = attrs.field(factory=Head, init=False)
+    _revision: int = attrs.field(default=0, init=False)
+
+    async def load(self) -> Configuration:
+        """The configuration in force; leftovers of crashed writers are removed."""
+        await self._read_head()
+        configuration = Configuration()
+        if self.head.checkpoint:
+            items = await self._items(CHECKPOINT + self.head.checkpoint + "/")
+            configuration = _applied(configuration, self.head.checkpoint_version, items)
+        records = await self._versions()
+        for record in records:
+            if self.head.checkpoint_version < record.version <= self.head.version:
+                items = await self._items(f"{CHANGE}{record.change}/")
+                configuration = _applied(configuration, record.version, items)
+        if configuration.version != self.head.version:
+            raise ConfigDamagedError(key=HEAD, why=f"version {self.head.version} is not there")
+        await self._sweep({record.change for record in records})
+        return configuration
+
+    async def _read_head(self) -> None:
+        entry = await self.store.get(HEAD)
+        self._revision = 0 if entry is None else entry.revision
+        self.head = Head() if entry is None else _decode(entry.value, Head, HEAD)
+
+    async def _versions(self) -> list[VersionRecord]:
+        listing = await self.store.list(VERSION)
+        return [_decode(entry.value, VersionRecord, entry.key) for entry in listing.entries]
+
+    async def _items(self, prefix: str) -> list[Item]:
+        items: list[Item] = []
+        for entry in (await self.store.list(prefix)).entries:
+            items.extend(_decode(entry.value, list[Item], entry.key))
+        return items
+
+    async def commit(
+        self, puts: Sequence[Stored], deletes: Sequence[ObjectId], record: VersionRecord
+    ) -> bool:
+        """Make the change that ``record`` tells of the version in force; False when another writer was first."""
+        change = record.change
+        items = [*(Item("", gone, 0) for gone in deletes), *map(item_of, puts)]
+        pieces = [(f"{CHANGE}{change}/{n:05d}", piece) for n, piece in enumerate(pieces_of(items))]
+        # All but the last piece are staged; the last travels with the head, so that a small change is one fsync.
+        for key, piece in pieces[:-1]:
+            await self.store.transact([], [Put(key, piece)])
+        head = msgspec.structs.replace(self.head, version=record.version)
+        operations: list[Operation] = [Put(key, piece) for key, piece in pieces[-1:]]
+        operations += [
+            Put(version_key(record.version), msgspec.msgpack.encode(record)),
+            Put(HEAD, msgspec.msgpack.encode(head)),
+        ]
+        outcome = await self.store.transact([Compare(HEAD, self._revision)], operations)
+        if outcome.succeeded:
+            self.head, self._revision = head, outcome.revision
+        else:
+            await self._remove([key for key, _ in pieces[:-1]])
+        return outcome.succeeded
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether enough versions have come since the last one."""
+        return self.head.version - self.head.checkpoint_version >= CHECKPOINT_EVERY
+
+    async def checkpoint(self, configuration: Configuration) -> None:
+        """Write all of ``configuration``, then forget what only older versions need."""
+        name = uuid.uuid4().hex
+        written: list[str] = []
+        for n, piece in enumerate(pieces_of(map(item_of, configuration.objects.values()))):
+            written.append(f"{CHECKPOINT}{name}/{n:05d}")
+            await self.store.transact([], [Put(written[-1], piece)])
+        old = self.head
+        head = msgspec.structs.replace(old, checkpoint=name, checkpoint_version=configuration.version)
+        outcome = await self.store.transact(
+            [Compare(HEAD, self._revision)], [Put(HEAD, msgspec.msgpack.encode(head))]
+        )
+        if not outcome.succeeded:
+            await self._remove(written)
+            return
+        self.head, self._revision = head, outcome.revision
+        await self._forget_before(old.checkpoint_version)
+        await self._sweep({record.change for record in await self._versions()})
+
+    async def _forget_before(self, version: int) -> None:
+        """The last checkpoint's versions stay for one more round, so that history is never empty."""
+        records = [record for record in await self._versions() if record.version <= version]
+        await self._remove([version_key(record.version) for record in records])
+
+    async def _sweep(self, changes: set[str]) -> None:
+        """Remove pieces that no version and no head names."""
+        leftovers: list[str] = []
+        for prefix, wanted in ((CHANGE, changes), (CHECKPOINT, {self.head.checkpoint})):
+            listing = await self.store.list(prefix)
+            leftovers += [
+                entry.key
+                for entry in listing.entries
+                if entry.key.removeprefix(prefix).split("/", 1)[0] not in wanted
+            ]
+        await self._remove(leftovers)
+
+    async def _remove(self, keys: Sequence[str]) -> None:
+        for start in range(0, len(keys), 50):
+            await self.store.transact([], [Delete(key) for key in keys[start : start + 50]])
+
+
+def _applied(before: Configuration, version: ConfigVersion, items: Iterable[Item]) -> Configuration:
+    puts: list[Stored] = []
+    deletes: list[ObjectId] = []
+    for item in items:
+        if item.body is None:
+            deletes.append(item.uuid)
+        else:
+            puts.append(stored_of(item))
+    return before.with_changes(version, puts, deletes)
+
+
+def _decode(value: bytes, kind: Any, key: str) -> Any:
+    try:
+        return msgspec.msgpack.decode(value, type=kind)
+    except msgspec.DecodeError as why:
+        raise ConfigDamagedError(key=key, why=str(why)) from why

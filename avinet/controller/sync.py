@@ -1,0 +1,277 @@
+"""Brings every SE to the configuration it should have, and knows how far each is.
+
+On each new version, and whenever an SE comes, goes or may be placed otherwise, the placement is computed anew and
+each SE's wanted state with it; ``avinet.controller.progress`` then says what to send.  An SE that a version does not
+touch hears nothing.  Per version the time from commit to the last Ack is kept, and who is still missing.
+"""
+
+import collections
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from avinet.controller.configuration import ConfigService
+from avinet.controller.engines import Emit
+from avinet.controller.progress import Progress, Push, Wanted
+from avinet.controller.session import SeSession
+from avinet.controller.sessions import SessionListener
+from avinet.controller.versions import VersionTimes
+from avinet.model.configuration import Configuration
+from avinet.model.events import Level
+from avinet.model.ids import SeId
+from avinet.model.placement import Engine, place, short_of
+from avinet.model.projection import Projector
+from avinet.model.resources import EMPTY_STATE_HASH, Resource, hashes_of
+from avinet.units import KIB
+from avinet.wire.messages import Ack, ConfigEnd, ConfigPut, ConfigRemove, ConfigStart, InForce, Message, Nack
+
+TICK_S = 1.0
+"""How finely retries and unanswered pushes are looked at."""
+PLACE_DELAY_S = 0.05
+"""Events that change the placement come in crowds (a controller's start): one computation for each crowd."""
+KNOWN_STATES = 2_000
+"""States whose resources are remembered to send deltas from; SEs of one group mostly share theirs."""
+FRAME_BYTES = 512 * KIB
+"""Of one body in a frame: half of what the protocol allows."""
+NAMES_A_FRAME = 1_000
+
+_log = Logger()
+
+
+def frames_of(push: Push, fence: object) -> Iterator[Message]:
+    """A push as messages, made as the link takes them."""
+    delta, wanted = push.delta, push.wanted
+    yield ConfigStart(
+        push=push.number,
+        fence=fence,  # type: ignore[arg-type] # a Fence; spelled loosely to keep this usable in tests
+        base=push.base,
+        hash=wanted.hash,
+        puts=len(delta.put),
+        removes=len(delta.remove),
+        size=sum(len(resource.body) for resource in delta.put),
+    )
+    for resource in delta.put:
+        body = resource.body
+        for start in range(0, max(1, len(body)), FRAME_BYTES):
+            piece = body[start : start + FRAME_BYTES]
+            more = start + FRAME_BYTES < len(body)
+            yield ConfigPut(push=push.number, name=resource.name, body=piece, more=more)
+    for start in range(0, len(delta.remove), NAMES_A_FRAME):
+        yield ConfigRemove(push=push.number, names=delta.remove[start : start + NAMES_A_FRAME])
+    yield ConfigEnd(push=push.number)
+
+
+@attrs.define(eq=False)
+class Sync(SessionListener):
+    """``start`` once configuration and engines are loaded.  ``engines`` says who there is and who can serve."""
+
+    config: ConfigService
+    engines: Callable[[], Iterable[Engine]]
+    name_of: Callable[[SeId], str]
+    clock: IReactorTime
+    emit: Emit
+    times: VersionTimes = attrs.field(init=False)
+    _progress: dict[SeId, Progress] = attrs.field(factory=dict, init=False, repr=False)
+    _sessions: dict[SeId, SeSession] = attrs.field(factory=dict, init=False, repr=False)
+    _known: "collections.OrderedDict[str, Mapping[str, str]]" = attrs.field(
+        factory=collections.OrderedDict, init=False, repr=False
+    )
+    _due: IDelayedCall | None = attrs.field(default=None, init=False, repr=False)
+    _ticks: LoopingCall = attrs.field(init=False, repr=False)
+    _short: Mapping[str, int] = attrs.field(factory=dict, init=False)
+    _projector: Projector = attrs.field(init=False, repr=False)
+    _waiters: list[Deferred[None]] = attrs.field(factory=list, init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.times = VersionTimes(self.clock)
+        self._projector = Projector(self.config.current)
+        self._ticks = LoopingCall(self._tick)
+        self._ticks.clock = self.clock
+        self._known[EMPTY_STATE_HASH] = {}
+
+    def start(self) -> None:
+        """Begin to follow configuration and engines."""
+        self.config.listen(self._new_version)
+        self._place(self.config.current)
+        self._ticks.start(TICK_S, now=False)
+
+    def stop(self) -> None:
+        """Send no more."""
+        if self._ticks.running:
+            self._ticks.stop()
+        if self._due is not None and self._due.active():
+            self._due.cancel()
+
+    # What is asked
+
+    def in_sync(self, se: SeId) -> bool:
+        """Whether the SE reported the state it should have."""
+        progress = self._progress.get(se)
+        return progress is not None and progress.in_sync
+
+    def progress(self, se: SeId) -> Progress | None:
+        """How far one SE is."""
+        return self._progress.get(se)
+
+    def stragglers(self) -> list[SeId]:
+        """Attached SEs that do not have what they should."""
+        return [se for se, p in self._progress.items() if p.has is not None and not p.in_sync]
+
+    def settled(self) -> bool:
+        """Whether every attached SE has what it should, of the version in force."""
+        return self._due is None and not self.stragglers()
+
+    def changed(self) -> Deferred[None]:
+        """Fires when an SE's standing changes next; for those who wait."""
+        waiter: Deferred[None] = Deferred(self._waiters.remove)
+        self._waiters.append(waiter)
+        return waiter
+
+    def _tell_waiters(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            waiter.callback(None)
+
+    # What happens
+
+    def engines_changed(self) -> None:
+        """An SE was created, enabled, went down, came back: place anew, soon."""
+        if self._due is None:
+            self._due = self.clock.callLater(PLACE_DELAY_S, self._place_now)
+
+    def _place_now(self) -> None:
+        self._due = None
+        self._place(self.config.current)
+
+    def _new_version(self, configuration: Configuration) -> None:
+        self._place(configuration)
+
+    def attached(self, session: SeSession) -> None:
+        """Compare what the SE has with what it should have."""
+        self._sessions[session.se] = session
+        progress = self._progress.setdefault(session.se, Progress())
+        progress.attached(session.hello.hash)
+        self.engines_changed()
+        self._advance(session.se)
+
+    def detached(self, session: SeSession, why: str) -> None:
+        """Nothing is under way to it any more."""
+        if self._sessions.get(session.se) is not session:
+            return
+        del self._sessions[session.se]
+        progress = self._progress.get(session.se)
+        if progress is not None:
+            progress.detached()
+            self.times.gone(session.se)
+        self._tell_waiters()
+
+    def received(self, session: SeSession, message: Message) -> None:
+        """Answers to pushes, and what the data plane says by itself."""
+        progress = self._progress.get(session.se)
+        if progress is None or self._sessions.get(session.se) is not session:
+            return
+        now = self.clock.seconds()
+        if isinstance(message, Ack):
+            if progress.acked(message.push, message.hash):
+                self._remember(progress.wanted)
+        elif isinstance(message, Nack):
+            if progress.nacked(message.push, message.reason, message.text, message.hash, now):
+                self._nacked(session.se, message)
+        elif isinstance(message, InForce):
+            progress.reported(message.hash, now)
+        else:
+            return
+        self._advance(session.se)
+
+    def up(self, se: SeId) -> None:
+        """It may serve."""
+        self.engines_changed()
+
+    def down(self, se: SeId, why: str) -> None:
+        """It may be replaced, after its group's delay."""
+        self.engines_changed()
+
+    def _nacked(self, se: SeId, nack: Nack) -> None:
+        self.emit(
+            "CONFIG_NACKED",
+            Level.WARNING if nack.reason in {"superseded", "stopping", "base-mismatch"} else Level.ERROR,
+            se,
+            f"Service engine {self.name_of(se)} refused configuration version {nack.version}: "
+            f"{nack.text or nack.reason}. Its last good configuration stays in force.",
+            reason=nack.reason,
+            resource=nack.resource,
+            version=nack.version,
+        )
+
+    # Inside
+
+    def _place(self, configuration: Configuration) -> None:
+        if self._projector.configuration is not configuration:
+            self._projector = Projector(configuration)
+            self.times.committed(configuration.version)
+        engines = list(self.engines())
+        placement = place(configuration, engines)
+        for gone in set(self._progress) - set(placement):
+            if gone not in self._sessions:
+                del self._progress[gone]
+                self.times.gone(gone)
+        states: dict[frozenset[object], Wanted] = {}
+        for se, services in placement.items():
+            wanted = states.get(services)
+            if wanted is None:
+                resources: Mapping[str, Resource] = self._projector.resources_for(services)
+                wanted = states[services] = Wanted.of(configuration.version, resources)
+            self._progress.setdefault(se, Progress()).want(wanted)
+            self._advance(se)
+        self._warn_of_short(short_of(configuration, placement))
+        self._tell_waiters()
+
+    def _warn_of_short(self, short: Mapping[str, int]) -> None:
+        for name, count in short.items():
+            if self._short.get(name) != count:
+                self.emit(
+                    "VS_SHORT_OF_ENGINES",
+                    Level.WARNING,
+                    name,
+                    f"Virtual service {name} is placed on {count} service engines, fewer than its group's minimum.",
+                    placed=count,
+                )
+        self._short = short
+
+    def _remember(self, wanted: Wanted) -> None:
+        self._known[wanted.hash] = hashes_of(wanted.resources.values())
+        self._known.move_to_end(wanted.hash)
+        while len(self._known) > KNOWN_STATES:
+            self._known.popitem(last=False)
+
+    def _advance(self, se: SeId) -> None:
+        """Send what is to be sent, and note who is missing and who has come in."""
+        progress, session = self._progress[se], self._sessions.get(se)
+        if session is None:
+            return
+        if progress.in_sync:
+            self._remember(progress.wanted)
+            self.times.reached(se)
+            self._tell_waiters()
+            return
+        self.times.missing(se)
+        push = progress.next_push(self._known, self.clock.seconds())
+        if push is None:
+            return
+        sending = session.send_all(frames_of(push, self.config.fence))
+        sending.addErrback(
+            lambda failure: _log.info("a push to {se} was cut: {why}", se=se, why=failure.getErrorMessage())
+        )
+
+    def _tick(self) -> None:
+        now = self.clock.seconds()
+        for se, session in list(self._sessions.items()):
+            progress = self._progress[se]
+            if progress.overdue(now):
+                session.abort("it leaves a configuration push unanswered")
+            elif progress.retry_at is not None and now >= progress.retry_at:
+                self._advance(se)

@@ -1,0 +1,173 @@
+"""What a set of documents would change: created, updated, deleted, unchanged; or every reason why it cannot be."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from avinet.model.checks import check_deletes, check_object, check_together
+from avinet.model.config import DEFAULT_GROUP, KINDS, ConfigObject, kind_of
+from avinet.model.configuration import Configuration, Stored
+from avinet.model.ids import ConfigVersion, ObjectId, new_object_id
+from avinet.model.intake import MAX_PROBLEMS, InvalidConfigError, Problem, Reader
+
+BUILT_IN = frozenset({("serviceenginegroup", DEFAULT_GROUP)})
+"""What other objects and enrolment rely on; it can be changed but not removed."""
+
+
+def title(thing: ConfigObject) -> str:
+    """``pool/web``: an object as people read it."""
+    return f"{kind_of(thing)}/{thing.name}"
+
+
+@attrs.frozen
+class Plan:
+    """A change that can be made."""
+
+    puts: tuple[ConfigObject, ...]
+    """Created and updated ones."""
+    deletes: tuple[ObjectId, ...]
+    created: tuple[str, ...]
+    updated: tuple[str, ...]
+    deleted: tuple[str, ...]
+    unchanged: tuple[str, ...]
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing changes."""
+        return not self.puts and not self.deletes
+
+
+@attrs.frozen
+class _Wanted:
+    number: int
+    kind: str
+    name: str
+    uuid: ObjectId
+    document: Mapping[str, Any]
+
+
+@attrs.define
+class _Planner:
+    before: Configuration
+    new_id: Callable[[str], ObjectId]
+    problems: list[Problem] = attrs.field(factory=list)
+    wanted: dict[tuple[str, str], _Wanted] = attrs.field(factory=dict)
+
+    def identify(self, number: int, document: Mapping[str, Any]) -> None:
+        """Kind, name and UUID of a document, before any of them is read."""
+        given, name, uuid = document.get("kind"), document.get("name"), document.get("uuid")
+        kind = given.lower() if isinstance(given, str) else ""
+        if kind not in KINDS:
+            known = ", ".join(cls.__name__ for cls in KINDS.values())
+            self._blame(number, str(given or ""), str(name or ""), "kind", f"it must be one of {known}")
+            return
+        if not isinstance(name, str) or not name:
+            self._blame(number, kind, "", "name", "it is required, as text")
+            return
+        existing = self.before.find(kind, uuid if isinstance(uuid, str) else name)
+        if uuid is not None and (existing is None or existing.thing.uuid != uuid):
+            self._blame(
+                number, kind, name, "uuid", f"there is no {kind} {uuid!r}; leave it out to create one"
+            )
+            return
+        twin = self.wanted.get((kind, name))
+        if twin is not None:
+            self._blame(number, kind, name, "name", f"document {twin.number} has this name already")
+            return
+        namesake = self.before.find(kind, name)
+        if existing is not None and namesake is not None and namesake.thing.uuid != existing.thing.uuid:
+            self._blame(number, kind, name, "name", f"another {kind} has this name already")
+            return
+        identifier = existing.thing.uuid if existing is not None else self.new_id(kind)
+        self.wanted[kind, name] = _Wanted(number, kind, name, identifier, document)
+
+    def _blame(self, number: int, kind: str, name: str, path: str, why: str) -> None:
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(Problem(number, kind, name, path, why))
+
+    def resolve(self, kind: str, name: str) -> ObjectId | None:
+        """A reference: to a document beside it, or to what there is."""
+        wanted = self.wanted.get((kind, name))
+        if wanted is not None:
+            return wanted.uuid
+        stored = self.before.find(kind, name)
+        if stored is not None:
+            return stored.thing.uuid
+        return next((w.uuid for w in self.wanted.values() if w.kind == kind and w.uuid == name), None)
+
+    def read(self) -> list[ConfigObject]:
+        """Every document that is right in itself."""
+        read: list[ConfigObject] = []
+        for wanted in self.wanted.values():
+            document = wanted.document
+            if wanted.kind == "virtualservice":
+                document = {"se_group_ref": DEFAULT_GROUP, **document}
+            reader = Reader(self.resolve)
+            thing = reader.read(KINDS[wanted.kind], wanted.uuid, document)
+            problems = list(reader.problems) if thing is None else list(check_object(thing))
+            for path, why in problems:
+                self._blame(wanted.number, wanted.kind, wanted.name, path, why)
+            if thing is not None and not problems:
+                read.append(thing)
+        return read
+
+    def check(self, read: list[ConfigObject], deletes: Sequence[ObjectId]) -> None:
+        """What must hold among all objects afterwards."""
+        after = self.before.with_changes(self.before.version, [Stored(t, 0) for t in read], deletes)
+        numbers = {wanted.uuid: wanted.number for wanted in self.wanted.values()}
+        for uuid, path, why in check_together(numbers, after):
+            thing = after.objects[uuid].thing
+            self._blame(numbers.get(uuid, 0), kind_of(thing), thing.name, path, why)
+        for uuid, why in check_deletes(frozenset(deletes), after):
+            thing = self.before.objects[uuid].thing
+            self._blame(0, kind_of(thing), thing.name, "", f"it cannot be deleted: {why}")
+        for uuid in deletes:
+            thing = self.before.objects[uuid].thing
+            if (kind_of(thing), thing.name) in BUILT_IN:
+                self._blame(0, kind_of(thing), thing.name, "", "it cannot be deleted: it is built in")
+
+
+def plan_change(
+    before: Configuration,
+    documents: Sequence[Mapping[str, Any]],
+    deletes: Sequence[ObjectId] = (),
+    new_id: Callable[[str], ObjectId] = new_object_id,
+) -> Plan:
+    """The change that ``documents`` (each whole; fields left out have their defaults) and ``deletes`` make.
+
+    ``InvalidConfigError`` has every problem of every document.
+    """
+    planner = _Planner(before, new_id)
+    for number, document in enumerate(documents, 1):
+        planner.identify(number, document)
+    read = planner.read()
+    # Problems among objects are told only when each is right in itself: else they are often its echo.
+    if not planner.problems:
+        planner.check(read, deletes)
+    if planner.problems:
+        raise InvalidConfigError(problems=tuple(planner.problems))
+    created: list[str] = []
+    updated: list[str] = []
+    unchanged: list[str] = []
+    puts: list[ConfigObject] = []
+    for thing in read:
+        old = before.objects.get(thing.uuid)
+        if old is not None and old.thing == thing:
+            unchanged.append(title(thing))
+            continue
+        (created if old is None else updated).append(title(thing))
+        puts.append(thing)
+    return Plan(
+        puts=tuple(puts),
+        deletes=tuple(deletes),
+        created=tuple(created),
+        updated=tuple(updated),
+        deleted=tuple(title(before.objects[uuid].thing) for uuid in deletes),
+        unchanged=tuple(unchanged),
+    )
+
+
+def next_version(before: Configuration) -> ConfigVersion:
+    """Versions count up by one."""
+    return ConfigVersion(before.version + 1)
