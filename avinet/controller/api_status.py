@@ -1,0 +1,230 @@
+"""The API's view of the whole: health, readiness, status, and what an SE's data plane reports now."""
+
+import os
+from collections.abc import Callable
+from typing import ClassVar
+
+import attrs
+import msgspec
+
+from avinet.controller.configuration import ConfigService
+from avinet.controller.engines import Engines
+from avinet.controller.session import SeSession
+from avinet.controller.sessions import Sessions
+from avinet.controller.sync import Sync
+from avinet.errors import AvinetError, Kind, error
+from avinet.model.engine import SeState
+from avinet.model.ids import ClusterId, ControllerName, SeId
+from avinet.rest.route import Auth, Request, Response, Route
+from avinet.units import KIB
+from avinet.wire.messages import ServerHealth, ServiceStats
+
+
+class Alive(msgspec.Struct, frozen=True):
+    """``/healthz``: the process answers."""
+
+    status: str = "ok"
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """``/readyz``: it can be given work."""
+
+    status: str
+    why: str = ""
+
+
+class EngineCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """SEs by what matters."""
+
+    total: int
+    up: int
+    in_sync: int
+    by_state: dict[str, int]
+
+
+class Straggler(msgspec.Struct, frozen=True):
+    """An attached SE that does not have what it should."""
+
+    name: str
+    uuid: SeId
+    stand: str
+    why: str = ""
+
+
+class StatusAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """``GET /api/status``."""
+
+    cluster: ClusterId
+    name: ControllerName
+    software: str
+    started_at: float
+    config_version: int
+    membership: int
+    service_engines: EngineCounts
+    stragglers: tuple[Straggler, ...]
+    memory_kib: int
+    """Resident, of this process."""
+
+
+class Runtime(msgspec.Struct, frozen=True, kw_only=True):
+    """``GET /api/serviceengine/{uuid}/runtime``: as the SE reports it now.  Times in ms."""
+
+    uuid: SeId
+    name: str
+    boot: str
+    data_plane: str
+    data_plane_up: bool
+    data_plane_started_at: float
+    rtt_ms: float | None
+    rtt_p99_ms: float | None
+    health: tuple[ServerHealth, ...]
+    services: tuple[ServiceStats, ...]
+
+
+@error
+class NotAttachedError(AvinetError):
+    """Service engine {name} is not connected, so it cannot be asked. See: avinet se show {name}."""
+
+    kind: ClassVar[Kind] = Kind.UNAVAILABLE
+    name: str
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Whole:
+    """What the handlers look at."""
+
+    cluster: ClusterId
+    name: ControllerName
+    software: str
+    started_at: float
+    membership: Callable[[], int]
+    engines: Engines
+    sessions: Sessions
+    config: ConfigService
+    sync: Sync
+    not_ready: Callable[[], str]
+    """Why no work should be given to this controller; empty when it may be."""
+
+    def state(self, se: SeId) -> SeState:
+        """One SE's state as operators read it."""
+        return self.engines.state(se, attached=self.sessions.is_up(se))
+
+
+@attrs.frozen(eq=False)
+class StatusApi:
+    """The handlers."""
+
+    whole: Whole
+
+    async def alive(self, request: Request) -> Response:
+        """``GET /healthz``."""
+        return Response(body=Alive())
+
+    async def ready(self, request: Request) -> Response:
+        """``GET /readyz``."""
+        why = self.whole.not_ready()
+        return Response(status=503 if why else 200, body=Ready("no" if why else "ok", why))
+
+    async def status(self, request: Request) -> Response:
+        """``GET /api/status``."""
+        whole = self.whole
+        states: dict[str, int] = {}
+        in_sync = 0
+        for record in whole.engines.all():
+            state = whole.state(record.uuid)
+            states[state] = states.get(state, 0) + 1
+            in_sync += whole.sync.in_sync(record.uuid)
+        return Response(
+            body=StatusAnswer(
+                cluster=whole.cluster,
+                name=whole.name,
+                software=whole.software,
+                started_at=whole.started_at,
+                config_version=whole.config.current.version,
+                membership=whole.membership(),
+                service_engines=EngineCounts(
+                    total=sum(states.values()), up=states.get(SeState.UP, 0), in_sync=in_sync, by_state=states
+                ),
+                stragglers=stragglers_of(whole.engines, whole.sync),
+                memory_kib=resident_kib(),
+            )
+        )
+
+    async def runtime(self, request: Request) -> Response:
+        """``GET /api/serviceengine/{uuid}/runtime``."""
+        record = self.whole.engines.named(request.params["uuid"])
+        session: SeSession | None = self.whole.sessions.get(record.uuid)
+        if session is None:
+            raise NotAttachedError(name=record.name)
+        report = await session.request_stats()
+        rtt, p99 = session.rtt.smoothed, session.rtt.p99
+        return Response(
+            body=Runtime(
+                uuid=record.uuid,
+                name=record.name,
+                boot=session.boot,
+                data_plane=session.hello.data_plane,
+                data_plane_up=report.data_plane_up,
+                data_plane_started_at=report.data_plane_started_at,
+                rtt_ms=None if rtt is None else round(rtt * 1000, 2),
+                rtt_p99_ms=None if p99 is None else round(p99 * 1000, 2),
+                health=report.health,
+                services=report.services,
+            )
+        )
+
+    def routes(self) -> tuple[Route, ...]:
+        """All of them."""
+        return (
+            Route(
+                method="GET",
+                path="/healthz",
+                handler=self.alive,
+                summary="Whether the process answers.",
+                response=Alive,
+                auth=Auth.ANYONE,
+            ),
+            Route(
+                method="GET",
+                path="/readyz",
+                handler=self.ready,
+                summary="Whether this controller can be given work.",
+                response=Ready,
+                statuses={200: "It can.", 503: "It cannot now; the body says why."},
+                auth=Auth.ANYONE,
+            ),
+            Route(
+                method="GET",
+                path="/api/status",
+                handler=self.status,
+                summary="The cluster at a glance.",
+                response=StatusAnswer,
+            ),
+            Route(
+                method="GET",
+                path="/api/serviceengine/{uuid}/runtime",
+                handler=self.runtime,
+                summary="What a service engine's data plane reports now: health and counters.",
+                response=Runtime,
+                statuses={200: "As it is now.", 404: "No such SE.", 503: "The SE is not connected."},
+            ),
+        )
+
+
+def stragglers_of(engines: Engines, sync: Sync) -> tuple[Straggler, ...]:
+    """Attached SEs that do not have what they should, by name."""
+    found: list[Straggler] = []
+    for se in sync.stragglers():
+        record, progress = engines.find(se), sync.progress(se)
+        if record is not None and progress is not None:
+            found.append(Straggler(record.name, se, progress.stand.value, progress.refused))
+    return tuple(sorted(found, key=lambda one: one.name))
+
+
+def resident_kib() -> int:
+    """Of this process, from /proc; 0 where there is none."""
+    try:
+        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - the shortest way to two words
+            return int(file.read().split()[1]) * (os.sysconf("SC_PAGE_SIZE") // KIB)
+    except OSError:
+        return 0

@@ -1,0 +1,70 @@
+"""Who can serve: the stored records and who is connected, as placement wants to know it.
+
+An SE that goes down keeps its virtual services for ``DOWN_DELAY_S``, since a reboot is shorter and moving costs
+clients their connections; a controller that has just started grants everyone the same.
+"""
+
+from collections.abc import Callable, Iterator
+
+import attrs
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from avinet.controller.engines import Engines
+from avinet.controller.sessions import SessionListener
+from avinet.model.engine import Lifecycle, SeRecord
+from avinet.model.ids import SeId
+from avinet.model.placement import DOWN_DELAY_S, Engine
+
+
+@attrs.define(eq=False)
+class Candidates(SessionListener):
+    """``changed`` is called when the answer may be another."""
+
+    engines: Engines
+    clock: IReactorTime
+    changed: Callable[[], None] = attrs.field(default=lambda: None)
+    _down_since: dict[SeId, float] = attrs.field(factory=dict, init=False)
+    _timers: dict[SeId, IDelayedCall] = attrs.field(factory=dict, init=False, repr=False)
+
+    def __iter__(self) -> Iterator[Engine]:
+        for record in self.engines.all():
+            yield Engine(record.uuid, record.group, self._usable(record))
+
+    def _usable(self, record: SeRecord) -> bool:
+        if record.lifecycle is not Lifecycle.ENROLLED or not record.placeable or not record.connected_once:
+            return False
+        down_since = self._down_since.get(record.uuid)
+        return down_since is None or self.clock.seconds() - down_since < DOWN_DELAY_S
+
+    def up(self, se: SeId) -> None:
+        """It can serve."""
+        self._down_since.pop(se, None)
+        timer = self._timers.pop(se, None)
+        if timer is not None and timer.active():
+            timer.cancel()
+        self.changed()
+
+    def down(self, se: SeId, why: str) -> None:
+        """It cannot, unless it is back within the delay."""
+        self._down_since[se] = self.clock.seconds()
+        self._timers[se] = self.clock.callLater(DOWN_DELAY_S, self._gave_up, se)
+
+    def _gave_up(self, se: SeId) -> None:
+        self._timers.pop(se, None)
+        self.changed()
+
+    def record_changed(self, before: SeRecord | None, after: SeRecord) -> None:
+        """Enabled, placed, deleted: for ``Engines.listen``."""
+        if after.lifecycle is Lifecycle.DELETED:
+            self._down_since.pop(after.uuid, None)
+            timer = self._timers.pop(after.uuid, None)
+            if timer is not None and timer.active():
+                timer.cancel()
+        self.changed()
+
+    def stop(self) -> None:
+        """Let go of the timers."""
+        for timer in self._timers.values():
+            if timer.active():
+                timer.cancel()
+        self._timers.clear()

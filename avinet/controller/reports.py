@@ -1,0 +1,114 @@
+"""What sessions and the SSH server notice, as events an operator reads.  Coalescing is the event log's."""
+
+from collections.abc import Callable
+
+import attrs
+
+from avinet.controller.engines import Emit
+from avinet.controller.session import SeSession
+from avinet.controller.sessions import SessionListener
+from avinet.errors import AvinetError
+from avinet.model.events import Level
+from avinet.model.ids import SeId
+from avinet.ssh.services import ChannelPeer
+from avinet.wire.messages import Message, Notice
+
+MAX_NOTICE_TEXT = 500
+"""Of what an SE says in its own words; a hostile one says more."""
+MAX_FACTS = 20
+
+_LEVELS = {level.value: level for level in Level}
+
+
+@attrs.frozen(eq=False)
+class SessionEvents(SessionListener):
+    """Sessions that come and go."""
+
+    emit: Emit
+    name_of: Callable[[SeId], str]
+
+    def up(self, se: SeId) -> None:
+        """Attached, after it was not."""
+        name = self.name_of(se)
+        self.emit("SE_UP", Level.INFO, se, f"Service engine {name} is up.", name=name)
+
+    def down(self, se: SeId, why: str) -> None:
+        """Gone for as long as the heartbeats allow."""
+        name = self.name_of(se)
+        self.emit("SE_DOWN", Level.ERROR, se, f"Service engine {name} is down: {why}", name=name, why=why)
+
+    def rtt_high(self, session: SeSession) -> None:
+        """Slower than is good for it."""
+        rtt_ms = round((session.rtt.smoothed or 0.0) * 1000, 1)
+        name = self.name_of(session.se)
+        text = f"The round trip to service engine {name} takes {rtt_ms} ms."
+        self.emit("SE_RTT_HIGH", Level.WARNING, session.se, text, name=name, rtt_ms=rtt_ms)
+
+    def rtt_cleared(self, session: SeSession) -> None:
+        """As it should be again."""
+        rtt_ms = round((session.rtt.smoothed or 0.0) * 1000, 1)
+        name = self.name_of(session.se)
+        text = f"The round trip to service engine {name} is down to {rtt_ms} ms."
+        self.emit("SE_RTT_NORMAL", Level.INFO, session.se, text, name=name, rtt_ms=rtt_ms)
+
+    def received(self, session: SeSession, message: Message) -> None:
+        """What the SE itself wants its operator to know, such as a command that ran."""
+        if not isinstance(message, Notice):
+            return
+        facts = {str(k)[:50]: str(v)[:MAX_NOTICE_TEXT] for k, v in list(message.facts.items())[:MAX_FACTS]}
+        self.emit(
+            "SE_" + "".join(c for c in message.code.upper() if c.isalnum() or c == "_")[:40],
+            _LEVELS.get(message.level, Level.WARNING),
+            session.se,
+            f"{self.name_of(session.se)}: {message.text[:MAX_NOTICE_TEXT]}",
+            told=facts,
+            told_at=message.at,
+        )
+
+
+@attrs.frozen(eq=False)
+class ChannelEvents:
+    """The SSH server's ``Observer``."""
+
+    emit: Emit
+    name_of: Callable[[SeId], str]
+
+    def auth_failed(self, source: str, user: str, fingerprint: str, why: str) -> None:
+        """A stranger was refused."""
+        self.emit(
+            "SSH_LOGIN_REFUSED",
+            Level.WARNING,
+            source,
+            f"An SSH login from {source} was refused ({why}).",
+            reason=why,
+            user=user[:64],
+            fingerprint=fingerprint,
+        )
+
+    def authenticated(self, peer: ChannelPeer) -> None:
+        """A login is no event: the session that follows is."""
+
+    def lost(self, peer: ChannelPeer, why: AvinetError) -> None:
+        """Nor is its end."""
+
+    def refused(self, peer: ChannelPeer, what: str) -> None:
+        """An SE's key asked for what its line does not allow."""
+        self.emit(
+            "SSH_REQUEST_REFUSED",
+            Level.WARNING,
+            peer.se,
+            f"Service engine {self.name_of(peer.se)} (from {peer.address}) asked for {what[:200]}, "
+            "which it is not permitted.",
+            reason=what[:200],
+            source=peer.address,
+        )
+
+    def reverse_failed(self, peer: ChannelPeer, why: AvinetError) -> None:
+        """Commands cannot reach the SE."""
+        self.emit(
+            "SE_REVERSE_FAILED",
+            Level.ERROR,
+            peer.se,
+            f"Commands cannot reach service engine {self.name_of(peer.se)}: {why}",
+            reason=why.reason,
+        )
