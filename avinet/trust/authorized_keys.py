@@ -24,7 +24,19 @@ _LINE = re.compile(
     r"(?:,from=\"(?P<networks>[^\"]+)\")?"
     r" (?P<key>ssh-ed25519 [A-Za-z0-9+/=]+) (?P<se>se-[0-9a-f-]+)"
 )
+_HOST = re.compile(r"[A-Za-z0-9.:_-]{1,253}")
+_SE = re.compile(r"se-[0-9a-f-]+")
+MAX_PORT = 65535
 _OPEN = re.compile(r"permitopen=\"([^\",]+):(\d+)\"")
+
+
+@error
+class PermitInvalidError(AvinetError):
+    """{what} {value!r} cannot stand in authorized_keys."""
+
+    kind: ClassVar[Kind] = Kind.INVALID
+    what: str
+    value: str
 
 
 @error
@@ -45,6 +57,18 @@ class Permit:
     reverse_port: int
     permit_open: tuple[tuple[str, int], ...] = ()
     networks: tuple[str, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        """Whatever a line is made of must not end its option: a quote in a network would add one."""
+        if not _SE.fullmatch(self.se):
+            raise PermitInvalidError(what="the service engine's id", value=self.se)
+        for host, port in (*self.permit_open, (self.loopback, self.reverse_port)):
+            if not _HOST.fullmatch(host) or not 1 <= port <= MAX_PORT:
+                raise PermitInvalidError(what="the address", value=f"{host}:{port}")
+        for network in self.networks:
+            # ip_network takes any text as an IPv6 scope, "fe80::%a\"b" included; sshd knows no scopes here.
+            if "%" in network or not _is_network(network):
+                raise PermitInvalidError(what="the network", value=network)
 
     def render(self) -> str:
         """The line, without its end."""
@@ -78,11 +102,15 @@ class AuthorizedKeys:
         return len(self._by_se)
 
     def put(self, permit: Permit) -> None:
-        """Add a permit, in place of the one that its SE had."""
+        """Add a permit, in place of the one that its SE or, since a key stands for one SE, its key had."""
         parse_line(permit.key)
+        blob = key_blob(permit.key)
+        before = self._by_key.get(blob)
+        if before is not None:
+            self.remove(before.se)
         self.remove(permit.se)
         self._by_se[permit.se] = permit
-        self._by_key[key_blob(permit.key)] = permit
+        self._by_key[blob] = permit
 
     def remove(self, se: SeId) -> None:
         """Forget an SE; it need not be there."""
@@ -121,6 +149,14 @@ class AuthorizedKeys:
                 )
             )
         return index
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
 
 
 def known_hosts_line(loopback: str, port: int, host_key: str) -> str:

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import attrs
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -52,10 +52,25 @@ class RootKeyOfflineError(AvinetError):
 
 @error
 class RootKeyLockedError(AvinetError):
-    """The root key at {path} is wrapped in a passphrase, and the one given does not open it."""
+    """The root key at {path} is wrapped in a passphrase, and none was given or the one given does not open it."""
 
     kind: ClassVar[Kind] = Kind.DENIED
     path: Path
+
+
+@error
+class RootKeyPlainError(AvinetError):
+    """The root key at {path} is not wrapped, but a passphrase was given. Give none, or wrap it: openssl pkcs8 -topk8 -in {path}."""
+
+    kind: ClassVar[Kind] = Kind.INVALID
+    path: Path
+
+
+@error
+class PassphraseEmptyError(AvinetError):
+    """The passphrase for the root key is empty. Give one, or none at all to keep the key unwrapped."""
+
+    kind: ClassVar[Kind] = Kind.INVALID
 
 
 @error
@@ -77,12 +92,16 @@ class RootCa:
     @classmethod
     def create(cls, folder: Path, cluster: ClusterId, passphrase: bytes | None = None) -> "RootCa":
         """Make a root, or go on where an earlier call was cut: the key first, then its certificate."""
+        if passphrase is not None and not passphrase:
+            raise PassphraseEmptyError
         private_dir(folder)
         key_path, certificate_path = folder / "root.key", folder / "root.pem"
         if certificate_path.exists():
             return cls.load(folder, passphrase)
         if key_path.exists():
             key = _load_key(key_path, passphrase)
+            if key is None:
+                raise RootKeyLockedError(path=key_path)
         else:
             key = Ed25519PrivateKey.generate()
             write_private(key_path, _pem(key, passphrase))
@@ -92,7 +111,7 @@ class RootCa:
 
     @classmethod
     def load(cls, folder: Path, passphrase: bytes | None = None) -> "RootCa":
-        """The root at ``folder``; without its key it can be trusted but signs nothing."""
+        """The root at ``folder``; without its key, or while that is wrapped, it can be trusted but signs nothing."""
         key_path, certificate_path = folder / "root.key", folder / "root.pem"
         try:
             certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
@@ -110,8 +129,10 @@ class RootCa:
 
     @property
     def key(self) -> Ed25519PrivateKey:
-        """The private key; ``RootKeyOfflineError`` when it was taken away."""
+        """The private key; ``RootKeyOfflineError`` when it was taken away, ``RootKeyLockedError`` while wrapped."""
         if self._key is None:
+            if self.key_path.exists():
+                raise RootKeyLockedError(path=self.key_path)
             raise RootKeyOfflineError(path=self.key_path)
         return self._key
 
@@ -166,6 +187,19 @@ def names_of(pem: bytes) -> set[str]:
         x509.SubjectAlternativeName
     )
     return {str(name.value) for name in names.value}
+
+
+def same_names(pem: bytes, names: Iterable[str]) -> bool:
+    """Whether a certificate bears exactly these names; ``0:0::1`` is ``::1``."""
+    return names_of(pem) == {str(_general_name(name).value) for name in names}
+
+
+def bears_key(pem: bytes, key: Ed25519PublicKey | EllipticCurvePublicKey) -> bool:
+    """Whether a certificate is for this key; false for what is no certificate."""
+    try:
+        return x509.load_pem_x509_certificate(pem).public_key() == key
+    except ValueError:
+        return False
 
 
 def certificate_fingerprint(pem: bytes) -> bytes:
@@ -238,11 +272,20 @@ def _pem(key: Ed25519PrivateKey, passphrase: bytes | None) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, wrapping)
 
 
-def _load_key(path: Path, passphrase: bytes | None) -> Ed25519PrivateKey:
+def _load_key(path: Path, passphrase: bytes | None) -> Ed25519PrivateKey | None:
+    """The key, or None when it is wrapped and no passphrase was given."""
+    pem = read_private(path)
+    wrapped = b"ENCRYPTED" in pem
+    if wrapped and passphrase is None:
+        return None
+    if not wrapped and passphrase is not None:
+        raise RootKeyPlainError(path=path)
     try:
-        key = load_pem_private_key(read_private(path), passphrase)
-    except (TypeError, ValueError) as why:
-        raise RootKeyLockedError(path=path) from why
+        key = load_pem_private_key(pem, passphrase)
+    except (TypeError, ValueError, UnsupportedAlgorithm) as why:
+        if wrapped:
+            raise RootKeyLockedError(path=path) from why
+        raise RootDamagedError(path=path, why="it is not a PEM private key") from why
     if not isinstance(key, Ed25519PrivateKey):
         raise RootDamagedError(path=path, why="it is not an Ed25519 key")
     return key

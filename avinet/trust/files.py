@@ -132,8 +132,9 @@ def read_private(path: Path) -> bytes:
 def destroy(path: Path) -> None:
     """Remove a secret, durably; its bytes are overwritten first, for what that is worth on this file system."""
     try:
-        with path.open("r+b") as file:
-            file.write(bytes(path.stat().st_size))
+        # A full disk may refuse the overwriting (copy-on-write needs room); the name must go all the same.
+        with contextlib.suppress(OSError), path.open("r+b") as file:
+            file.write(bytes(os.fstat(file.fileno()).st_size))
             file.flush()
             os.fsync(file.fileno())
         path.unlink()

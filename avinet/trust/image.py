@@ -10,6 +10,7 @@ Reading trusts nothing: regular files only, flat names from the known set, each 
 import hashlib
 import io
 import os
+import stat
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,6 +42,8 @@ PROGRAM_MODE = 0o755
 MAX_MEMBER_BYTES = 64 * MIB
 """The wheel is under 1 MiB today."""
 MAX_MEMBERS = 32
+MAX_IMAGE_BYTES = 128 * MIB
+"""All of it is held in memory while it is verified."""
 
 
 @error
@@ -173,7 +176,7 @@ def write_image(out: Path, root: RootCa, contents: ImageContents) -> None:
 
 def open_image(path: Path) -> Image:
     """Read and verify an image; nothing is written."""
-    files = _read(path)
+    files, modes = _read(path)
     for name in (MANIFEST, ROOT, MEMBERSHIP, IMAGE_KEY):
         if name not in files:
             raise ImageCorruptError(path=path, why=f"it has no {name}")
@@ -188,7 +191,7 @@ def open_image(path: Path) -> Image:
         verify_membership(document, root, manifest.cluster)
     except (AvinetError, msgspec.DecodeError) as why:
         raise ImageUntrustedError(path=path, why=str(why)) from why
-    _check_members(path, manifest, files)
+    _check_members(path, manifest, files, modes)
     token = files.get(TOKEN)
     return Image(
         manifest=manifest,
@@ -200,7 +203,9 @@ def open_image(path: Path) -> Image:
     )
 
 
-def _check_members(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+def _check_members(
+    path: Path, manifest: Manifest, files: Mapping[str, bytes], modes: Mapping[str, int]
+) -> None:
     listed = {member.name: member for member in manifest.members}
     present = set(files) - {MANIFEST}
     if present != set(listed):
@@ -210,29 +215,46 @@ def _check_members(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -
         data = files[name]
         if len(data) != member.size or hashlib.sha256(data).hexdigest() != member.sha256:
             raise ImageUntrustedError(path=path, why=f"{name} was altered")
+        if modes[name] != member.mode:
+            raise ImageUntrustedError(path=path, why=f"{name} has another mode than its manifest says")
 
 
-def _read(path: Path) -> dict[str, bytes]:
+def _read(path: Path) -> tuple[dict[str, bytes], dict[str, int]]:
+    """Every member's bytes and mode."""
     files: dict[str, bytes] = {}
+    modes: dict[str, int] = {}
     try:
+        _check_file(path)
         with tarfile.open(path, mode="r:") as tar:
             while (info := tar.next()) is not None:
                 if len(files) >= MAX_MEMBERS:
                     raise ImageCorruptError(path=path, why=f"it has more than {MAX_MEMBERS} members")
-                files[_name_of(path, info, files)] = _data_of(path, tar, info)
+                name = _name_of(path, info, files)
+                files[name], modes[name] = _data_of(path, tar, info), info.mode
             # tarfile takes a missing end for the end; a whole archive closes with two empty blocks.
             if path.stat().st_size < tar.offset + tarfile.BLOCKSIZE:
                 raise ImageCorruptError(path=path, why="its end is missing")
     except OSError as why:
         raise ImageUnreadableError(path=path, why=os.strerror(why.errno or 0)) from why
-    except tarfile.TarError as why:
+    except (tarfile.TarError, ValueError, EOFError, RecursionError) as why:
+        # tarfile lets the last three out for malformed extended headers, and for a long chain of them.
         raise ImageCorruptError(path=path, why=f"it is not a whole tar archive ({why})") from why
-    return files
+    return files, modes
+
+
+def _check_file(path: Path) -> None:
+    """Before it is opened, since opening a FIFO waits."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ImageUnreadableError(path=path, why="it is not a regular file")
+    if found.st_size > MAX_IMAGE_BYTES:
+        raise ImageCorruptError(path=path, why=f"it is over {MAX_IMAGE_BYTES} bytes")
 
 
 def _name_of(path: Path, info: tarfile.TarInfo, seen: Mapping[str, bytes]) -> str:
     name = info.name
-    if not info.isreg():
+    # Sparse files count as regular for tarfile, but unfold to more than the archive holds.
+    if info.type not in {tarfile.REGTYPE, tarfile.AREGTYPE} or info.issparse():
         raise ImageCorruptError(path=path, why=f"{name!r} is not a regular file")
     if "/" in name or name.startswith(".") or not name.isprintable():
         raise ImageCorruptError(path=path, why=f"{name!r} is not a name that an image has")

@@ -13,6 +13,7 @@ from typing import ClassVar, TypeVar
 
 import attrs
 import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -26,7 +27,7 @@ from avinet.errors import AvinetError, Kind, error
 from avinet.model.ids import ClusterId, ControllerName, new_cluster_id
 from avinet.model.membership import Controller, Membership
 from avinet.trust import keys
-from avinet.trust.ca import RootCa, days_left, names_of, serial_of
+from avinet.trust.ca import RootCa, bears_key, days_left, same_names, serial_of
 from avinet.trust.files import private_dir, read_private, write_private, write_public
 from avinet.trust.membership import sign_membership, verify_membership
 
@@ -167,6 +168,11 @@ class ControllerIdentity:
         paths = ControllerPaths(state)
         for folder in (state, paths.root_pem.parent, paths.host_key.parent, paths.api_pem.parent):
             private_dir(folder)
+        if paths.node_pem.exists() and not paths.root_pem.exists():
+            # To make another root now would cut off every SE that trusts the first.
+            raise IdentityDamagedError(path=paths.root_pem, why="it is gone, though it signed node.pem")
+        if paths.root_pem.exists() and not paths.cluster.exists():
+            raise IdentityDamagedError(path=paths.cluster, why="it is gone, though its root is there")
         cluster = _cluster(paths, facts.name)
         root = RootCa.create(paths.root_pem.parent, cluster.cluster, passphrase)
         node_key, node_pem = _node(paths, root, cluster)
@@ -218,7 +224,7 @@ def read_cluster(state: Path) -> tuple[ClusterId, ControllerName]:
 def _decode(path: Path, kind: type[_Struct]) -> _Struct:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError) as why:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as why:
         raise IdentityDamagedError(path=path, why=str(why)) from why
 
 
@@ -234,7 +240,8 @@ def _node(paths: ControllerPaths, root: RootCa, cluster: _Cluster) -> tuple[Ed25
     key = keys.load_or_create(paths.node_key)
     if paths.node_pem.exists():
         pem = paths.node_pem.read_bytes()
-        if days_left(pem, time.time()) > RENEW_DAYS or not root.has_key:
+        good = bears_key(pem, key.public_key()) and root.issued(pem)
+        if good and (days_left(pem, time.time()) > RENEW_DAYS or not root.has_key):
             return key, pem
     pem = root.issue_node(key.public_key(), cluster.cluster, cluster.name)
     write_public(paths.node_pem, pem)
@@ -277,7 +284,12 @@ def _membership(
 def _api(paths: ControllerPaths, root: RootCa, names: tuple[str, ...]) -> None:
     """The operator API's own key and certificate; another certificate put there by the operator is left alone."""
     if paths.api_key.exists():
-        key = load_pem_private_key(read_private(paths.api_key), None)
+        try:
+            key = load_pem_private_key(read_private(paths.api_key), None)
+        except (TypeError, ValueError, UnsupportedAlgorithm) as why:
+            raise IdentityDamagedError(
+                path=paths.api_key, why="it is not an unencrypted PEM private key"
+            ) from why
     else:
         key = ec.generate_private_key(ec.SECP256R1())
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -288,7 +300,8 @@ def _api(paths: ControllerPaths, root: RootCa, names: tuple[str, ...]) -> None:
         pem = paths.api_pem.read_bytes()
         if not root.issued(pem) or not root.has_key:
             return
-        if days_left(pem, time.time()) > RENEW_DAYS and names_of(pem) == set(names):
+        fresh = days_left(pem, time.time()) > RENEW_DAYS and same_names(pem, names)
+        if fresh and bears_key(pem, key.public_key()):
             return
     write_public(paths.api_pem, root.issue_api(key.public_key(), names))
 

@@ -113,10 +113,19 @@ def open_request(body: bytes, find_image_key: Callable[[ImageId], Ed25519PublicK
         raise SignerError(missing="the image key")
     if thumbprint(se_key) not in signers or len(signers) != SIGNATURES:
         raise SignerError(missing="the service engine's own key")
+    used: set[str] = set()
+
+    def find(kid: str) -> Ed25519PublicKey:
+        used.add(kid)
+        return expected[kid]
+
     try:
-        verify_general(msgspec.to_builtins(document), lambda kid: expected[kid])
+        verify_general(msgspec.to_builtins(document), find)
     except BadDocumentError as why:
         raise SignatureInvalidError from why
+    # Two decoders read each header, ours above and joserfc's; a header that they read differently ends here.
+    if used != set(expected):
+        raise SignatureInvalidError
     return claims
 
 
@@ -141,5 +150,5 @@ def _decode(data: bytes, kind: type[_Struct], what: str) -> _Struct:
         raise RequestMalformedError(what=f"it is over {MAX_REQUEST_BYTES} bytes")
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, RecursionError) as why:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as why:
         raise RequestMalformedError(what=f"{what} does not read: {why}") from why
