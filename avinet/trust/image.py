@@ -256,7 +256,7 @@ def _name_of(path: Path, info: tarfile.TarInfo, seen: Mapping[str, bytes]) -> st
     # Sparse files count as regular for tarfile, but unfold to more than the archive holds.
     if info.type not in {tarfile.REGTYPE, tarfile.AREGTYPE} or info.issparse():
         raise ImageCorruptError(path=path, why=f"{name!r} is not a regular file")
-    if "/" in name or name.startswith(".") or not name.isprintable():
+    if not name or "/" in name or name.startswith(".") or not name.isprintable():
         raise ImageCorruptError(path=path, why=f"{name!r} is not a name that an image has")
     if name in seen:
         raise ImageCorruptError(path=path, why=f"{name} is in it twice")

@@ -261,7 +261,7 @@ def _membership(
     """The list as it stands if it says the truth about this controller, else the next number of it."""
     before: Membership | None = None
     if paths.membership.exists():
-        document = paths.membership.read_text()
+        document = paths.membership.read_bytes().decode("ascii", "replace")
         before = verify_membership(document, root.certificate, cluster)
         if before.by_name(me.name) == me:
             return before, document
