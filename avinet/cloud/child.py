@@ -99,6 +99,8 @@ class Child:
     clock: IReactorTime
     on_exit: Callable[[str], None] = attrs.field(default=lambda _: None)
     """Told how the process ended, each time that nobody asked it to."""
+    restart: bool = True
+    """Whether to run it again after that."""
     _process: IProcessTransport | None = attrs.field(default=None, init=False)
     _started_at: float = attrs.field(default=0.0, init=False)
     _failures: int = attrs.field(default=0, init=False)
@@ -168,6 +170,10 @@ class Child:
         ran_s = self.clock.seconds() - self._started_at
         self._failures = 0 if ran_s >= STEADY_S else self._failures + 1
         wait_s = min(RESTART_CAP_S, RESTART_BASE_S * 2.0 ** min(self._failures, 16))
+        if not self.restart:
+            _log.warn("{name} ended: {how}", name=self.name, how=how)
+            self.on_exit(how)
+            return
         _log.warn("{name} ended: {how}; again in {wait_s:.0f} s", name=self.name, how=how, wait_s=wait_s)
         self.on_exit(how)
         self._again = self.clock.callLater(wait_s, self._restart)

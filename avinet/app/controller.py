@@ -1,0 +1,408 @@
+"""A controller, put together: each part made from the parts below it, started in order, undone in reverse."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.threads import deferToThread
+from twisted.logger import Logger
+
+from avinet.app.settings import ControllerSettings
+from avinet.app.software import software_version
+from avinet.cloud.local import LocalCloud, LocalSettings
+from avinet.controller.api_config import ConfigApi
+from avinet.controller.api_engines import EngineApi, EngineFacts
+from avinet.controller.api_events import event_routes
+from avinet.controller.api_images import ImageApi
+from avinet.controller.api_status import StatusApi, Whole
+from avinet.controller.api_tokens import TokenApi
+from avinet.controller.candidates import Candidates
+from avinet.controller.config_store import ConfigStore
+from avinet.controller.configuration import ConfigService
+from avinet.controller.engine_commands import EngineCommands
+from avinet.controller.engine_index import EngineIndex
+from avinet.controller.engines import Engines
+from avinet.controller.enrolment import Enrolment
+from avinet.controller.events import Events
+from avinet.controller.failure_budget import FailureBudget
+from avinet.controller.image_keys import ImageKeys
+from avinet.controller.images import Images, ImageSources
+from avinet.controller.machines import Machines
+from avinet.controller.operators import Operators, local_operator
+from avinet.controller.permits import PermitFiles, PermitRules, Permits
+from avinet.controller.registration_api import RegistrationApi
+from avinet.controller.reports import ChannelEvents, SessionEvents
+from avinet.controller.session import SeSession, SessionSettings
+from avinet.controller.sessions import About, CurrentList, Knowledge, SessionListener, Sessions
+from avinet.controller.sync import Sync
+from avinet.controller.tokens import Tokens
+from avinet.dataplane.envoy import stop_data_plane
+from avinet.model.configuration import Configuration
+from avinet.model.engine import Lifecycle, SeRecord
+from avinet.model.events import Level
+from avinet.model.ids import ControllerName, SeId
+from avinet.ports import port_taken
+from avinet.rest.connections import Limits
+from avinet.rest.listen import BACKLOG, CannotBindError, Place, listen_tls, listen_unix
+from avinet.rest.route import Response, Route
+from avinet.rest.router import Info, Router, openapi
+from avinet.rest.site import BoundedSite
+from avinet.rest.tls import api_context_factory, node_context_factory
+from avinet.ssh.gate import GateLimits
+from avinet.ssh.login import Access
+from avinet.ssh.reverse import ReverseListeners
+from avinet.ssh.server import SecureChannelServer, ServerSettings
+from avinet.ssh.services import ServiceTable
+from avinet.store.eventlog import open_event_log
+from avinet.store.interface import Store
+from avinet.store.sqlite import open_sqlite_store
+from avinet.store.threads import OwnThread
+from avinet.trust.authorized_keys import AuthorizedKeys
+from avinet.trust.files import write_public
+from avinet.trust.node import ControllerIdentity, NodeFacts
+from avinet.wire.messages import CONTROL_SERVICE
+from avinet.wire.registration import MetaInfo
+
+INFO = Info(
+    title="avinet operator API",
+    version="1",
+    description="What operators and programs do with a cluster; also on a UNIX socket in the state folder.",
+)
+
+_log = Logger()
+
+
+def facts_of(settings: ControllerSettings) -> NodeFacts:
+    """How others reach this controller, by its settings."""
+    return NodeFacts(
+        name=ControllerName(settings.name),
+        addresses=settings.addresses,
+        ssh_port=settings.ssh.port,
+        registration_port=settings.registration.port,
+        reverse_port=settings.ssh.reverse_port,
+        api_names=settings.api_names,
+    )
+
+
+def image_package() -> Mapping[str, tuple[bytes, int]]:
+    """Software, requirements, unit and install script for an SE image; blocks for a second."""
+    from avinet.app.package import image_files
+
+    return image_files()
+
+
+@attrs.define(eq=False)
+class Controller(SessionListener):
+    """One controller.  ``start`` gets an exit stack for what undoes each step."""
+
+    reactor: Any
+    settings: ControllerSettings
+    identity: ControllerIdentity
+    store: Store = attrs.field(init=False)
+    events: Events = attrs.field(init=False)
+    config: ConfigService = attrs.field(init=False)
+    engines: Engines = attrs.field(init=False)
+    commands: EngineCommands = attrs.field(init=False)
+    image_keys: ImageKeys = attrs.field(init=False)
+    images: Images = attrs.field(init=False)
+    machines: Machines = attrs.field(init=False)
+    local: LocalCloud = attrs.field(init=False)
+    sessions: Sessions = attrs.field(init=False)
+    candidates: Candidates = attrs.field(init=False)
+    sync: Sync = attrs.field(init=False)
+    ssh: SecureChannelServer = attrs.field(init=False)
+    started_at: float = attrs.field(default=0.0, init=False)
+    _ready: bool = attrs.field(default=False, init=False)
+
+    async def start(self, stack: contextlib.AsyncExitStack) -> None:
+        """Store and memory first, then what listens, the operator's socket last."""
+        self.started_at = self.reactor.seconds()
+        await self._open_stores(stack)
+        await self._load()
+        self._make_sessions(stack)
+        await self._listen_ssh(stack)
+        await self._listen_registration(stack)
+        await self._start_machines(stack)
+        await self._listen_api(stack)
+        self._ready = True
+        self.events.emit(
+            "CONTROLLER_STARTED", Level.INFO, "controller", f"Controller {self.identity.name} started."
+        )
+
+    # Steps
+
+    async def _open_stores(self, stack: contextlib.AsyncExitStack) -> None:
+        paths = self.identity.paths
+        log = await open_event_log(paths.events, self.reactor)
+        stack.push_async_callback(_awaited(log.close))
+        self.events = Events(log, self.reactor)
+        stack.push_async_callback(self.events.stop)
+        self.store = await open_sqlite_store(paths.store, self.reactor)
+        stack.push_async_callback(_awaited(self.store.close))
+
+    async def _load(self) -> None:
+        settings, identity, emit = self.settings, self.identity, self.events.emit
+        self.config = ConfigService(ConfigStore(self.store), self.reactor)
+        await self.config.load()
+        permits = Permits(
+            PermitRules(
+                settings.ssh.reverse_port,
+                permit_open=(("localhost", settings.control.port),),
+                networks=self._networks,
+            ),
+            PermitFiles(identity.paths.aviseuser_keys, identity.paths.known_hosts),
+            self.reactor,
+            in_thread=deferToThread,
+        )
+        tokens = Tokens(self.store, self.reactor, ttl_s=settings.registration.token_lifetime_s)
+        index = EngineIndex(prefix=settings.controller.loopback_prefix)
+        self.engines = Engines(self.store, self.reactor, emit, tokens, permits, index)
+        self.image_keys = ImageKeys(self.store, self.reactor)
+        await self.engines.load()
+        await self.image_keys.load()
+        self.commands = EngineCommands(self.engines)
+        self.config.listen(self._groups_changed)
+        self.engines.listen(self._record_changed)
+        # Controllers of the same cluster will log in as avictlruser; alone there is none.
+        write_public(identity.paths.avictlruser_keys, b"")
+
+    def _networks(self, group: str) -> tuple[str, ...]:
+        found = self.config.group(group)
+        return () if found is None else found.allowed_networks
+
+    def _groups_changed(self, configuration: Configuration) -> None:
+        self.engines.permits.update_all(self.engines.all())
+
+    def _make_sessions(self, stack: contextlib.AsyncExitStack) -> None:
+        settings, identity = self.settings, self.identity
+        control = settings.control
+        self.sessions = Sessions(
+            self.reactor,
+            About(identity.name, identity.cluster, software_version()),
+            Knowledge(
+                membership=lambda: CurrentList(identity.membership.number, identity.membership_document),
+                fence=lambda: self.config.fence,
+                quarantine=self._quarantine,
+            ),
+            SessionSettings(
+                heartbeat_interval_s=control.heartbeat_interval_s,
+                heartbeat_misses=control.heartbeat_misses,
+                report_interval_s=control.report_interval_s,
+                rtt_high_s=control.rtt_warning_ms / 1000,
+                rtt_clear_s=control.rtt_warning_ms / 1000 * 6 / 7,
+            ),
+        )
+        self.candidates = Candidates(self.engines, self.reactor)
+        self.engines.listen(self.candidates.record_changed)
+        self.sync = Sync(self.config, lambda: self.candidates, self._name_of, self.reactor, self.events.emit)
+        self.candidates.changed = self.sync.engines_changed
+        for listener in (self, self.candidates, self.sync, SessionEvents(self.events.emit, self._name_of)):
+            self.sessions.add_listener(listener)
+        self.sync.start()
+        stack.callback(self.sync.stop)
+        stack.callback(self.candidates.stop)
+        self.sessions.expect(record.uuid for record in self.engines.all() if record.connected_once)
+
+    def _name_of(self, se: SeId) -> str:
+        record = self.engines.find(se)
+        return se if record is None else record.name
+
+    async def _listen_ssh(self, stack: contextlib.AsyncExitStack) -> None:
+        settings = self.settings.ssh
+        services = ServiceTable()
+        services.register(CONTROL_SERVICE, self.settings.control.port, self.sessions.build)
+        reverse = ReverseListeners(self.reactor, self.reactor)
+        users = {"aviseuser": self.engines.permits.keys, "avictlruser": AuthorizedKeys()}
+        gate = GateLimits(
+            total=settings.max_unauthenticated, per_network=settings.max_unauthenticated_per_network
+        )
+        server = ServerSettings(gate=gate)
+        server = attrs.evolve(server, link=attrs.evolve(server.link, login_s=settings.auth_timeout_s))
+        self.ssh = SecureChannelServer(
+            self.identity.host_key,
+            Access(users, services, reverse),
+            self.reactor,
+            ChannelEvents(self.events.emit, self._name_of),
+            server,
+        )
+        self.engines.permits.start()
+        stack.push_async_callback(self.engines.permits.stop)
+        port = listen_plain(self.reactor, settings.port, settings.bind, "[ssh] port", self.ssh)
+        stack.push_async_callback(reverse.stop)
+        stack.callback(self.ssh.drop_all, "the controller stops")
+        stack.push_async_callback(_awaited(self.sessions.stop))
+        stack.push_async_callback(_awaited(port.stopListening))
+
+    async def _listen_registration(self, stack: contextlib.AsyncExitStack) -> None:
+        settings, identity = self.settings.registration, self.identity
+        enrolment = Enrolment(
+            identity.cluster, self.engines, self.image_keys, self.config.group, FailureBudget(self.reactor)
+        )
+        api = RegistrationApi(
+            enrolment, lambda: identity.membership_document, {CONTROL_SERVICE: self.settings.control.port}
+        )
+        site = BoundedSite(Router(api.routes(), self.reactor), self.reactor)
+        tls = node_context_factory(identity.paths.node_key.read_bytes(), identity.node_pem)
+        place = Place(settings.port, "[registration] port", settings.bind)
+        port = listen_tls(self.reactor, place, site, tls)
+        stack.push_async_callback(_awaited(port.stopListening))
+
+    async def _start_machines(self, stack: contextlib.AsyncExitStack) -> None:
+        identity = self.identity
+        sources = ImageSources(
+            identity.root,
+            identity.cluster,
+            lambda: identity.membership_document,
+            software_version(),
+            lambda: deferToThread(image_package),
+        )
+        self.images = Images(self.image_keys, sources, identity.paths.state / "images")
+        self.local = LocalCloud(
+            LocalSettings(base=identity.paths.local_cloud), self.reactor, self.reactor, self._end_data_plane
+        )
+        self.machines = Machines(self.engines, {"local": self.local}, self.images.cloud_file, self._meta)
+        await self.machines.start()
+        stack.push_async_callback(self.machines.stop)
+
+    def _meta(self, token: str) -> MetaInfo:
+        members = self.identity.membership.controllers
+        addresses = tuple(
+            f"[{address}]:{c.registration_port}" if ":" in address else f"{address}:{c.registration_port}"
+            for c in members
+            for address in c.addresses
+        )
+        return MetaInfo(cluster=self.identity.cluster, controllers=addresses, token=token)
+
+    def _end_data_plane(self, state: Path) -> Deferred[None]:
+        return deferToThread(stop_data_plane, state / "data-plane").addCallback(lambda _: None)
+
+    async def _listen_api(self, stack: contextlib.AsyncExitStack) -> None:
+        settings, identity = self.settings.api, self.identity
+        routes = self._routes()
+        thread = OwnThread(self.reactor, "logins")
+        stack.callback(thread.stop)
+        operators = Operators(identity.admin, self.reactor, thread, os.urandom(32), self._login_refused)
+        tls = api_context_factory(identity.paths.api_key.read_bytes(), identity.paths.api_pem.read_bytes())
+        site = BoundedSite(Router(routes, self.reactor, authenticate=operators.authenticate), self.reactor)
+        port = listen_tls(
+            self.reactor, Place(settings.port, "[api] port", settings.bind), site, tls, Limits()
+        )
+        stack.push_async_callback(_awaited(port.stopListening))
+        local = BoundedSite(Router(routes, self.reactor, authenticate=local_operator), self.reactor)
+        unix = listen_unix(self.reactor, identity.paths.api_socket, local)
+        stack.push_async_callback(_awaited(unix.stopListening))
+
+    def _routes(self) -> tuple[Route, ...]:
+        facts = EngineFacts(
+            is_attached=self.sessions.is_up,
+            in_sync=self.sync.in_sync,
+            rtt_s=self._rtt_s,
+            version=self._version,
+            software=self._software,
+        )
+        whole = Whole(
+            cluster=self.identity.cluster,
+            name=self.identity.name,
+            software=software_version(),
+            started_at=self.started_at,
+            membership=lambda: self.identity.membership.number,
+            engines=self.engines,
+            sessions=self.sessions,
+            config=self.config,
+            sync=self.sync,
+            not_ready=lambda: "" if self._ready else "it is starting",
+        )
+        table = (
+            *StatusApi(whole).routes(),
+            *EngineApi(self.commands, self.machines, facts, self._has_group).routes(),
+            *TokenApi(self.engines, self.events.emit, self._meta, self._has_group).routes(),
+            *ImageApi(self.images, self.engines, self._has_group).routes(),
+            *ConfigApi(self.config, self.sync, self.engines).routes(),
+            *event_routes(self.events, self.reactor),
+        )
+        return (*table, description_of(table))
+
+    # What the parts ask and tell
+
+    def _has_group(self, name: str) -> bool:
+        return self.config.group(name) is not None
+
+    def _rtt_s(self, se: SeId) -> float | None:
+        session = self.sessions.get(se)
+        return None if session is None else session.rtt.smoothed
+
+    def _software(self, se: SeId) -> str:
+        session = self.sessions.get(se)
+        return "" if session is None else session.hello.software
+
+    def _version(self, se: SeId) -> int | None:
+        progress = self.sync.progress(se)
+        return progress.wanted.version if progress is not None and progress.in_sync else None
+
+    def _login_refused(self, source: str, user: str) -> None:
+        self.events.emit(
+            "OPERATOR_LOGIN_REFUSED",
+            Level.WARNING,
+            source,
+            f"An operator login from {source} was refused.",
+            user=user[:64],
+        )
+
+    def attached(self, session: SeSession) -> None:
+        """An SE that has been here once may serve from now on, and needs its token and image no more."""
+        self._do(self.commands.connected(session.se), "noting that {se} connected", se=session.se)
+
+    def _quarantine(self, se: SeId, why: str) -> None:
+        self._do(self.commands.quarantine(se, why), "quarantining {se}", se=se)
+
+    def _do(self, work: Any, what: str, **facts: Any) -> None:
+        doing: Deferred[Any] = Deferred.fromCoroutine(work)
+        doing.addErrback(lambda f: _log.failure(what + " failed", f, **facts))
+
+    def _record_changed(self, before: SeRecord | None, after: SeRecord) -> None:
+        if after.lifecycle in {Lifecycle.QUARANTINED, Lifecycle.DELETED}:
+            word = after.lifecycle.lower()
+            self.sessions.close(after.uuid, word, f"this service engine is {word}")
+            self.ssh.drop(after.uuid)
+            if after.lifecycle is Lifecycle.DELETED:
+                self.sessions.forget(after.uuid)
+        elif before is not None and before.lifecycle is Lifecycle.QUARANTINED:
+            self.sessions.pardon(after.uuid)
+
+
+def description_of(table: tuple[Route, ...]) -> Route:
+    """``GET /api/openapi.json``, made from the table it describes."""
+    document = openapi(table, INFO)
+
+    async def describe(request: Any) -> Any:
+        return Response(body=document)
+
+    return Route(method="GET", path="/api/openapi.json", handler=describe, summary="This API, described.")
+
+
+def listen_plain(reactor: Any, port: int, interface: str, setting: str, factory: Any) -> Any:
+    """A TCP port without TLS; ``PortTakenError`` names who holds it."""
+    try:
+        return reactor.listenTCP(port, factory, backlog=BACKLOG, interface=interface)
+    except CannotListenError as why:
+        if getattr(why.socketError, "errno", None) == errno.EADDRINUSE:
+            raise port_taken(port, interface, setting) from why
+        raise CannotBindError(
+            address=interface or "any address", port=port, setting=setting, detail=str(why.socketError)
+        ) from why
+
+
+def _awaited(call: Callable[[], Any]) -> Callable[[], Awaitable[Any]]:
+    """A call whose result may be a Deferred or None, as a coroutine function for the exit stack."""
+
+    async def run() -> Any:
+        result = call()
+        return await result if isinstance(result, Deferred) else result
+
+    return run

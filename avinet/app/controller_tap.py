@@ -1,0 +1,58 @@
+"""``twistd avicontroller``: options, identity, and the service."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.python import usage
+
+from avinet.app.controller import Controller, facts_of
+from avinet.app.role import RoleService, own_pid_file
+from avinet.app.settings import ControllerSettings, load_controller_settings
+from avinet.errors import AvinetError
+from avinet.trust.node import ControllerIdentity, ControllerPaths
+
+TITLE = "avinet controller"
+
+
+class Options(usage.Options):
+    """The controller's command line."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "Runs a controller of an avinet cluster. The first start makes its keys and documents in the state "
+        "folder, as `avinet init` does. Settings: see etc/controller.toml."
+    )
+    optParameters = [  # noqa: RUF012 - as twisted.python.usage wants it
+        ["state", None, "/var/lib/avinet/controller", "Folder of everything this controller keeps."],
+        ["config", None, None, "Settings file (TOML). Without one every setting has its default."],
+    ]
+
+    def postOptions(self) -> None:
+        """Check the settings before anything else happens."""
+        try:
+            self.settings: ControllerSettings = load_controller_settings(
+                Path(self["config"]) if self["config"] else None
+            )
+        except AvinetError as why:
+            raise usage.UsageError(str(why)) from why
+        self.state = Path(self["state"]).absolute()
+        own_pid_file(self, ControllerPaths(self.state).pid)
+        try:
+            self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as why:
+            raise usage.UsageError(f"cannot make the state folder {self.state}: {why.strerror}") from why
+
+
+def makeService(options: Options) -> IService:
+    """The controller as a service that twistd runs."""
+    from twisted.internet import reactor
+
+    any_reactor: Any = reactor
+
+    async def start(stack: contextlib.AsyncExitStack) -> None:
+        identity = ControllerIdentity.init(options.state, facts_of(options.settings))
+        await Controller(any_reactor, options.settings, identity).start(stack)
+
+    return RoleService(TITLE, any_reactor, any_reactor, start)

@@ -1,0 +1,192 @@
+"""The demo's processes: controller, service engines and servers as children of this one, Envoys beside them.
+
+Every child is started again when it dies (unless told otherwise), ends with this process however that ends, and
+writes to a log of its own.  Envoys outlive their agents by design, so the end of a demo ends each by name.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+import msgspec
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+
+from avinet.app.cli.client import Client
+from avinet.app.demo.plan import BACKENDS, DemoPlan
+from avinet.cloud.child import Child, Command, RotatingLog
+from avinet.dataplane.envoy import stop_data_plane
+from avinet.errors import AvinetError, Kind, error
+from avinet.trust.files import private_dir, write_private
+from avinet.trust.node import ControllerPaths
+from avinet.wire.registration import MetaInfo
+
+READY_TIMEOUT_S = 60.0
+"""A controller starts in 2 s on an idle machine."""
+IN_SYNC_TIMEOUT_S = 120.0
+"""Enrolment, Envoy's start and the first health checks take 5 s on an idle machine."""
+POLL_S = 0.1
+LOG_TAIL_CHARS = 1500
+
+
+@error
+class DemoFailedError(AvinetError):
+    """The demo did not come up: {what}. Logs are in {folder}. {tail}"""
+
+    kind: ClassVar[Kind] = Kind.TIMEOUT
+    what: str
+    folder: Path
+    tail: str
+
+
+@attrs.define(eq=False)
+class Stage:
+    """Starts and stops all of a demo."""
+
+    reactor: Any
+    plan: DemoPlan
+    restart: bool = True
+    children: dict[str, Child] = attrs.field(factory=dict, init=False)
+    died: list[str] = attrs.field(factory=list, init=False)
+    """Who ended unasked, and how."""
+
+    @property
+    def client(self) -> Client:
+        """The operator API over the controller's socket."""
+        return Client.unix(ControllerPaths(self.plan.controller_state).api_socket)
+
+    async def raise_all(self, say: Callable[[str], None]) -> None:
+        """From nothing to a virtual service in force on every SE."""
+        plan = self.plan
+        private_dir(plan.folder)
+        write_private(plan.settings("controller"), plan.controller_settings().encode())
+        write_private(plan.settings("se"), plan.engine_settings().encode())
+        for name, port in zip(BACKENDS, plan.ports.backends, strict=True):
+            self._run(name, sys.executable, "-m", "avinet.app.demo.backend", name, str(port))
+        say("starting the controller")
+        self._run(
+            plan.controller,
+            *self._twistd("avicontroller"),
+            *("--state", str(plan.controller_state), "--config", str(plan.settings("controller"))),
+        )
+        await self._until(self._ready, "the controller", READY_TIMEOUT_S)
+        say("building the SE image")
+        await deferToThread(self._build_image)
+        for name in plan.engines:
+            say(f"creating {name}")
+            await deferToThread(self._create_engine, name)
+            self._run_engine(name)
+        say("applying the configuration")
+        await deferToThread(self._apply)
+        say("waiting until every SE has it in force")
+        await self._until(self.in_sync, "the service engines", IN_SYNC_TIMEOUT_S)
+
+    def _twistd(self, role: str) -> tuple[str, ...]:
+        return (
+            sys.executable,
+            "-c",
+            "import sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()",
+            "--nodaemon",
+            role,
+        )
+
+    def _run_engine(self, name: str) -> None:
+        plan = self.plan
+        self._run(
+            name,
+            *self._twistd("avise"),
+            *("--state", str(plan.engine_state(name)), "--config", str(plan.settings("se"))),
+            *("--image", str(plan.image), "--meta-info", str(plan.meta_info(name))),
+        )
+
+    def _run(self, name: str, *arguments: str) -> None:
+        child = Child(
+            name,
+            Command(arguments, self.plan.folder, dict(os.environ)),
+            RotatingLog(self.plan.folder / f"{name}.log"),
+            self.reactor,
+            self.reactor,
+            on_exit=lambda how: self._ended(name, how),
+            restart=self.restart,
+        )
+        self.children[name] = child
+        child.start()
+
+    def _ended(self, name: str, how: str) -> None:
+        self.died.append(f"{name}: {how}")
+
+    # Steps of raise_all; these block, and run in threads
+
+    def _ready(self) -> bool:
+        return bool(self.client.get("/readyz").get("status") == "ok")
+
+    def _build_image(self) -> None:
+        with open(self.plan.image, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:
+            self.client.download("/api/image", {}, out)
+
+    def _create_engine(self, name: str) -> None:
+        made = self.client.post("/api/serviceengine", {"name": name, "cloud": "manual"})
+        meta = msgspec.convert(made["meta_info"], MetaInfo)
+        write_private(self.plan.meta_info(name), msgspec.json.encode(meta))
+
+    def _apply(self) -> None:
+        self.client.post(
+            "/api/config", raw=self.plan.configuration().encode(), content_type="application/yaml"
+        )
+
+    def engine_rows(self) -> list[dict[str, Any]]:
+        """``se list``, in the demo's order."""
+        rows = {row["name"]: row for row in self.client.get("/api/serviceengine")["results"]}
+        return [rows[name] for name in self.plan.engines if name in rows]
+
+    def in_sync(self) -> bool:
+        """Whether every SE is UP with what it should have."""
+        rows = self.engine_rows()
+        return len(rows) == len(self.plan.engines) and all(
+            row["state"] == "UP" and row["in_sync"] and row.get("version") for row in rows
+        )
+
+    # Waiting and ending
+
+    async def _until(self, what: Callable[[], bool], who: str, limit_s: float) -> None:
+        end = self.reactor.seconds() + limit_s
+        while True:
+            try:
+                if await deferToThread(what):
+                    return
+            except AvinetError as why:
+                last = str(why)
+            else:
+                last = "not yet"
+            if self.died and not self.restart:
+                raise DemoFailedError(what=self.died[-1], folder=self.plan.folder, tail=self._tail())
+            if self.reactor.seconds() > end:
+                raise DemoFailedError(
+                    what=f"{who} took over {limit_s:.0f} s ({last})",
+                    folder=self.plan.folder,
+                    tail=self._tail(),
+                )
+            await deferLater(self.reactor, POLL_S)
+
+    def _tail(self) -> str:
+        """The end of the log of whoever died last, or of the controller."""
+        name = self.died[-1].split(":")[0] if self.died else self.plan.controller
+        try:
+            return f"\n--- {name}.log\n" + (self.plan.folder / f"{name}.log").read_text()[-LOG_TAIL_CHARS:]
+        except OSError:
+            return ""
+
+    def stop_all(self) -> Deferred[None]:
+        """Agents and their Envoys first, then the rest; fires when all are gone."""
+        return Deferred.fromCoroutine(self._stop_all())
+
+    async def _stop_all(self) -> None:
+        engines = [self.children[name] for name in self.plan.engines if name in self.children]
+        await gatherResults([child.stop() for child in engines])
+        for name in self.plan.engines:
+            await deferToThread(stop_data_plane, self.plan.engine_state(name) / "data-plane")
+        await gatherResults([child.stop() for child in self.children.values()])

@@ -1,0 +1,204 @@
+"""A service engine, put together: enrolled once, then data plane, command server and uplinks, in that order."""
+
+import contextlib
+import random
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+from twisted.internet.threads import deferToThread
+from twisted.logger import Logger
+
+from avinet.app.settings import SeSettings
+from avinet.app.software import software_version
+from avinet.dataplane.envoy import EnvoyDataPlane
+from avinet.dataplane.envoy_settings import EnvoySettings
+from avinet.errors import AvinetError
+from avinet.model.events import Level
+from avinet.model.ids import BootId, new_boot_id
+from avinet.se.applier import Applier
+from avinet.se.backoff import BackoffSettings
+from avinet.se.config_files import ConfigFiles
+from avinet.se.first_boot import FirstBoot
+from avinet.se.identity import SeIdentity
+from avinet.se.registration_client import RegistrationClient
+from avinet.se.session import SeParts
+from avinet.se.uplink import Place
+from avinet.se.uplinks import Uplinks, reach_through
+from avinet.ssh.commands import CommandServer
+from avinet.ssh.process import CommandPolicy, Use
+from avinet.wire.messages import (
+    CONTROL_PORT,
+    CONTROL_SERVICE,
+    OLDEST_PROTOCOL_VERSION,
+    PROTOCOL_VERSION,
+    Hello,
+    Message,
+    Notice,
+)
+from avinet.wire.registration import EnrolmentAnswer
+
+SHOWN_COMMAND = 200
+"""Characters of a command in an event's sentence; the facts have more."""
+
+_log = Logger()
+
+
+def envoy_settings(settings: SeSettings) -> EnvoySettings:
+    """The operator's choices over the defaults."""
+    chosen = settings.data_plane
+    made = EnvoySettings(
+        binary=Path(chosen.binary) if chosen.binary else None,
+        drain_s=chosen.drain_s,
+        max_connections=chosen.max_connections,
+    )
+    return attrs.evolve(made, concurrency=chosen.concurrency) if chosen.concurrency else made
+
+
+@attrs.define(eq=False)
+class Engine:
+    """One service engine.  ``start`` gets an exit stack for what undoes each step."""
+
+    reactor: Any
+    settings: SeSettings
+    first_boot: FirstBoot
+    boot: BootId = attrs.field(factory=new_boot_id, init=False)
+    applier: Applier = attrs.field(init=False)
+    uplinks: Uplinks = attrs.field(init=False)
+    data_plane: EnvoyDataPlane = attrs.field(init=False)
+
+    async def start(self, stack: contextlib.AsyncExitStack) -> None:
+        """Traffic first: what was configured last serves before any controller is reached."""
+        state = self.first_boot.paths.state
+        stack.callback(self.first_boot.lock.release)
+        self.data_plane = EnvoyDataPlane(
+            self.reactor,
+            folder=state / "data-plane",
+            settings=envoy_settings(self.settings),
+            in_thread=deferToThread,
+        )
+        self.applier = Applier(
+            self.data_plane,
+            ConfigFiles(state / "config"),
+            self.reactor,
+            announce=self._announce,
+            in_thread=deferToThread,
+        )
+        enrolled = self.first_boot.enrolled
+        if enrolled is None:
+            enrolled = await self.first_boot.enrol(self._registration_client("strict"), self.reactor)
+        await self.applier.start()
+        stack.push_async_callback(self._stop_applier)
+        self._make_uplinks(enrolled, stack)
+
+    def _registration_client(self, dates: str) -> Any:
+        return lambda members: RegistrationClient(
+            self.reactor, self.reactor, partial(members.tls_options, dates=dates)
+        )
+
+    def _make_uplinks(self, enrolled: EnrolmentAnswer, stack: contextlib.AsyncExitStack) -> None:
+        identity = SeIdentity.load_or_create(self.first_boot.paths)
+        members = self.first_boot.members
+        choices = self.settings.commands
+        commands = CommandServer(
+            identity.host_key,
+            lambda: [controller.id_se for controller in members.current.controllers],
+            self.reactor,
+            self._command_used,
+            CommandPolicy(
+                exec_allowed=choices.exec,
+                interactive_allowed=choices.interactive,
+                time_limit_s=choices.time_limit_s,
+                sessions=choices.max_sessions,
+            ),
+        )
+        stack.callback(commands.stop)
+        # Once enrolled, dates only warn: the SE's own clock must never cost it its controllers.
+        client = self._registration_client("warn")(members)
+        self.uplinks = Uplinks(
+            Place(
+                enrolled.loopback,
+                enrolled.services.get(CONTROL_SERVICE, CONTROL_PORT),
+                lambda: commands.buildProtocol(None),
+            ),
+            SeParts(
+                enrolled.cluster,
+                partial(self._hello, enrolled),
+                self.applier,
+                self.applier.report,
+                self._listed,
+            ),
+            reach_through(self.reactor, identity.se_key, lambda: members.refresh(client).addCallback(lambda newer: None)),
+            self.reactor,
+            random.SystemRandom().random,
+            BackoffSettings(self.settings.uplink.backoff_base_s, self.settings.uplink.backoff_cap_s),
+        )
+        members.listen(self.uplinks.update)
+        self.uplinks.start(members.current)
+        stack.push_async_callback(self._stop_uplinks)
+
+    def _hello(self, enrolled: EnrolmentAnswer) -> Hello:
+        return Hello(
+            se=enrolled.se,
+            boot=self.boot,
+            protocol=PROTOCOL_VERSION,
+            oldest_protocol=OLDEST_PROTOCOL_VERSION,
+            software=software_version(),
+            fence=self.applier.fence,
+            version=self.applier.version,
+            hash=self.applier.hash,
+            membership=self.first_boot.members.current.number,
+            data_plane=self.data_plane.description,
+        )
+
+    def _announce(self, message: Message) -> None:
+        self.uplinks.broadcast(message)
+
+    def _listed(self, document: str) -> None:
+        try:
+            self.first_boot.members.take(document)
+        except AvinetError as why:
+            _log.error("a membership list was refused: {why}", why=str(why))
+            self.uplinks.notify(
+                Notice(
+                    code="MEMBERSHIP_REFUSED",
+                    level=Level.ERROR,
+                    text=f"a membership list was refused: {why}",
+                    at=self.reactor.seconds(),
+                )
+            )
+
+    def _command_used(self, use: Use) -> None:
+        _log.info(
+            "{kind} by {fingerprint}: {command!r} ended with {status} after {seconds:.1f} s",
+            kind=use.kind,
+            fingerprint=use.fingerprint,
+            command=use.command,
+            status=use.exit_status,
+            seconds=use.seconds,
+        )
+        refused = use.kind == "refused"
+        did = "was refused" if refused else f"ended with status {use.exit_status} after {use.seconds:.1f} s"
+        self.uplinks.notify(
+            Notice(
+                code="COMMAND_REFUSED" if refused else "COMMAND",
+                level=Level.WARNING if refused else Level.INFO,
+                text=f"{use.command[:SHOWN_COMMAND] or 'a shell'!r} {did}",
+                at=self.reactor.seconds(),
+                facts={
+                    "kind": use.kind,
+                    "command": use.command,
+                    "fingerprint": use.fingerprint,
+                    "exit_status": use.exit_status,
+                    "seconds": round(use.seconds, 3),
+                    "terminal": use.pty,
+                },
+            )
+        )
+
+    async def _stop_applier(self) -> None:
+        await self.applier.stop()
+
+    async def _stop_uplinks(self) -> None:
+        await self.uplinks.stop()

@@ -1,0 +1,61 @@
+"""``twistd avise``: options, the state folder, and the service."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.python import usage
+
+from avinet.app.engine import Engine
+from avinet.app.role import RoleService, own_pid_file
+from avinet.app.settings import SeSettings, load_se_settings
+from avinet.errors import AvinetError
+from avinet.se.first_boot import FirstBoot
+
+TITLE = "avinet service engine"
+PID_FILE = "se.pid"
+
+
+class Options(usage.Options):
+    """The service engine's command line."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "Runs a service engine. The first start needs --image and --meta-info (see `avinet image build` and "
+        "`avinet se token create`); once enrolled neither is looked at. Settings: see etc/se.toml."
+    )
+    optParameters = [  # noqa: RUF012 - as twisted.python.usage wants it
+        ["state", None, "/var/lib/avinet/se", "Folder of everything this service engine keeps."],
+        ["image", None, None, "The SE image to enrol from."],
+        ["meta-info", None, None, "What this SE was told at its creation: controllers, cluster, token."],
+        ["config", None, None, "Settings file (TOML). Without one every setting has its default."],
+    ]
+
+    def postOptions(self) -> None:
+        """Check the settings before anything else happens."""
+        try:
+            self.settings: SeSettings = load_se_settings(Path(self["config"]) if self["config"] else None)
+        except AvinetError as why:
+            raise usage.UsageError(str(why)) from why
+        self.state = Path(self["state"]).absolute()
+        self.image = Path(self["image"]).absolute() if self["image"] else None
+        self.meta_info = Path(self["meta-info"]).absolute() if self["meta-info"] else None
+        own_pid_file(self, self.state / PID_FILE)
+        try:
+            self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as why:
+            raise usage.UsageError(f"cannot make the state folder {self.state}: {why.strerror}") from why
+
+
+def makeService(options: Options) -> IService:
+    """The service engine as a service that twistd runs."""
+    from twisted.internet import reactor
+
+    any_reactor: Any = reactor
+
+    async def start(stack: contextlib.AsyncExitStack) -> None:
+        first_boot = FirstBoot.begin(options.state, options.image, options.meta_info)
+        await Engine(any_reactor, options.settings, first_boot).start(stack)
+
+    return RoleService(TITLE, any_reactor, any_reactor, start)
