@@ -129,7 +129,9 @@ class Engine:
                 self.applier.report,
                 self._listed,
             ),
-            reach_through(self.reactor, identity.se_key, lambda: members.refresh(client).addCallback(lambda newer: None)),
+            reach_through(
+                self.reactor, identity.se_key, lambda: members.refresh(client).addCallback(lambda newer: None)
+            ),
             self.reactor,
             random.SystemRandom().random,
             BackoffSettings(self.settings.uplink.backoff_base_s, self.settings.uplink.backoff_cap_s),

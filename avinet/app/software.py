@@ -1,4 +1,4 @@
-"""Which avinet this is."""
+"""Which release this is."""
 
 from importlib.metadata import PackageNotFoundError, version
 
