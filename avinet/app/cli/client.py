@@ -1,0 +1,238 @@
+"""A blocking client of the operator API, for the command line and for threads.
+
+Over the controller's UNIX socket, where the file's permissions are the login, or over TLS with a user's password.
+Each call has a connection of its own, so one ``Client`` may be used by several threads.  Whatever goes wrong is an
+``AvinetError``: a problem document becomes ``RefusedError`` with the controller's own sentence.
+"""
+
+import base64
+import contextlib
+import http.client
+import json
+import os
+import socket
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+from urllib.parse import quote, urlencode, urlsplit
+
+import attrs
+
+from avinet.app.cli.errors import (
+    ConnectionLostError,
+    ControllerUnreachableError,
+    ControllerUntrustedError,
+    NoAnswerError,
+    RefusedError,
+    StrangeAnswerError,
+    UsageError,
+    phrase_of,
+)
+from avinet.units import MIB
+
+TIMEOUT_S = 150.0
+"""More than the slowest route takes (creating a machine, 120 s), so that the controller's own error is what is seen."""
+STREAM_TIMEOUT_S = 45.0
+"""Three heartbeats of the event stream: a controller silent for longer is gone."""
+MAX_ANSWER_BYTES = 256 * MIB
+"""A list of 10,000 SEs is 8 MiB."""
+CHUNK_BYTES = 64 * 1024
+JSON_TYPE = "application/json"
+MAX_EVENT_LINE_BYTES = MIB
+"""An event is about a KiB."""
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(os.fspath(self._path))
+
+
+@attrs.frozen
+class _Ask:
+    """One request."""
+
+    method: str
+    target: str
+    data: bytes | None = attrs.field(default=None, repr=False)
+    content_type: str | None = None
+    timeout_s: float | None = None
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class Client:
+    """The operator API at one place."""
+
+    place: str
+    """For errors: the socket's path, or the URL."""
+    _connect: Callable[[float], http.client.HTTPConnection] = attrs.field(repr=False)
+    _headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    timeout_s: float = TIMEOUT_S
+
+    @classmethod
+    def unix(cls, path: Path | str) -> Self:
+        """Over ``STATE/api.sock``."""
+        socket_path = Path(path)
+        return cls(str(socket_path), lambda timeout_s: _UnixConnection(socket_path, timeout_s))
+
+    @classmethod
+    def tls(
+        cls, url: str, ca: Path | str | None = None, user: str | None = None, password: str | None = None
+    ) -> Self:
+        """Over TLS; without ``ca``, the system's certificates are trusted."""
+        parts = urlsplit(url)
+        try:
+            port = parts.port or 443
+        except ValueError as why:
+            raise UsageError(what=f"{url} is no URL: {why}") from why
+        if parts.scheme != "https" or not parts.hostname or parts.path not in {"", "/"}:
+            raise UsageError(what=f"{url} is not like https://controller.example:443")
+        host = parts.hostname
+        try:
+            context = ssl.create_default_context(cafile=None if ca is None else os.fspath(ca))
+        except (OSError, ssl.SSLError) as why:
+            raise UsageError(what=f"the certificate file {ca} does not read: {why}") from why
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        headers = {}
+        if user is not None:
+            login = base64.b64encode(f"{user}:{password or ''}".encode()).decode()
+            headers["Authorization"] = f"Basic {login}"
+        return cls(
+            url,
+            lambda timeout_s: http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context),
+            headers,
+        )
+
+    def get(
+        self, path: str, query: Mapping[str, Any] | None = None, *, timeout_s: float | None = None
+    ) -> Any:
+        """The decoded JSON answer."""
+        return self._json(_Ask("GET", _target(path, query), timeout_s=timeout_s))
+
+    def post(
+        self,
+        path: str,
+        body: Any = None,
+        *,
+        raw: bytes | None = None,
+        content_type: str = JSON_TYPE,
+        query: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Send ``body`` as JSON, or ``raw`` as it is."""
+        data = raw if raw is not None else json.dumps({} if body is None else body).encode()
+        return self._json(_Ask("POST", _target(path, query), data, content_type))
+
+    def delete(self, path: str) -> Any:
+        """Delete what is there."""
+        return self._json(_Ask("DELETE", path))
+
+    def download(self, path: str, body: Any, out: BinaryIO) -> Mapping[str, str]:
+        """POST ``body`` and write the answer's bytes to ``out``; the answer's header fields, in lower case."""
+        with self._asked(_Ask("POST", path, json.dumps(body).encode(), JSON_TYPE)) as answer:
+            expected = answer.getheader("Content-Length")
+            written = 0
+            while chunk := answer.read(CHUNK_BYTES):
+                out.write(chunk)
+                written += len(chunk)
+            if expected is not None and written != int(expected):
+                raise ConnectionLostError(place=self.place, why=f"{written} of {expected} bytes came")
+            return {name.lower(): value for name, value in answer.getheaders()}
+
+    def stream_events(self, after: int | None = None) -> Iterator[dict[str, Any]]:
+        """Events as they happen: those after id ``after``, or from now on.  Ends only by an error."""
+        extra = {"Accept": "text/event-stream"}
+        if after is not None:
+            extra["Last-Event-ID"] = str(after)
+        with self._asked(_Ask("GET", "/api/events", timeout_s=STREAM_TIMEOUT_S, headers=extra)) as answer:
+            data: list[bytes] = []
+            while line := answer.readline(MAX_EVENT_LINE_BYTES):
+                text = line.rstrip(b"\r\n")
+                if not text and data:
+                    yield self._decoded(b"\n".join(data))
+                    data = []
+                elif text.startswith(b"data:"):
+                    data.append(text[5:].removeprefix(b" "))
+            raise ConnectionLostError(place=self.place, why="the controller closed the stream")
+
+    def _json(self, ask: _Ask) -> Any:
+        with self._asked(ask) as answer:
+            text = answer.read(MAX_ANSWER_BYTES + 1)
+            if len(text) > MAX_ANSWER_BYTES:
+                raise StrangeAnswerError(place=self.place, why=f"it is over {MAX_ANSWER_BYTES} bytes")
+            return self._decoded(text) if text else None
+
+    def _decoded(self, text: bytes) -> Any:
+        try:
+            return json.loads(text)
+        except ValueError as why:
+            raise StrangeAnswerError(place=self.place, why="what came is not JSON") from why
+
+    @contextlib.contextmanager
+    def _asked(self, ask: _Ask) -> Iterator[http.client.HTTPResponse]:
+        """Ask, and give the successful answer; whatever fails meanwhile becomes an ``AvinetError``."""
+        limit = self.timeout_s if ask.timeout_s is None else ask.timeout_s
+        headers = {"Accept": JSON_TYPE, **self._headers, **ask.headers}
+        if ask.content_type is not None:
+            headers["Content-Type"] = ask.content_type
+        connection = self._connect(limit)
+        try:
+            self._open(connection)
+            with contextlib.suppress(BrokenPipeError):  # refused before all of it was read: see the answer
+                connection.request(ask.method, ask.target, ask.data, headers)
+            answer = connection.getresponse()
+            if answer.status >= 300:
+                raise self._refused(answer)
+            yield answer
+        except TimeoutError as why:
+            raise NoAnswerError(place=self.place, limit_s=limit) from why
+        except (http.client.IncompleteRead, http.client.RemoteDisconnected, ConnectionError) as why:
+            raise ConnectionLostError(place=self.place, why=str(why) or type(why).__name__) from why
+        except (http.client.HTTPException, ssl.SSLError) as why:
+            raise StrangeAnswerError(place=self.place, why=str(why) or type(why).__name__) from why
+        finally:
+            connection.close()
+
+    def _open(self, connection: http.client.HTTPConnection) -> None:
+        try:
+            connection.connect()
+        except ssl.SSLCertVerificationError as why:
+            raise ControllerUntrustedError(place=self.place, why=why.verify_message) from why
+        except ssl.SSLError as why:
+            raise StrangeAnswerError(place=self.place, why=why.reason or "it does not speak TLS") from why
+        except TimeoutError as why:
+            raise ControllerUnreachableError(place=self.place, why="it does not accept connections") from why
+        except OSError as why:
+            raise ControllerUnreachableError(place=self.place, why=why.strerror or str(why)) from why
+
+    def _refused(self, answer: http.client.HTTPResponse) -> RefusedError:
+        text = answer.read(MIB)
+        try:
+            problem = json.loads(text)
+        except ValueError:
+            problem = {}
+        if not isinstance(problem, dict):
+            problem = {}
+        detail = problem.get("detail") or f"{self.place} answered {phrase_of(answer.status)}."
+        return RefusedError(
+            detail=str(detail),
+            status=answer.status,
+            said_reason=str(problem.get("reason", "")),
+            facts=problem,
+        )
+
+
+def path_to(*parts: str) -> str:
+    """``/api/pool/a%20name``."""
+    return "/api/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def _target(path: str, query: Mapping[str, Any] | None) -> str:
+    given = {name: value for name, value in (query or {}).items() if value is not None}
+    return f"{path}?{urlencode(given)}" if given else path

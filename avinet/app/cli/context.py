@@ -1,0 +1,143 @@
+"""What every command has: where the controller is, whether JSON is wanted, and how its errors end the process.
+
+``--json`` is an option of every group and command, so it may stand anywhere on the line.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import attrs
+import click
+
+from avinet.app.cli.client import Client
+from avinet.app.cli.errors import FAILED, INTERRUPTED, RefusedError, UsageError, exit_status
+from avinet.errors import AvinetError
+from avinet.trust.files import read_private
+from avinet.trust.node import ControllerPaths
+
+DEFAULT_STATE = Path("/var/lib/avinet/controller")
+"""Where the systemd unit keeps a controller's state."""
+MAX_SHOWN_PROBLEMS = 20
+
+
+@attrs.define
+class Place:
+    """Which controller the command is about; ``--state`` unless ``--api`` names another machine's."""
+
+    state: Path = DEFAULT_STATE
+    api: str | None = None
+    ca: Path | None = None
+    user: str | None = None
+    password_file: Path | None = None
+    json: bool = False
+
+    def client(self) -> Client:
+        """The API, by UNIX socket or TLS."""
+        if self.api is None:
+            return Client.unix(ControllerPaths(self.state).api_socket)
+        password = None
+        if self.password_file is not None:
+            password = read_private(self.password_file).decode("utf-8", "replace").strip()
+        elif self.user is not None:
+            password = os.environ.get("AVINET_PASSWORD")
+            if password is None:
+                raise UsageError(what="--user needs --password-file FILE (or AVINET_PASSWORD)")
+        return Client.tls(self.api, self.ca, self.user, password)
+
+    def local_state(self, what: str) -> ControllerPaths:
+        """The controller's own files, which ``what`` needs."""
+        if self.api is not None:
+            raise UsageError(what=f"{what} works on the controller's machine: use --state, not --api")
+        return ControllerPaths(self.state)
+
+
+place = click.make_pass_decorator(Place, ensure=True)
+
+
+def _json_option() -> click.Option:
+    def chosen(context: click.Context, option: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's
+        if value:
+            context.ensure_object(Place).json = True
+
+    return click.Option(
+        ["--json"], is_flag=True, expose_value=False, callback=chosen, help="Answer in JSON, for programs."
+    )
+
+
+class Command(click.Command):
+    """A command with ``--json``, whose help keeps its examples as they are written."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(_json_option())
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = Command
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(_json_option())
+
+
+class Root(Group):
+    """The program: whatever goes wrong below it is one or two lines on stderr and an exit status."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command line and exit; click's own signature."""
+        if not kwargs.get("standalone_mode", True):
+            return super().main(*args, **kwargs)
+        kwargs["standalone_mode"] = False
+        try:
+            status = super().main(*args, **kwargs)
+            sys.stdout.flush()
+        except click.ClickException as failure:
+            failure.show()
+            sys.exit(failure.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            click.echo("avinet: interrupted", err=True)
+            sys.exit(INTERRUPTED)
+        except AvinetError as failure:
+            _end(lines_of(failure), exit_status(failure))
+        except BrokenPipeError:
+            # Whoever read our output has gone, as in `... | head`; nothing more may be written, not even at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            sys.exit(FAILED)
+        except OSError as failure:
+            _end([f"{failure.strerror or failure}: {failure.filename or 'no file'}"], FAILED)
+        except Exception as failure:
+            if os.environ.get("AVINET_DEBUG"):
+                raise
+            hint = "This is a defect of avinet; AVINET_DEBUG=1 shows where."
+            _end([f"{type(failure).__name__}: {failure}", hint], FAILED)
+        else:
+            sys.exit(status if isinstance(status, int) else 0)
+
+
+def lines_of(failure: AvinetError) -> list[str]:
+    """What a person reads about ``failure``."""
+    lines = [line.strip() for line in str(failure).splitlines()] or [failure.reason]
+    if isinstance(failure, RefusedError) and failure.reason == "unauthenticated":
+        lines.append("Name a user with --user and a file that holds the password with --password-file.")
+    return lines[: MAX_SHOWN_PROBLEMS + 1]
+
+
+def _end(lines: list[str], status: int) -> NoReturn:
+    for number, line in enumerate(lines):
+        click.echo(f"avinet: {line}" if number == 0 else f"  {line}", err=True)
+    sys.exit(status)
+
+
+def examples(*lines: str) -> Callable[[Any], Any]:
+    """Add examples to a command's help, each on a line of its own."""
+
+    def add(command: click.Command) -> click.Command:
+        command.epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+        return command
+
+    return add

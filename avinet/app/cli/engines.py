@@ -1,0 +1,178 @@
+"""``avinet se``: service engines, from creation to deletion."""
+
+from typing import Any
+
+import click
+
+from avinet.app.cli.client import Client, path_to
+from avinet.app.cli.context import Group, Place, examples, place
+from avinet.app.cli.meta_info import meta_info_option, show_meta_info
+from avinet.app.cli.output import milliseconds, moment, print_facts, print_json, print_table
+from avinet.app.cli.remote import shell_commands
+from avinet.app.cli.stopping import stop
+from avinet.app.cli.tokens import tokens
+
+BASE = "serviceengine"
+DEFAULT_GROUP = "Default-Group"
+
+
+@click.group("se", cls=Group)
+def engines() -> None:
+    """Service engines: create, watch, approve, reach and delete them."""
+
+
+engines.add_command(tokens)
+engines.add_command(stop)
+for _shell in shell_commands():
+    engines.add_command(_shell)
+
+
+@examples(
+    "avinet se create --name se-1 --cloud local       # started on this machine",
+    "avinet se create --name se-9 --out se-9.json     # by hand: prints what to run on the machine",
+)
+@engines.command()
+@click.option("--name", required=True, help="What the service engine is called.")
+@click.option("--group", default=DEFAULT_GROUP, show_default=True, help="Its service engine group.")
+@click.option(
+    "--cloud",
+    default="manual",
+    show_default=True,
+    help="What makes the machine: local (processes on the controller's machine) or manual (you).",
+)
+@meta_info_option
+@place
+def create(where: Place, name: str, group: str, cloud: str, out: str | None) -> None:
+    """Create a service engine, and its machine unless that is made by hand."""
+    made = where.client().post(path_to(BASE), {"name": name, "group": group, "cloud": cloud})
+    engine, meta = made["engine"], made.get("meta_info")
+    if where.json:
+        print_json(made if out is None else {"engine": engine})
+    else:
+        click.echo(f"Service engine {engine['name']} was created: {engine['uuid']}, {engine['loopback']}.")
+    if meta is not None:
+        show_meta_info(meta, out, quiet=where.json)
+
+
+@engines.command("list")
+@click.option("--name", help="Only the one of this name.")
+@click.option("--group", help="Only those of this group.")
+@click.option("--state", help="Only those in this state: UP, DOWN, PENDING, ...")
+@place
+def list_all(where: Place, name: str | None, group: str | None, state: str | None) -> None:
+    """Every service engine with its state."""
+    query = {"name": name, "group": group, "state": state.upper() if state else None}
+    answer = where.client().get(path_to(BASE), query)
+    if where.json:
+        print_json(answer)
+        return
+    print_table(
+        ("name", "state", "in sync", "group", "loopback", "rtt", "config", "software", "uuid"),
+        (
+            (
+                row["name"],
+                row["state"],
+                row["in_sync"],
+                row["group"],
+                row["loopback"],
+                milliseconds(row.get("rtt_ms")),
+                row.get("version"),
+                row.get("software"),
+                row["uuid"],
+            )
+            for row in answer["results"]
+        ),
+        empty="There is no such service engine; make one: avinet se create",
+    )
+
+
+@engines.command()
+@click.argument("engine")
+@place
+def show(where: Place, engine: str) -> None:
+    """All that is known of ENGINE (a name or a UUID)."""
+    _print(where, find(where.client(), engine))
+
+
+@examples("avinet se approve se-1 --fingerprint SHA256:...   # as the machine's own log shows it")
+@engines.command()
+@click.argument("engine")
+@click.option("--fingerprint", help="Approve only this SE key; compare it with what the machine shows.")
+@place
+def approve(where: Place, engine: str, fingerprint: str | None) -> None:
+    """Let ENGINE, which waits for approval, join."""
+    _command(where, engine, "approve", {"fingerprint": fingerprint} if fingerprint else {})
+
+
+@engines.command()
+@click.argument("engine")
+@click.option("--note", default="", help="Why; shown beside its state.")
+@place
+def disable(where: Place, engine: str, note: str) -> None:
+    """Keep ENGINE connected, but give it no virtual service."""
+    _command(where, engine, "disable", {"note": note})
+
+
+@engines.command()
+@click.argument("engine")
+@place
+def enable(where: Place, engine: str) -> None:
+    """Bring ENGINE back from disabled or quarantined."""
+    _command(where, engine, "enable", {})
+
+
+@engines.command("place")
+@click.argument("engine")
+@place
+def allow_placement(where: Place, engine: str) -> None:
+    """Allow virtual services on ENGINE, which enrolled by its image alone."""
+    _command(where, engine, "place", {})
+
+
+@engines.command()
+@click.argument("engine")
+@click.option("--note", default="", help="Why; shown beside its state.")
+@place
+def quarantine(where: Place, engine: str, note: str) -> None:
+    """Cut ENGINE off until it is enabled."""
+    _command(where, engine, "quarantine", {"note": note})
+
+
+@engines.command()
+@click.argument("engine")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@place
+def delete(where: Place, engine: str, yes: bool) -> None:  # noqa: FBT001 - click passes options by name
+    """Delete ENGINE for good, and its machine unless that was made by hand."""
+    client = where.client()
+    row = find(client, engine)
+    if not yes and not where.json:
+        click.confirm(f"Delete {row['name']} ({row['state']}) for good?", abort=True, err=True)
+    client.delete(path_to(BASE, row["uuid"]))
+    if where.json:
+        print_json({"deleted": row["uuid"]})
+    else:
+        click.echo(f"Service engine {row['name']} was deleted.")
+
+
+def find(client: Client, engine: str) -> dict[str, Any]:
+    """The row of one, by name or UUID."""
+    row: dict[str, Any] = client.get(path_to(BASE, engine))
+    return row
+
+
+def _command(where: Place, engine: str, verb: str, body: dict[str, Any]) -> None:
+    row = where.client().post(path_to(BASE, engine, verb), body)
+    if where.json:
+        print_json(row)
+    else:
+        click.echo(f"Service engine {row['name']} is {row['state']}.")
+
+
+def _print(where: Place, row: dict[str, Any]) -> None:
+    if where.json:
+        print_json(row)
+        return
+    shown = {name.replace("_", " "): value for name, value in row.items() if name != "url"}
+    shown |= {"created at": moment(row.get("created_at")), "enrolled at": moment(row.get("enrolled_at"))}
+    print_facts(shown)

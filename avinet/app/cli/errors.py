@@ -1,0 +1,153 @@
+"""What can go wrong between the command line and a controller, and the exit status each kind of error gets."""
+
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+import attrs
+
+from avinet.errors import AvinetError, Kind, error
+
+OK = 0
+FAILED = 1
+INVALID = 2
+NOT_FOUND = 3
+CONFLICT = 4
+UNAVAILABLE = 5
+DENIED = 6
+TIMEOUT = 7
+INTERRUPTED = 130
+"""128 + SIGINT, as shells have it."""
+
+EXIT_STATUS: dict[Kind, int] = {
+    Kind.INVALID: INVALID,
+    Kind.TOO_LARGE: INVALID,
+    Kind.NOT_FOUND: NOT_FOUND,
+    Kind.GONE: NOT_FOUND,
+    Kind.CONFLICT: CONFLICT,
+    Kind.PRECONDITION: CONFLICT,
+    Kind.UNAVAILABLE: UNAVAILABLE,
+    Kind.LIMITED: UNAVAILABLE,
+    Kind.NO_SPACE: FAILED,
+    Kind.DENIED: DENIED,
+    Kind.TIMEOUT: TIMEOUT,
+    Kind.INTERNAL: FAILED,
+}
+
+KIND_OF_STATUS: dict[int, Kind] = {
+    400: Kind.INVALID,
+    401: Kind.DENIED,
+    403: Kind.DENIED,
+    404: Kind.NOT_FOUND,
+    405: Kind.INVALID,
+    408: Kind.TIMEOUT,
+    409: Kind.CONFLICT,
+    410: Kind.GONE,
+    412: Kind.PRECONDITION,
+    413: Kind.TOO_LARGE,
+    415: Kind.INVALID,
+    422: Kind.INVALID,
+    428: Kind.PRECONDITION,
+    429: Kind.LIMITED,
+    500: Kind.INTERNAL,
+    502: Kind.UNAVAILABLE,
+    503: Kind.UNAVAILABLE,
+    504: Kind.TIMEOUT,
+    507: Kind.NO_SPACE,
+}
+
+
+@error
+class RefusedError(AvinetError):
+    """{detail}"""
+
+    detail: str
+    status: int
+    said_reason: str = ""
+    """The problem's stable word."""
+    facts: dict[str, Any] = attrs.field(factory=dict, repr=False)
+    """The whole problem document."""
+
+    @property
+    def reason(self) -> str:
+        """The controller's own word for it."""
+        return self.said_reason or f"http-{self.status}"
+
+    @property
+    def answered_kind(self) -> Kind:
+        """What the status means."""
+        return KIND_OF_STATUS.get(self.status, Kind.INVALID if self.status < 500 else Kind.INTERNAL)
+
+
+@error
+class ControllerUnreachableError(AvinetError):
+    """No controller answers at {place}: {why}. Is it running? Say where it is with --state (AVINET_STATE) or --api."""
+
+    kind: ClassVar[Kind] = Kind.UNAVAILABLE
+    place: str
+    why: str
+
+
+@error
+class ControllerUntrustedError(AvinetError):
+    """The certificate at {place} is not to be trusted: {why}. Name the cluster's root certificate (STATE/trust/root.pem) with --ca."""
+
+    kind: ClassVar[Kind] = Kind.DENIED
+    place: str
+    why: str
+
+
+@error
+class NoAnswerError(AvinetError):
+    """{place} did not answer within {limit_s:.0f} s; what was asked for may still happen."""
+
+    kind: ClassVar[Kind] = Kind.TIMEOUT
+    place: str
+    limit_s: float
+
+
+@error
+class ConnectionLostError(AvinetError):
+    """The connection to {place} ended before the answer did: {why}. What was asked for may have happened."""
+
+    kind: ClassVar[Kind] = Kind.UNAVAILABLE
+    place: str
+    why: str
+
+
+@error
+class StrangeAnswerError(AvinetError):
+    """{place} does not answer as a controller would: {why}. Is it another program's port?"""
+
+    kind: ClassVar[Kind] = Kind.INTERNAL
+    place: str
+    why: str
+
+
+@error
+class UsageError(AvinetError):
+    """{what}."""
+
+    kind: ClassVar[Kind] = Kind.INVALID
+    what: str
+
+
+@error
+class FileError(AvinetError):
+    """Cannot {what} {path}: {why}."""
+
+    what: str
+    path: str
+    why: str
+
+
+def exit_status(failure: AvinetError) -> int:
+    """What the process ends with."""
+    return EXIT_STATUS[failure.answered_kind if isinstance(failure, RefusedError) else failure.kind]
+
+
+def phrase_of(status: int) -> str:
+    """``404 Not Found``."""
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)

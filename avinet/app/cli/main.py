@@ -1,0 +1,99 @@
+"""The ``avinet`` program: global options, and the commands by name.
+
+Exit status: 0 done, 1 failed, 2 invalid, 3 not found, 4 conflict, 5 unavailable, 6 denied, 7 timed out; that of the
+remote command for ``se exec`` and ``se ssh``.
+"""
+
+from pathlib import Path
+
+import click
+
+from avinet.app.cli.client import path_to
+from avinet.app.cli.config import config
+from avinet.app.cli.context import DEFAULT_STATE, Command, Place, Root, place
+from avinet.app.cli.engines import engines
+from avinet.app.cli.events import events
+from avinet.app.cli.images import images
+from avinet.app.cli.local import demo, doctor, init, version
+from avinet.app.cli.output import print_facts, print_json
+from avinet.app.software import software_version
+
+EPILOG = """\b
+A first tour:
+  avinet init --state ./c1
+  twistd -n avicontroller --state ./c1
+  export AVINET_STATE=./c1
+  avinet se create --name se-1 --cloud local
+  avinet config apply etc/examples/web.yaml
+  avinet se list
+  avinet events --follow
+
+\b
+Exit status: 0 done, 1 failed, 2 invalid, 3 not found, 4 conflict,
+5 unavailable, 6 denied, 7 timed out."""
+
+
+@click.group(cls=Root, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--state",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=DEFAULT_STATE,
+    envvar="AVINET_STATE",
+    show_default=True,
+    show_envvar=True,
+    help="The controller's state folder on this machine; needs no login.",
+)
+@click.option(
+    "--api",
+    envvar="AVINET_API",
+    show_envvar=True,
+    metavar="URL",
+    help="Another machine's API: https://host[:port].",
+)
+@click.option(
+    "--ca",
+    envvar="AVINET_CA",
+    show_envvar=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="With --api: the root certificate to trust (STATE/trust/root.pem).",
+)
+@click.option("--user", envvar="AVINET_USER", show_envvar=True, help="With --api: who logs in.")
+@click.option(
+    "--password-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="With --api: a 0600 file with the password.",
+)
+@click.version_option(software_version(), prog_name="avinet")
+@click.pass_context
+def cli(  # noqa: PLR0913, PLR0917 - one parameter an option
+    context: click.Context,
+    state: Path,
+    api: str | None,
+    ca: Path | None,
+    user: str | None,
+    password_file: Path | None,
+) -> None:
+    """Manage a fleet of load balancers: its service engines, their images and their configuration."""
+    where = context.ensure_object(Place)
+    where.state, where.api, where.ca = state, api, ca
+    where.user, where.password_file = user, password_file
+
+
+@cli.command(cls=Command)
+@place
+def status(where: Place) -> None:
+    """The controller at a glance."""
+    answer = where.client().get(path_to("status"))
+    if where.json:
+        print_json(answer)
+    else:
+        print_facts({name.replace("_", " "): value for name, value in answer.items()})
+
+
+for _command in (config, demo, doctor, engines, events, images, init, version):
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """The console script."""
+    cli(prog_name="avinet")

@@ -1,0 +1,87 @@
+"""What the commands print: tables for people, plain aligned columns when piped, JSON for programs."""
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_GAP = "  "
+_GOOD = frozenset({"UP", "active", "ok", "yes"})
+_BAD = frozenset({"DOWN", "QUARANTINED", "DELETED", "revoked", "error", "failed", "no"})
+_WAITING = frozenset({"PENDING", "CREATING", "ENROLLED", "DISABLED", "expired", "spent", "warning"})
+
+
+def print_json(value: Any) -> None:
+    """One JSON document, the same on a terminal and in a pipe."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
+    """``rows`` under ``columns``; ``empty`` is said, on stderr, when there are none."""
+    cells = [[text_of(value) for value in row] for row in rows]
+    if not cells:
+        click.echo(empty, err=True)
+        return
+    if sys.stdout.isatty():
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in columns:
+            table.add_column(column.upper(), overflow="fold")
+        for row in cells:
+            table.add_row(*(Text(cell, style=_style_of(cell)) for cell in row))
+        Console().print(table)
+        return
+    lines = [[column.upper() for column in columns], *cells]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+    for line in lines:
+        click.echo(_GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """One thing: a line a fact."""
+    width = max((len(name) for name in facts), default=0)
+    for name, value in facts.items():
+        shown = text_of(value)
+        styled = click.style(shown, fg=_colour_of(shown)) if _colour_of(shown) else shown
+        click.echo(f"{name.ljust(width)}{_GAP}{styled}")
+
+
+def text_of(value: Any) -> str:
+    """A value as a person reads it, on one line and without control characters of others' making."""
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}" if value < 1e6 else f"{value:.0f}"
+    if isinstance(value, list | tuple):
+        return ", ".join(text_of(item) for item in value) or "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {text_of(item)}" for name, item in value.items()) or "-"
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in str(value))
+
+
+def moment(at: float | None) -> str:
+    """UNIX seconds as local time."""
+    return "-" if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def milliseconds(value: float | None) -> str:
+    """``1.24 ms``."""
+    return "-" if value is None else f"{value:.2f} ms"
+
+
+def _colour_of(cell: str) -> str | None:
+    for words, colour in ((_GOOD, "green"), (_BAD, "red"), (_WAITING, "yellow")):
+        if cell in words:
+            return colour
+    return None
+
+
+def _style_of(cell: str) -> str:
+    return _colour_of(cell) or ""
