@@ -63,6 +63,7 @@ from avinet.store.eventlog import open_event_log
 from avinet.store.interface import Store
 from avinet.store.sqlite import open_sqlite_store
 from avinet.store.threads import OwnThread
+from avinet.trust import keys
 from avinet.trust.authorized_keys import AuthorizedKeys
 from avinet.trust.files import write_public
 from avinet.trust.node import ControllerIdentity, NodeFacts
@@ -248,7 +249,7 @@ class Controller(SessionListener):
             enrolment, lambda: identity.membership_document, {CONTROL_SERVICE: self.settings.control.port}
         )
         site = BoundedSite(Router(api.routes(), self.reactor), self.reactor)
-        tls = node_context_factory(identity.paths.node_key.read_bytes(), identity.node_pem)
+        tls = node_context_factory(keys.pkcs8_private(identity.node_key), identity.node_pem)
         place = Place(settings.port, "[registration] port", settings.bind)
         port = listen_tls(self.reactor, place, site, tls)
         stack.push_async_callback(_awaited(port.stopListening))

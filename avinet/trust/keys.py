@@ -47,6 +47,11 @@ def openssh_private(key: Ed25519PrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
 
 
+def pkcs8_private(key: Ed25519PrivateKey) -> bytes:
+    """As TLS libraries read it: PKCS #8, PEM, unencrypted."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
 def parse_private(data: bytes, where: str) -> Ed25519PrivateKey:
     """The inverse of ``openssh_private``; ``where`` names the source in the error."""
     try:

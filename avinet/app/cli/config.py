@@ -1,6 +1,7 @@
 """``avinet config``: configuration documents in, objects out."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,21 @@ import yaml
 
 from avinet.app.cli.client import Client, path_to
 from avinet.app.cli.context import Group, Place, examples, place
-from avinet.app.cli.errors import TIMEOUT, FileError, UsageError
-from avinet.app.cli.output import milliseconds, print_facts, print_json, print_table, text_of
+from avinet.app.cli.errors import FileError, RefusedError, UsageError
+from avinet.app.cli.output import milliseconds, moment, print_facts, print_json, print_table, text_of
+from avinet.errors import Kind
 from avinet.model.config import KINDS
 from avinet.model.documents import MAX_BYTES, parse_documents
 
 YAML_TYPE = "application/yaml"
 CHANGES = ("created", "updated", "deleted", "unchanged")
-WAIT_STEP_S = 25.0
-"""One question waits this long, below the 60 s that the API gives an answer; then it is asked again."""
+STATUS = path_to("config", "status")
+MAX_WAIT_S = 300.0
+"""The most that the API waits for."""
+ANSWER_MARGIN_S = 15.0
+"""The controller's own word on who is late comes before we give up on the controller."""
+PAGE = 1_000
+"""The most objects in one answer."""
 
 
 @click.group(cls=Group)
@@ -35,7 +42,7 @@ def config() -> None:
 @click.option("--dry-run", is_flag=True, help="Check it and say what would change.")
 @click.option(
     "--wait",
-    type=click.FloatRange(min=0, min_open=True),
+    type=click.FloatRange(0, MAX_WAIT_S, min_open=True),
     help="Wait up to so many seconds until every engine has it.",
 )
 @place
@@ -49,14 +56,20 @@ def apply(where: Place, files: tuple[str, ...], dry_run: bool, wait: float | Non
         content_type=YAML_TYPE,
         query={"dry_run": "true"} if dry_run else None,
     )
+    late: RefusedError | None = None
     if wait is not None and not dry_run:
-        status = _wait(client, answer["version"], wait)
-        answer = {**answer, "in_sync": bool(status.get("in_sync"))}
+        try:
+            answer["in_sync"] = _in_force(client, answer["version"], wait)["in_sync"]
+        except RefusedError as why:
+            if why.answered_kind is not Kind.TIMEOUT:
+                raise
+            answer["in_sync"], late = False, why
     if where.json:
         print_json(answer)
     else:
         _print_changes(answer, dry_run=dry_run)
-    return TIMEOUT if answer.get("in_sync") is False else 0
+    if late is not None:
+        raise late
 
 
 def _read(name: str) -> str:
@@ -86,10 +99,8 @@ def _print_changes(answer: dict[str, Any], *, dry_run: bool) -> None:
             click.echo(f"{change}  {text_of(name)}")
     what = ", ".join(counts) or "nothing to do"
     click.echo(f"{'Would be' if dry_run else 'Version'} {answer['version']}: {what}.")
-    if "in_sync" in answer:
-        click.echo(
-            "Every service engine has it." if answer["in_sync"] else "Not every service engine has it yet."
-        )
+    if answer.get("in_sync"):
+        click.echo("Every service engine has it.")
 
 
 @examples(
@@ -113,7 +124,7 @@ def get(where: Place, kind: str | None, name: str | None, as_yaml: bool) -> None
             _print_yaml([{"kind": _kind(kind), **found}])
         return
     kinds = list(KINDS) if kind is None else [_kind(kind)]
-    rows = [{"kind": each, **row} for each in kinds for row in client.get(path_to(each))["results"]]
+    rows = [{"kind": each, **row} for each in kinds for row in _all(client, each)]
     if where.json:
         print_json({"count": len(rows), "results": rows})
     elif kind is None or as_yaml:
@@ -124,6 +135,18 @@ def get(where: Place, kind: str | None, name: str | None, as_yaml: bool) -> None
             ((row["name"], _summary(row), row["uuid"]) for row in rows),
             empty=f"There is no {kinds[0]}.",
         )
+
+
+def _all(client: Client, kind: str) -> Iterator[dict[str, Any]]:
+    """Every object of a kind, page by page."""
+    page, told = 1, 0
+    while True:
+        answer = client.get(path_to(kind), {"page": page, "page_size": PAGE})
+        yield from answer["results"]
+        told += len(answer["results"])
+        if not answer["results"] or told >= answer["count"]:
+            return
+        page += 1
 
 
 @examples("avinet config delete virtualservice web")
@@ -145,44 +168,53 @@ def delete(where: Place, kind: str, name: str) -> None:
 @click.option(
     "--wait", "version", type=click.IntRange(min=1), help="Wait until every engine has this version."
 )
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True)
+@click.option(
+    "--timeout", type=click.FloatRange(0, MAX_WAIT_S, min_open=True), default=30.0, show_default=True
+)
 @place
-def status(where: Place, version: int | None, timeout: float) -> int:
+def status(where: Place, version: int | None, timeout: float) -> None:
     """Which version is in force where, and who lags."""
     client = where.client()
-    answer = client.get(path_to("config", "status")) if version is None else _wait(client, version, timeout)
+    answer = client.get(STATUS) if version is None else _in_force(client, version, timeout)
     if where.json:
         print_json(answer)
-    else:
-        engines = answer.get("service_engines", answer.get("engines"))
-        facts = {name: value for name, value in answer.items() if name not in {"service_engines", "engines"}}
-        print_facts({name.replace("_", " "): value for name, value in facts.items()})
-        if isinstance(engines, list) and engines:
-            columns = [name for name in engines[0] if name != "hash"]
-            click.echo()
-            print_table(
-                [name.replace("_", " ") for name in columns],
-                ([_shown(name, row.get(name)) for name in columns] for row in engines),
-                empty="",
+        return
+    print_facts({"version": answer["version"], "in sync": answer["in_sync"]})
+    click.echo()
+    print_table(
+        ("engine", "stand", "why", "uuid"),
+        ((row["name"], row["stand"], row.get("why"), row["uuid"]) for row in answer["service_engines"]),
+        empty="There is no service engine yet; make one: avinet se create",
+    )
+    if not answer["versions"]:
+        return
+    click.echo()
+    print_table(
+        ("version", "committed", "acks", "p50", "p99", "last", "missing"),
+        (
+            (
+                row["version"],
+                moment(row["committed_at"]),
+                row["acks"],
+                *(_in_ms(row.get(name)) for name in ("p50_s", "p99_s", "last_s")),
+                row["missing"],
             )
-    return TIMEOUT if version is not None and not answer.get("in_sync") else 0
+            for row in answer["versions"]
+        ),
+        empty="",
+    )
 
 
-def _shown(name: str, value: Any) -> Any:
-    return milliseconds(value) if name.endswith("_ms") else value
+def _in_ms(seconds: float | None) -> str:
+    return milliseconds(None if seconds is None else seconds * 1000)
 
 
-def _wait(client: Client, version: int, limit_s: float) -> dict[str, Any]:
-    """The status once every engine has ``version``, or after ``limit_s``."""
-    left = limit_s
-    while True:
-        step = min(left, WAIT_STEP_S)
-        answer: dict[str, Any] = client.get(
-            path_to("config", "status"), {"wait": version, "timeout": f"{step:g}"}
-        )
-        left -= step
-        if answer.get("in_sync") or left <= 0:
-            return answer
+def _in_force(client: Client, version: int, limit_s: float) -> dict[str, Any]:
+    """The status once every engine has ``version``; ``RefusedError`` of kind TIMEOUT after ``limit_s``."""
+    answer: dict[str, Any] = client.get(
+        STATUS, {"wait": version, "timeout": f"{limit_s:g}"}, timeout_s=limit_s + ANSWER_MARGIN_S
+    )
+    return answer
 
 
 def _kind(word: str) -> str:

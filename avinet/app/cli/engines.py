@@ -86,12 +86,22 @@ def list_all(where: Place, name: str | None, group: str | None, state: str | Non
     )
 
 
+@examples("avinet se show se-1", "avinet se show se-1 --runtime    # asks the engine for health and counters")
 @engines.command()
 @click.argument("engine")
+@click.option("--runtime", is_flag=True, help="What its data plane reports now, too.")
 @place
-def show(where: Place, engine: str) -> None:
+def show(where: Place, engine: str, runtime: bool) -> None:  # noqa: FBT001 - click passes options by name
     """All that is known of ENGINE (a name or a UUID)."""
-    _print(where, find(where.client(), engine))
+    client = where.client()
+    row = find(client, engine)
+    now = client.get(path_to(BASE, row["uuid"], "runtime")) if runtime else None
+    if where.json:
+        print_json(row if now is None else {**row, "runtime": now})
+        return
+    _print(where, row)
+    if now is not None:
+        _print_runtime(now)
 
 
 @examples("avinet se approve se-1 --fingerprint SHA256:...   # as the machine's own log shows it")
@@ -176,3 +186,23 @@ def _print(where: Place, row: dict[str, Any]) -> None:
     shown = {name.replace("_", " "): value for name, value in row.items() if name != "url"}
     shown |= {"created at": moment(row.get("created_at")), "enrolled at": moment(row.get("enrolled_at"))}
     print_facts(shown)
+
+
+def _print_runtime(now: dict[str, Any]) -> None:
+    click.echo()
+    facts = {
+        "data plane": now["data_plane"],
+        "data plane up": now["data_plane_up"],
+        "data plane since": moment(now["data_plane_started_at"]),
+        "rtt p99": milliseconds(now.get("rtt_p99_ms")),
+    }
+    print_facts(facts)
+    for title, rows in (("servers", now["health"]), ("virtual services", now["services"])):
+        if rows:
+            click.echo(f"\n{title}")
+            columns = list(rows[0])
+            print_table(
+                [name.replace("_", " ") for name in columns],
+                ([row.get(name) for name in columns] for row in rows),
+                empty="",
+            )

@@ -4,6 +4,7 @@ Exit status: 0 done, 1 failed, 2 invalid, 3 not found, 4 conflict, 5 unavailable
 remote command for ``se exec`` and ``se ssh``.
 """
 
+import time
 from pathlib import Path
 
 import click
@@ -17,6 +18,7 @@ from avinet.app.cli.images import images
 from avinet.app.cli.local import demo, doctor, init, version
 from avinet.app.cli.output import print_facts, print_json
 from avinet.app.software import software_version
+from avinet.units import KIB, show_bytes, show_duration
 
 EPILOG = """\b
 A first tour:
@@ -86,8 +88,22 @@ def status(where: Place) -> None:
     answer = where.client().get(path_to("status"))
     if where.json:
         print_json(answer)
-    else:
-        print_facts({name.replace("_", " "): value for name, value in answer.items()})
+        return
+    engines = answer["service_engines"]
+    late = [f"{one['name']} ({one.get('why') or one['stand']})" for one in answer.get("stragglers", ())]
+    print_facts(
+        {
+            "cluster": answer["cluster"],
+            "controller": answer["name"],
+            "software": answer["software"],
+            "up for": show_duration(max(0.0, time.time() - answer["started_at"])),
+            "membership list": answer["membership"],
+            "configuration": f"version {answer['config_version']}",
+            "service engines": f"{engines['total']}: {engines['up']} up, {engines['in_sync']} in sync",
+            "stragglers": late,
+            "memory": show_bytes(answer["memory_kib"] * KIB),
+        }
+    )
 
 
 for _command in (config, demo, doctor, engines, events, images, init, version):

@@ -30,6 +30,8 @@ READY_TIMEOUT_S = 60.0
 IN_SYNC_TIMEOUT_S = 120.0
 """Enrolment, Envoy's start and the first health checks take 5 s on an idle machine."""
 POLL_S = 0.1
+MAX_DEATHS = 3
+"""Children that die while the demo comes up; what fails so often will not mend itself."""
 LOG_TAIL_CHARS = 1500
 
 
@@ -162,7 +164,7 @@ class Stage:
                 last = str(why)
             else:
                 last = "not yet"
-            if self.died and not self.restart:
+            if len(self.died) >= (MAX_DEATHS if self.restart else 1):
                 raise DemoFailedError(what=self.died[-1], folder=self.plan.folder, tail=self._tail())
             if self.reactor.seconds() > end:
                 raise DemoFailedError(
