@@ -46,7 +46,7 @@ def config() -> None:
     help="Wait up to so many seconds until every engine has it.",
 )
 @place
-def apply(where: Place, files: tuple[str, ...], dry_run: bool, wait: float | None) -> int:  # noqa: FBT001 - click's
+def apply(where: Place, files: tuple[str, ...], dry_run: bool, wait: float | None) -> None:  # noqa: FBT001 - click's
     """Create or change what FILES (YAML or JSON documents, - for stdin) say: all of it or nothing."""
     text = "\n---\n".join(_read(name) for name in files)
     client = where.client()
