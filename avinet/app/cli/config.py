@@ -33,21 +33,33 @@ def config() -> None:
 
 
 @examples(
-    "avinet config apply web.yaml",
-    "avinet config apply --dry-run web.yaml pools.yaml",
-    "generate | avinet config apply --wait 30 -",
+    "avinet config apply -f web.yaml",
+    "avinet config apply --dry-run -f web.yaml -f pools.yaml",
+    "generate | avinet config apply --wait --timeout 30 -f -",
 )
 @config.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(dir_okay=False, allow_dash=True))
-@click.option("--dry-run", is_flag=True, help="Check it and say what would change.")
 @click.option(
-    "--wait",
+    "-f",
+    "--file",
+    "files",
+    multiple=True,
+    required=True,
+    type=click.Path(dir_okay=False, allow_dash=True),
+    help="YAML or JSON documents; - for standard input. Can be given several times.",
+)
+@click.option("--dry-run", is_flag=True, help="Check it and say what would change.")
+@click.option("--wait", "waits", is_flag=True, help="Return once every attached engine has it in force.")
+@click.option(
+    "--timeout",
     type=click.FloatRange(0, MAX_WAIT_S, min_open=True),
-    help="Wait up to so many seconds until every engine has it.",
+    default=60.0,
+    show_default=True,
+    help="With --wait: how many seconds at most.",
 )
 @place
-def apply(where: Place, files: tuple[str, ...], dry_run: bool, wait: float | None) -> None:  # noqa: FBT001 - click's
-    """Create or change what FILES (YAML or JSON documents, - for stdin) say: all of it or nothing."""
+def apply(where: Place, files: tuple[str, ...], dry_run: bool, waits: bool, timeout: float) -> None:  # noqa: FBT001 - click's
+    """Create or change what the documents in FILES say: all of it or nothing."""
+    wait = timeout if waits else None
     text = "\n---\n".join(_read(name) for name in files)
     client = where.client()
     answer = client.post(
