@@ -324,7 +324,7 @@ class Controller(SessionListener):
             *EngineApi(self.commands, self.machines, facts, self._has_group).routes(),
             *TokenApi(self.engines, self.events.emit, self._meta, self._has_group).routes(),
             *ImageApi(self.images, self.engines, self._has_group).routes(),
-            *ConfigApi(self.config, self.sync, self.engines).routes(),
+            *ConfigApi(self.config, self.sync, self.engines, deferToThread).routes(),
             *event_routes(self.events, self.reactor),
         )
         return (*table, description_of(table))
