@@ -50,8 +50,12 @@ def _service(service: VirtualService) -> Found:
     for name, items in (("vip", service.vip), ("services", service.services)):
         if not 1 <= len(items) <= MAX_SERVICES:
             yield name, f"it must have 1 to {MAX_SERVICES} items, not {len(items)}"
-        for index, item in enumerate(items):
-            if item in items[:index]:
+    for name, values in (
+        ("vip", [_canonical(vip.ip_address.addr) for vip in service.vip]),
+        ("services", [item.port for item in service.services]),
+    ):
+        for index, value in enumerate(values):
+            if value in values[:index]:
                 yield f"{name}[{index}]", "it is there twice"
     for index, vip in enumerate(service.vip):
         if vip.ip_address.type is IpAddrType.DNS:
@@ -63,7 +67,7 @@ def _pool(pool: Pool) -> Found:
         yield "servers", f"a pool has at most {MAX_SERVERS} servers, not {len(pool.servers)}"
     seen: dict[tuple[str, int], int] = {}
     for index, server in enumerate(pool.servers):
-        first = seen.setdefault((server.ip.addr, server.port), index)
+        first = seen.setdefault((_canonical(server.ip.addr), server.port), index)
         if first != index:
             yield f"servers[{index}]", f"{server.ip.addr} port {server.port} is servers[{first}] already"
     for index, ref in enumerate(pool.health_monitor_refs):
@@ -97,6 +101,9 @@ def _group(group: ServiceEngineGroup) -> Found:
         yield "min_scaleout_per_vs", "it is larger than max_scaleout_per_vs"
     for name in ("enrolment_networks", "allowed_networks"):
         for index, network in enumerate(getattr(group, name)):
+            if "%" in network:  # ipaddress takes any text behind it
+                yield f"{name}[{index}]", f"{network!r} has a zone, which means something on one host only"
+                continue
             try:
                 ipaddress.ip_network(network)
             except ValueError as why:
@@ -112,25 +119,34 @@ def check_together(
     changed: Mapping[ObjectId, int], after: Configuration
 ) -> Iterator[tuple[ObjectId, str, str]]:
     """Problems among the objects of ``after``: (object, path, why), told of the changed one where one is."""
-    taken: dict[tuple[str, int], VirtualService] = {}
+    taken: dict[tuple[str, int], tuple[VirtualService, int]] = {}
+    told: set[tuple[ObjectId, ObjectId]] = set()
     for service in after.all_of(VirtualService):
         if not service.enabled:
             continue
-        for i, vip in enumerate(service.vip):
-            for j, port in enumerate(service.services):
-                place = (str(ipaddress.ip_address(vip.ip_address.addr)), port.port)
-                other = taken.setdefault(place, service)
-                if other is service:
+        for vip in service.vip:
+            for index, port in enumerate(service.services):
+                place = (_canonical(vip.ip_address.addr), port.port)
+                other, at = taken.setdefault(place, (service, index))
+                if other is service or (other.uuid, service.uuid) in told:
                     continue
-                blamed, first = (service, other) if service.uuid in changed else (other, service)
-                path = f"services[{j}].port" if blamed is service else "services"
-                del i
+                told.add((other.uuid, service.uuid))
+                blamed, first, where = (
+                    (service, other, index) if service.uuid in changed else (other, service, at)
+                )
                 yield (
                     blamed.uuid,
-                    path,
+                    f"services[{where}].port",
                     f"{place[0]} port {place[1]} belongs to virtual service {first.name!r} already",
                 )
-                break
+
+
+def _canonical(address: str) -> str:
+    """One spelling of an address or host name."""
+    try:
+        return str(ipaddress.ip_address(address))
+    except ValueError:
+        return address.lower().rstrip(".")
 
 
 def references_of(thing: ConfigObject) -> Iterator[tuple[str, ObjectId]]:

@@ -46,6 +46,27 @@ class _Loader(yaml.SafeLoader):
         finally:
             self.depth -= 1
 
+    def compose_scalar_node(self, anchor: Any) -> Any:
+        node = super().compose_scalar_node(anchor)
+        if any("\ud800" <= c <= "\udfff" for c in node.value):
+            # JSON writes one character beyond U+FFFF as two escapes; YAML takes them for two.
+            try:
+                node.value = node.value.encode("utf-16", "surrogatepass").decode("utf-16")
+            except UnicodeDecodeError as why:
+                raise yaml.MarkedYAMLError(
+                    problem="half of a character (a lone surrogate) is not text", problem_mark=node.start_mark
+                ) from why
+        return node
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:  # noqa: FBT001, FBT002 - PyYAML's signature
+        try:
+            return super().construct_object(node, deep)
+        except (LookupError, AttributeError, TypeError, ValueError, OverflowError) as why:
+            # A value under an explicit tag that it does not fit, ``!!int ""``: PyYAML trips over its own feet.
+            raise yaml.MarkedYAMLError(
+                problem=f"the value does not fit its tag {node.tag}", problem_mark=node.start_mark
+            ) from why
+
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: FBT001, FBT002 - PyYAML's signature
         seen: set[Any] = set()
         for key_node, _ in node.value:

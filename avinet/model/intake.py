@@ -24,6 +24,8 @@ from avinet.model.ids import ObjectId
 READ_ONLY = frozenset({"url", "_last_modified", "tenant_ref", "kind", "uuid"})
 MAX_PROBLEMS = 50
 """More than anyone mends at once."""
+LARGE = 10**18
+"""Larger numbers are not shown: Python refuses to write out those of more than 4,300 digits."""
 MAX_TEXT = 1024
 """Of one text field; the longest sensible one is a description."""
 
@@ -134,7 +136,8 @@ class Reader:
 
     def _address(self, text: str, given: Any, path: str) -> IpAddr | None:
         try:
-            version = ipaddress.ip_address(text).version
+            # An address with a zone (fe80::1%eth0) means something on one host only.
+            version = ipaddress.ip_address(text.replace("%", "/")).version
             found = IpAddrType.V4 if version == 4 else IpAddrType.V6
         except ValueError:
             found = IpAddrType.DNS
@@ -169,11 +172,14 @@ class Reader:
         if isinstance(value, str) and len(value) > MAX_TEXT:
             self.problems.append((path, f"it is longer than {MAX_TEXT} characters"))
             return None
+        if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
+            self.problems.append((path, "it has half of a character in it (a lone surrogate)"))
+            return None
         try:
             if isinstance(info, inspect.EnumType):
                 return info.cls(value)
             converted = msgspec.convert(value, wanted, strict=True)
-        except (msgspec.ValidationError, ValueError):
+        except (msgspec.ValidationError, ValueError, OverflowError):
             self.problems.append((path, _wanted(info, value)))
             return None
         if isinstance(info, inspect.IntType | inspect.FloatType):
@@ -203,7 +209,10 @@ def _wanted(info: inspect.Type, value: Any) -> str:
     noun = "a whole number" if isinstance(info, inspect.IntType) else "a number"
     low = f" from {info.ge}" if info.ge is not None else f" above {info.gt}" if info.gt is not None else ""
     high = f" to {info.le}" if info.le is not None else ""
-    shown = value if isinstance(value, int | float) and not isinstance(value, bool) else _called(value)
+    if isinstance(value, int) and abs(value) >= LARGE:
+        shown: Any = "a number of more than 18 digits"
+    else:
+        shown = value if isinstance(value, int | float) and not isinstance(value, bool) else _called(value)
     return f"it must be {noun}{low}{high}, not {shown}"
 
 
@@ -218,7 +227,10 @@ def _referred(text: str) -> str:
     """The name or UUID within a reference: ``name``, ``/api/pool/<uuid>``, ``https://.../api/pool?name=x``."""
     if "/api/" not in text:
         return text
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return text
     named = parse_qs(parts.query).get("name")
     return named[0] if named else parts.path.rsplit("/", 1)[-1].split("#", 1)[0]
 

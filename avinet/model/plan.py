@@ -53,6 +53,7 @@ class _Planner:
     new_id: Callable[[str], ObjectId]
     problems: list[Problem] = attrs.field(factory=list)
     wanted: dict[tuple[str, str], _Wanted] = attrs.field(factory=dict)
+    by_uuid: dict[ObjectId, _Wanted] = attrs.field(factory=dict)
 
     def identify(self, number: int, document: Mapping[str, Any]) -> None:
         """Kind, name and UUID of a document, before any of them is read."""
@@ -66,21 +67,31 @@ class _Planner:
             self._blame(number, kind, "", "name", "it is required, as text")
             return
         existing = self.before.find(kind, uuid if isinstance(uuid, str) else name)
-        if uuid is not None and (existing is None or existing.thing.uuid != uuid):
-            self._blame(
-                number, kind, name, "uuid", f"there is no {kind} {uuid!r}; leave it out to create one"
-            )
-            return
-        twin = self.wanted.get((kind, name))
-        if twin is not None:
-            self._blame(number, kind, name, "name", f"document {twin.number} has this name already")
-            return
-        namesake = self.before.find(kind, name)
-        if existing is not None and namesake is not None and namesake.thing.uuid != existing.thing.uuid:
-            self._blame(number, kind, name, "name", f"another {kind} has this name already")
+        problem = self._clash(kind, name, uuid, existing)
+        if problem is not None:
+            self._blame(number, kind, name, *problem)
             return
         identifier = existing.thing.uuid if existing is not None else self.new_id(kind)
-        self.wanted[kind, name] = _Wanted(number, kind, name, identifier, document)
+        self.wanted[kind, name] = self.by_uuid[identifier] = _Wanted(number, kind, name, identifier, document)
+
+    def _clash(self, kind: str, name: str, uuid: Any, existing: Stored | None) -> tuple[str, str] | None:
+        """Why a document cannot be about the object that its name or UUID says: (path, why)."""
+        if uuid is not None and (existing is None or existing.thing.uuid != uuid):
+            return "uuid", f"there is no {kind} {uuid!r}; leave it out to create one"
+        twin = self.wanted.get((kind, name))
+        if twin is not None:
+            return "name", f"document {twin.number} has this name already"
+        if existing is None:
+            return None
+        same = self.by_uuid.get(existing.thing.uuid)
+        if same is not None:
+            return "name" if uuid is None else "uuid", f"document {same.number} is about this object already"
+        namesake = self.before.find(kind, name)
+        if namesake is not None and namesake.thing.uuid != existing.thing.uuid:
+            return "name", f"another {kind} has this name already"
+        if kind == "serviceenginegroup" and existing.thing.name != name:
+            return "name", "a group keeps its name: its SEs know it by that"
+        return None
 
     def _blame(self, number: int, kind: str, name: str, path: str, why: str) -> None:
         if len(self.problems) < MAX_PROBLEMS:
@@ -92,9 +103,7 @@ class _Planner:
         if wanted is not None:
             return wanted.uuid
         stored = self.before.find(kind, name)
-        if stored is not None:
-            return stored.thing.uuid
-        return next((w.uuid for w in self.wanted.values() if w.kind == kind and w.uuid == name), None)
+        return None if stored is None else stored.thing.uuid
 
     def read(self) -> list[ConfigObject]:
         """Every document that is right in itself."""
