@@ -19,6 +19,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorCore, IReactorTime
 from twisted.logger import Logger
 from twisted.python import usage
+from twisted.web.client import _HTTP11ClientFactory
 
 from avinet.errors import AvinetError
 
@@ -77,6 +78,8 @@ class RoleService(Service):
     def startService(self) -> None:
         """Begin; the outcome is a log line and systemd's READY, or the end of the process."""
         super().startService()
+        # Two log lines for each request to Envoy's admin interface would bury everything else.
+        _HTTP11ClientFactory.noisy = False
         self.reactor.callWhenRunning(self._begin)
 
     def _begin(self) -> None:
