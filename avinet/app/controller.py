@@ -76,6 +76,9 @@ INFO = Info(
     description="What operators and programs do with a cluster; also on a UNIX socket in the state folder.",
 )
 
+GOODBYE_S = 1.0
+"""For an SE to take its goodbye, which says why and when to come back, before its connections are cut."""
+
 _log = Logger()
 
 
@@ -370,11 +373,17 @@ class Controller(SessionListener):
         if after.lifecycle in {Lifecycle.QUARANTINED, Lifecycle.DELETED}:
             word = after.lifecycle.lower()
             self.sessions.close(after.uuid, word, f"this service engine is {word}")
-            self.ssh.drop(after.uuid)
+            self.reactor.callLater(GOODBYE_S, self._cut_off, after.uuid)
             if after.lifecycle is Lifecycle.DELETED:
                 self.sessions.forget(after.uuid)
         elif before is not None and before.lifecycle is Lifecycle.QUARANTINED:
             self.sessions.pardon(after.uuid)
+
+    def _cut_off(self, se: SeId) -> None:
+        """End whatever an SE without rights still has open, unless it was pardoned meanwhile."""
+        record = self.engines.find(se)
+        if record is None or record.lifecycle in {Lifecycle.QUARANTINED, Lifecycle.DELETED}:
+            self.ssh.drop(se)
 
 
 def description_of(table: tuple[Route, ...]) -> Route:
