@@ -21,7 +21,7 @@ from avinet.model.config import KINDS, kind_of
 from avinet.model.configuration import Configuration, Stored
 from avinet.model.fence import Fence
 from avinet.model.ids import NO_VERSION, ConfigVersion, ObjectId
-from avinet.store.interface import Compare, Delete, Operation, Put, Store
+from avinet.store.interface import MAX_TXN_OPS, Compare, Delete, Operation, Put, Store
 from avinet.units import KIB
 
 HEAD = "config/head"
@@ -32,6 +32,10 @@ PIECE_BYTES = 256 * KIB
 """A quarter of what a transaction may hold: room for the head and one oversized object beside it."""
 MAX_OBJECT_BYTES = 512 * KIB
 """One pool of 2,000 servers is 160 KiB."""
+MAX_COMPARES = MAX_TXN_OPS - 10
+"""Pieces that one transaction can look after."""
+NAMES_KEPT = 100
+"""Of 128 characters at most: 150 KiB for the three lists."""
 CHECKPOINT_EVERY = 100
 """Versions between checkpoints: a start reads at most so many changes, the store keeps at most twice as many."""
 
@@ -60,6 +64,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     incarnation: int = 0
     term: int = 0
     checkpoint: str = ""
+    checkpoint_pieces: int = 0
     checkpoint_version: ConfigVersion = NO_VERSION
 
     @property
@@ -73,9 +78,11 @@ class VersionRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     version: ConfigVersion
     change: str
+    pieces: int = 0
     author: str
     at: float
     created: tuple[str, ...] = ()
+    """As ``kind/name``; of each list the first ``NAMES_KEPT``, since all of them must fit one transaction."""
     updated: tuple[str, ...] = ()
     deleted: tuple[str, ...] = ()
 
@@ -123,12 +130,12 @@ class ConfigStore:
         await self._read_head()
         configuration = Configuration()
         if self.head.checkpoint:
-            items = await self._items(CHECKPOINT + self.head.checkpoint + "/")
+            items = await self._items(f"{CHECKPOINT}{self.head.checkpoint}/", self.head.checkpoint_pieces)
             configuration = _applied(configuration, self.head.checkpoint_version, items)
         records = await self._versions()
         for record in records:
             if self.head.checkpoint_version < record.version <= self.head.version:
-                items = await self._items(f"{CHANGE}{record.change}/")
+                items = await self._items(f"{CHANGE}{record.change}/", record.pieces)
                 configuration = _applied(configuration, record.version, items)
         if configuration.version != self.head.version:
             raise ConfigDamagedError(key=HEAD, why=f"version {self.head.version} is not there")
@@ -144,9 +151,12 @@ class ConfigStore:
         listing = await self.store.list(VERSION)
         return [_decode(entry.value, VersionRecord, entry.key) for entry in listing.entries]
 
-    async def _items(self, prefix: str) -> list[Item]:
+    async def _items(self, prefix: str, pieces: int) -> list[Item]:
+        entries = (await self.store.list(prefix)).entries
+        if len(entries) != pieces:
+            raise ConfigDamagedError(key=prefix, why=f"it has {len(entries)} pieces instead of {pieces}")
         items: list[Item] = []
-        for entry in (await self.store.list(prefix)).entries:
+        for entry in entries:
             items.extend(_decode(entry.value, list[Item], entry.key))
         return items
 
@@ -158,15 +168,25 @@ class ConfigStore:
         items = [*(Item("", gone, 0) for gone in deletes), *map(item_of, puts)]
         pieces = [(f"{CHANGE}{change}/{n:05d}", piece) for n, piece in enumerate(pieces_of(items))]
         # All but the last piece are staged; the last travels with the head, so that a small change is one fsync.
+        compares = [Compare(HEAD, self._revision)]
         for key, piece in pieces[:-1]:
-            await self.store.transact([], [Put(key, piece)])
+            staged = await self.store.transact([], [Put(key, piece)])
+            # Another controller that starts meanwhile takes what is staged for leftovers and removes it.
+            compares.append(Compare(key, staged.revision))
         head = msgspec.structs.replace(self.head, version=record.version)
+        kept = msgspec.structs.replace(
+            record,
+            pieces=len(pieces),
+            created=record.created[:NAMES_KEPT],
+            updated=record.updated[:NAMES_KEPT],
+            deleted=record.deleted[:NAMES_KEPT],
+        )
         operations: list[Operation] = [Put(key, piece) for key, piece in pieces[-1:]]
         operations += [
-            Put(version_key(record.version), msgspec.msgpack.encode(record)),
+            Put(version_key(record.version), msgspec.msgpack.encode(kept)),
             Put(HEAD, msgspec.msgpack.encode(head)),
         ]
-        outcome = await self.store.transact([Compare(HEAD, self._revision)], operations)
+        outcome = await self.store.transact(compares[:1] + compares[1:][-MAX_COMPARES:], operations)
         if outcome.succeeded:
             self.head, self._revision = head, outcome.revision
         else:
@@ -182,13 +202,21 @@ class ConfigStore:
         """Write all of ``configuration``, then forget what only older versions need."""
         name = uuid.uuid4().hex
         written: list[str] = []
+        compares = [Compare(HEAD, self._revision)]
         for n, piece in enumerate(pieces_of(map(item_of, configuration.objects.values()))):
             written.append(f"{CHECKPOINT}{name}/{n:05d}")
-            await self.store.transact([], [Put(written[-1], piece)])
+            staged = await self.store.transact([], [Put(written[-1], piece)])
+            compares.append(Compare(written[-1], staged.revision))
         old = self.head
-        head = msgspec.structs.replace(old, checkpoint=name, checkpoint_version=configuration.version)
+        head = msgspec.structs.replace(
+            old,
+            checkpoint=name,
+            checkpoint_pieces=len(written),
+            checkpoint_version=configuration.version,
+        )
+        # More pieces than a transaction compares are 20 MiB; the last ones then stand for all.
         outcome = await self.store.transact(
-            [Compare(HEAD, self._revision)], [Put(HEAD, msgspec.msgpack.encode(head))]
+            compares[:1] + compares[1:][-MAX_COMPARES:], [Put(HEAD, msgspec.msgpack.encode(head))]
         )
         if not outcome.succeeded:
             await self._remove(written)

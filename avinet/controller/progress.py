@@ -74,8 +74,8 @@ class Progress:
 
     @property
     def in_sync(self) -> bool:
-        """Whether it reported the state it should have."""
-        return self.has == self.wanted.hash
+        """Whether it reported the state it should have, and nothing else is on its way to it."""
+        return self.has == self.wanted.hash and self.sending is None
 
     @property
     def stand(self) -> Stand:

@@ -155,8 +155,9 @@ class Sync(SessionListener):
         self._sessions[session.se] = session
         progress = self._progress.setdefault(session.se, Progress())
         progress.attached(session.hello.hash)
+        # Not sent to before it is placed anew: while it was away it may have been given up, and what it should have
+        # then is nothing, though it serves; it would lose its virtual services and get them back a moment later.
         self.engines_changed()
-        self._advance(session.se)
 
     def detached(self, session: SeSession, why: str) -> None:
         """Nothing is under way to it any more."""
@@ -176,8 +177,7 @@ class Sync(SessionListener):
             return
         now = self.clock.seconds()
         if isinstance(message, Ack):
-            if progress.acked(message.push, message.hash):
-                self._remember(progress.wanted)
+            progress.acked(message.push, message.hash)
         elif isinstance(message, Nack):
             if progress.nacked(message.push, message.reason, message.text, message.hash, now):
                 self._nacked(session.se, message)
@@ -262,6 +262,7 @@ class Sync(SessionListener):
         push = progress.next_push(self._known, self.clock.seconds())
         if push is None:
             return
+        self._remember(push.wanted)
         sending = session.send_all(frames_of(push, self.config.fence))
         sending.addErrback(
             lambda failure: _log.info("a push to {se} was cut: {why}", se=se, why=failure.getErrorMessage())

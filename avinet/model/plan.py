@@ -89,9 +89,8 @@ class _Planner:
         namesake = self.before.find(kind, name)
         if namesake is not None and namesake.thing.uuid != existing.thing.uuid:
             return "name", f"another {kind} has this name already"
-        if kind == "serviceenginegroup" and existing.thing.name != name:
-            return "name", "a group keeps its name: its SEs know it by that"
-        return None
+        renamed_group = kind == "serviceenginegroup" and existing.thing.name != name
+        return ("name", "a group keeps its name: its SEs know it by that") if renamed_group else None
 
     def _blame(self, number: int, kind: str, name: str, path: str, why: str) -> None:
         if len(self.problems) < MAX_PROBLEMS:

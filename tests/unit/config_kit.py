@@ -69,7 +69,7 @@ class World:
     def apply(self, *documents, **more):
         return run(self.config.apply(documents, "tester", **more))
 
-    def keys(self, prefix="config/"):
+    def stored_keys(self, prefix="config/"):
         return [entry.key for entry in run(self.store.list(prefix)).entries]
 
     def start_sync(self):

@@ -1,0 +1,289 @@
+"""Every SE to the configuration it should have: by delta or snapshot, measured, and no traffic without need."""
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from avinet.controller import sync
+from avinet.controller.progress import PUSH_TIMEOUT_S
+from avinet.controller.versions import KEEP
+from avinet.model.ids import SeId
+from avinet.model.placement import Engine
+from avinet.model.resources import EMPTY_STATE_HASH
+from tests.unit.config_kit import World, pool, run, service
+
+
+class Case(SynchronousTestCase):
+    def setUp(self):
+        self.world = World()
+        self.world.start_sync()
+        self.sync = self.world.sync
+        self.addCleanup(self.sync.stop)
+
+    def events(self, code):
+        return [event for event in self.world.events if event[0] == code]
+
+    def serving(self, name="1"):
+        """An SE that serves www."""
+        machine = self.world.engine(name)
+        self.world.apply(pool(), service())
+        machine.apply()
+        return machine
+
+
+class Pushing(Case):
+    def test_a_new_se_gets_what_is_placed_on_it(self):
+        self.world.apply(pool(health_monitor_refs=["System-TCP"]), service(), pool("unused"))
+        machine = self.world.engine()
+        self.assertEqual(len(machine.pushes), 1)
+        machine.apply()
+        self.assertEqual(
+            sorted(name.split("/")[0] for name in machine.state), ["healthmonitor", "pool", "virtualservice"]
+        )
+        self.assertTrue(self.sync.in_sync(machine.se))
+
+    def test_a_change_goes_out_as_a_delta_of_what_changed(self):
+        machine = self.serving()
+        before = machine.hash
+        self.world.apply(pool("web", 8081))
+        push = machine.pushes[-1]
+        self.assertEqual(push.start.base, before)
+        self.assertEqual([put.name.split("/")[0] for put in push.puts], ["pool"])
+        self.assertEqual((push.start.puts, push.start.removes), (1, 0))
+        self.assertEqual(push.start.size, sum(len(put.body) for put in push.puts))
+        machine.apply()
+        self.assertTrue(self.sync.in_sync(machine.se))
+
+    def test_what_is_deleted_is_removed(self):
+        machine = self.serving()
+        run(self.world.config.delete("virtualservice", "www", "tester"))
+        self.assertEqual(len(machine.pushes[-1].removes), 2)
+        machine.apply()
+        self.assertEqual(machine.hash, EMPTY_STATE_HASH)
+
+    def test_a_version_that_does_not_touch_an_se_is_in_sync_without_traffic(self):
+        machine = self.serving()
+        self.world.apply(pool("unused"), {"kind": "HealthMonitor", "name": "m"})
+        self.assertEqual(len(machine.pushes), 1 if machine.pushes[0].start.puts else 2)
+        self.assertTrue(self.sync.in_sync(machine.se))
+        self.assertTrue(self.sync.settled())
+
+    def test_an_se_that_comes_back_with_what_it_should_have_is_sent_nothing(self):
+        machine = self.serving()
+        machine.leave()
+        again = self.world.attach("1", machine.state)
+        self.assertEqual((again.pushes, self.sync.in_sync(again.se)), ([], True))
+
+    def test_an_se_that_comes_back_behind_gets_a_delta_where_its_state_is_known(self):
+        machine = self.serving()
+        machine.leave()
+        self.world.apply(pool("web", 8081))
+        again = self.world.attach("1", machine.state)
+        self.assertEqual(again.pushes[-1].start.base, machine.hash)
+        again.apply()
+
+    def test_an_se_with_a_state_nobody_knows_gets_a_snapshot(self):
+        self.serving().leave()
+        again = self.world.attach("1", {"pool/foreign": b"x"})
+        self.assertIsNone(again.pushes[-1].start.base)
+        again.apply()
+        self.assertTrue(self.sync.in_sync(again.se))
+
+    def test_changes_while_a_push_is_under_way_go_out_as_one_delta_after_it(self):
+        machine = self.serving()
+        count = len(machine.pushes)
+        for port in range(8081, 8091):
+            self.world.apply(pool("web", port))
+        self.assertEqual(len(machine.pushes), count + 1)
+        under_way = machine.pushes[-1].start.hash
+        machine.apply()
+        self.assertEqual(len(machine.pushes), count + 2)
+        self.assertEqual(machine.pushes[-1].start.base, under_way)
+        machine.apply()
+        self.assertTrue(self.sync.in_sync(machine.se))
+
+    def test_five_hundred_objects_arrive_as_one_push(self):
+        machine = self.world.engine()
+        documents = [d for n in range(250) for d in (pool(f"p{n}"), service(f"v{n}", 1 + n, f"p{n}"))]
+        self.world.apply(*documents)
+        self.assertEqual((len(machine.pushes), len(machine.pushes[0].puts)), (1, 500))
+        machine.apply()
+        self.assertTrue(self.sync.in_sync(machine.se))
+
+    def test_a_large_body_is_split_over_frames(self):
+        self.patch(sync, "FRAME_BYTES", 64)
+        machine = self.serving()
+        puts = [put for push in machine.pushes for put in push.puts]
+        self.assertTrue(any(put.more for put in puts))
+        self.assertLessEqual(max(len(put.body) for put in puts), 64)
+
+    def test_every_push_bears_the_fence_of_its_version(self):
+        machine = self.serving()
+        self.world.apply(pool("web", 8081))
+        self.assertEqual(machine.pushes[-1].start.fence, self.world.config.fence)
+        self.assertEqual(machine.pushes[-1].start.fence.version, 3)
+
+    def test_an_se_given_up_while_away_does_not_lose_its_services_when_it_comes_back(self):
+        machine = self.serving()
+        machine.leave()
+        self.world.engines[:] = [Engine(machine.se, "Default-Group", usable=False)]
+        self.sync.engines_changed()
+        self.world.clock.advance(1)
+        self.world.engines[:] = [Engine(machine.se, "Default-Group", usable=True)]
+        again = self.world.attach("1", machine.state)
+        self.assertEqual(again.pushes, [])
+        self.assertTrue(self.sync.in_sync(again.se))
+
+
+class Refusing(Case):
+    def test_a_refusal_is_an_event_and_is_tried_again(self):
+        machine = self.world.engine()
+        self.world.apply(pool(), service())
+        machine.refuse(text="port 80 is taken")
+        ((_, subject, text, facts),) = self.events("CONFIG_NACKED")
+        self.assertEqual((subject, facts["reason"]), (machine.se, "rejected"))
+        self.assertIn("port 80 is taken", text)
+        self.assertEqual(self.sync.stragglers(), [machine.se])
+        count = len(machine.pushes)
+        self.world.clock.pump([0.5] * 4)
+        self.assertEqual(len(machine.pushes), count + 1)
+        machine.apply()
+        self.assertTrue(self.sync.in_sync(machine.se))
+
+    def test_the_next_version_is_sent_at_once_after_a_refusal(self):
+        machine = self.world.engine()
+        self.world.apply(pool(), service())
+        machine.refuse()
+        count = len(machine.pushes)
+        self.world.apply(service(port=81))
+        self.assertEqual(len(machine.pushes), count + 1)
+
+    def test_a_push_that_is_never_answered_cuts_the_session(self):
+        machine = self.world.engine()
+        self.world.apply(pool(), service())
+        self.world.clock.pump([1.0] * int(PUSH_TIMEOUT_S + 2))
+        self.assertIn("unanswered", machine.aborted)
+
+    def test_a_data_plane_that_lost_its_state_is_sent_it_again(self):
+        machine = self.serving()
+        machine.state = {}
+        machine.report(EMPTY_STATE_HASH)
+        self.assertFalse(self.sync.in_sync(machine.se))
+        self.world.clock.pump([1.0] * 3)
+        machine.apply()
+        self.assertTrue(self.sync.in_sync(machine.se))
+
+    def test_what_an_old_session_says_is_not_heard(self):
+        machine = self.serving()
+        again = self.world.attach("1", machine.state)
+        machine.report(EMPTY_STATE_HASH)
+        machine.leave()
+        self.assertTrue(self.sync.in_sync(again.se))
+
+
+class Placing(Case):
+    def test_an_se_that_goes_away_for_good_hands_over(self):
+        self.world.apply(
+            {"kind": "ServiceEngineGroup", "name": "Default-Group", "max_scaleout_per_vs": 1},
+            pool(),
+            service(),
+        )
+        machines = {m.se: m for m in (self.world.engine("1"), self.world.engine("2"))}
+        for machine in machines.values():
+            if machine.pushes:
+                machine.apply()
+        (holder,) = [m for m in machines.values() if m.state]
+        (spare,) = [m for m in machines.values() if not m.state]
+        holder.leave()
+        self.world.engines[:] = [Engine(e.se, e.group, usable=e.se != holder.se) for e in self.world.engines]
+        self.sync.engines_changed()
+        self.world.clock.advance(0.1)
+        spare.apply()
+        self.assertEqual(len(spare.state), 2)
+
+    def test_a_crowd_of_changes_is_one_computation(self):
+        placed = []
+        place = sync.place
+        self.patch(sync, "place", lambda *args: placed.append(1) or place(*args))
+        for n in range(50):
+            self.world.engines.append(Engine(SeId(f"se-{n}"), "Default-Group", usable=True))
+            self.sync.engines_changed()
+        self.world.clock.advance(0.1)
+        self.assertEqual(len(placed), 1)
+
+    def test_too_few_engines_are_an_event_told_once(self):
+        self.world.apply(pool(), service())
+        self.world.apply(pool("web", 81))
+        self.assertEqual(len(self.events("VS_SHORT_OF_ENGINES")), 1)
+        self.world.engine()
+        self.world.engines.clear()
+        self.sync.engines_changed()
+        self.world.clock.advance(0.1)
+        self.assertEqual(len(self.events("VS_SHORT_OF_ENGINES")), 2)
+
+    def test_a_deleted_se_is_forgotten_once_its_session_ended(self):
+        machine = self.serving()
+        self.world.engines.clear()
+        machine.leave()
+        self.sync.engines_changed()
+        self.world.clock.advance(0.1)
+        self.assertIsNone(self.sync.progress(machine.se))
+
+
+class Measuring(Case):
+    def test_the_time_from_commit_to_the_last_ack_is_kept_and_stragglers_are_named(self):
+        machines = [self.world.engine(str(n)) for n in range(4)]
+        self.world.apply(pool(), service())
+        for machine in machines[:3]:
+            self.world.clock.advance(0.1)
+            machine.apply()
+        newest = self.sync.times.all()[0]
+        self.assertEqual((newest.version, newest.missing, newest.last_s), (2, {machines[3].se}, None))
+        self.assertEqual(self.sync.stragglers(), [machines[3].se])
+        self.world.clock.advance(0.7)
+        machines[3].apply()
+        self.assertEqual(newest.missing, set())
+        for q, expected in ((0.0, 0.1), (0.5, 0.3), (0.99, 1.0)):
+            self.assertAlmostEqual(newest.quantile(q), expected, places=5)
+        self.assertAlmostEqual(newest.last_s, 1.0, places=5)
+
+    def test_an_ack_counts_for_every_version_it_brings_an_se_past(self):
+        machine = self.world.engine()
+        self.world.apply(pool(), service())
+        self.world.apply(pool("web", 81))
+        machine.apply()
+        self.assertEqual([one.missing for one in self.sync.times.all()[:2]], [{machine.se}] * 2)
+        machine.apply()
+        self.assertEqual([len(one.acks_s) for one in self.sync.times.all()[:2]], [1, 1])
+
+    def test_an_se_that_leaves_is_waited_for_by_nobody(self):
+        machine = self.world.engine()
+        self.world.apply(pool(), service())
+        machine.leave()
+        self.assertEqual(self.sync.times.all()[0].missing, set())
+        self.assertEqual(self.sync.stragglers(), [])
+
+    def test_only_so_many_versions_are_kept(self):
+        for n in range(KEEP + 20):
+            self.world.apply(pool("web", 1 + n))
+        self.assertEqual(len(self.sync.times.all()), KEEP)
+        self.assertEqual(self.sync.times.newest, KEEP + 21)
+
+    def test_those_who_wait_hear_of_the_next_change(self):
+        machine = self.world.engine()
+        self.world.apply(pool(), service())
+        heard = []
+        self.sync.changed().addCallback(heard.append)
+        machine.apply()
+        self.assertEqual(heard, [None])
+        self.assertTrue(self.sync.settled())
+
+    def test_whoever_stops_waiting_is_forgotten(self):
+        waiting = self.sync.changed()
+        waiting.addErrback(lambda _: None)
+        waiting.cancel()
+        self.assertEqual(self.sync._waiters, [])
+
+    def test_after_stopping_nothing_is_left_on_the_clock(self):
+        self.serving()
+        self.sync.engines_changed()
+        self.sync.stop()
+        self.assertEqual(self.world.clock.getDelayedCalls(), [])
