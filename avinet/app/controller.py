@@ -206,7 +206,12 @@ class Controller(SessionListener):
         self.engines.listen(self.candidates.record_changed)
         self.sync = Sync(self.config, lambda: self.candidates, self._name_of, self.reactor, self.events.emit)
         self.candidates.changed = self.sync.engines_changed
-        for listener in (self, self.candidates, self.sync, SessionEvents(self.events.emit, self._name_of)):
+        for listener in (
+            self,
+            self.candidates,
+            self.sync,
+            SessionEvents(self.events.emit, self._name_of, self.reactor),
+        ):
             self.sessions.add_listener(listener)
         self.sync.start()
         stack.callback(self.sync.stop)
@@ -355,7 +360,7 @@ class Controller(SessionListener):
             Level.WARNING,
             source,
             f"An operator login from {source} was refused.",
-            user=user[:64],
+            reason=user[:64],
         )
 
     def attached(self, session: SeSession) -> None:

@@ -1,8 +1,9 @@
 """What happened, told once: events get an id, become durable, and only then reach whoever follows them.
 
-Like events (same code, subject and reason) within a window are one: the first is told at once, what follows is
-counted, and when the window ends one more event says how many there were (``count``).  So an operator sees the
-first refusal of an attack within the second, and ten thousand more as one line.
+Like events that have a ``reason`` (same code, subject and reason) within a window are one: the first is told at
+once, what follows is counted, and when the window ends one more event says how many there were (``count``).  So an
+operator sees the first refusal of an attack within the second, and ten thousand more as one line.  Events without a
+reason are facts that nobody outside can cause at will (an SE is up, then down, then up): each is told.
 
 An event that was seen is never lost: followers are called after the log's fsync, so no id is seen that a crash
 would use again.  While the log cannot be written (disk full), events wait in bounded memory and the log of the
@@ -104,8 +105,7 @@ class Events:
         self._idle: Deferred[None] | None = None
 
     def emit(self, code: str, level: Level, subject: str, text: str, **facts: Any) -> None:
-        """Something happened.  A fact called ``reason`` tells apart events that else would count as one."""
-        key = (code, subject, str(facts.get("reason", "")))
+        """Something happened.  With a fact called ``reason``, it is counted together with its like."""
         fields = {
             "at": self._wall(),
             "code": code,
@@ -114,6 +114,10 @@ class Events:
             "text": text[:MAX_TEXT],
             "facts": _plain(facts),
         }
+        if "reason" not in facts:
+            self._add(fields, 1)
+            return
+        key = (code, subject, str(facts["reason"]))
         window = self._windows.get(key)
         if window is not None:
             window.count += 1

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import attrs
+from twisted.internet.interfaces import IReactorTime
 
 from avinet.controller.engines import Emit
 from avinet.controller.session import SeSession
@@ -16,16 +17,41 @@ from avinet.wire.messages import Message, Notice
 MAX_NOTICE_TEXT = 500
 """Of what an SE says in its own words; a hostile one says more."""
 MAX_FACTS = 20
+NOTICE_CODES = frozenset({"COMMAND", "COMMAND_REFUSED", "MEMBERSHIP_REFUSED"})
+"""What an SE's own words may be filed under; with any other it could speak as if it were the controller."""
+NOTICE_BURST = 50.0
+NOTICES_PER_S = 1.0
+"""What one SE may tell: a script's worth of commands at once, then one a second; the log holds 100,000 events."""
 
 _LEVELS = {level.value: level for level in Level}
 
 
-@attrs.frozen(eq=False)
+@attrs.define
+class _Allowance:
+    """How much an SE may still tell."""
+
+    left: float
+    at: float
+
+
+@attrs.define(eq=False)
 class SessionEvents(SessionListener):
-    """Sessions that come and go."""
+    """Sessions that come and go, and what SEs themselves have to tell."""
 
     emit: Emit
     name_of: Callable[[SeId], str]
+    clock: IReactorTime
+    _allowances: dict[SeId, _Allowance] = attrs.field(factory=dict, init=False, repr=False)
+
+    def _may_tell(self, se: SeId) -> bool:
+        now = self.clock.seconds()
+        allowance = self._allowances.setdefault(se, _Allowance(NOTICE_BURST, now))
+        allowance.left = min(NOTICE_BURST, allowance.left + (now - allowance.at) * NOTICES_PER_S)
+        allowance.at = now
+        if allowance.left < 1:
+            return False
+        allowance.left -= 1
+        return True
 
     def up(self, se: SeId) -> None:
         """Attached, after it was not."""
@@ -55,12 +81,17 @@ class SessionEvents(SessionListener):
         """What the SE itself wants its operator to know, such as a command that ran."""
         if not isinstance(message, Notice):
             return
+        if not self._may_tell(session.se):
+            text = f"Service engine {self.name_of(session.se)} tells more than is kept."
+            self.emit("SE_NOTICES_DROPPED", Level.WARNING, session.se, text, reason="too-many")
+            return
         facts = {str(k)[:50]: str(v)[:MAX_NOTICE_TEXT] for k, v in list(message.facts.items())[:MAX_FACTS]}
         self.emit(
-            "SE_" + "".join(c for c in message.code.upper() if c.isalnum() or c == "_")[:40],
+            f"SE_{message.code}" if message.code in NOTICE_CODES else "SE_NOTICE",
             _LEVELS.get(message.level, Level.WARNING),
             session.se,
             f"{self.name_of(session.se)}: {message.text[:MAX_NOTICE_TEXT]}",
+            told_code=message.code[:50],
             told=facts,
             told_at=message.at,
         )

@@ -52,7 +52,7 @@ class EventsTests(SynchronousTestCase):
 
     def test_like_events_are_counted_and_told_once_more_when_the_window_ends(self):
         for _ in range(5):
-            self.emit()
+            self.emit(reason="flapping")
         self.assertEqual(len(self.seen), 1)
         self.clock.advance(WINDOW_S)
         self.assertEqual(self.told(), [(1, "SE_UP", "se-1", 1), (2, "SE_UP", "se-1", 4)])
@@ -115,11 +115,16 @@ class EventsTests(SynchronousTestCase):
         self.assertEqual([e.id for e in self.seen], [1, 2, 3, 4])
         self.assertEqual((self.seen[-1].code, self.seen[-1].facts), ("EVENTS_DROPPED", {"dropped": 7}))
 
+    def test_events_without_a_reason_are_told_each(self):
+        for _ in range(3):
+            self.emit()
+        self.assertEqual([e.count for e in self.seen], [1, 1, 1])
+
     def test_windows_are_bounded(self):
         self.patch(module, "MAX_WINDOWS", 10)
         for n in range(50):
-            self.emit(subject=f"source-{n}")
-            self.emit(subject=f"source-{n}")
+            self.emit(subject=f"source-{n}", reason="unknown-key")
+            self.emit(subject=f"source-{n}", reason="unknown-key")
         self.assertEqual(len(self.events._windows), 10)
         self.assertEqual(len(self.clock.getDelayedCalls()), 10)
         self.assertEqual(len(self.seen), 90)

@@ -1,0 +1,71 @@
+"""What sessions and logins become as events."""
+
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from avinet.controller.events import Events, MemoryLog
+from avinet.controller.reports import NOTICE_BURST, ChannelEvents, SessionEvents
+from avinet.model.events import Event, Level
+from avinet.wire.messages import Notice
+
+
+class Session:
+    """As much of a session as the reports look at."""
+
+    se = "se-1"
+
+
+class Reports(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.told: list[Event] = []
+        events = Events(MemoryLog(), self.clock, wall=self.clock.seconds)
+        events.follow(self.told.append)
+        self.addCleanup(lambda: None)
+        self.sessions = SessionEvents(events.emit, lambda se: "web-1", self.clock)
+        self.channels = ChannelEvents(events.emit, lambda se: "web-1")
+
+    def codes(self) -> list[str]:
+        return [event.code for event in self.told]
+
+    def notice(self, **facts: Any) -> None:
+        self.sessions.received(
+            Session(), Notice(code="COMMAND", level="info", text="'id' ended", facts=facts)
+        )
+
+    def test_an_engine_that_comes_back_within_a_minute_is_told_each_time(self) -> None:
+        self.sessions.up("se-1")
+        self.sessions.down("se-1", "gone")
+        self.sessions.up("se-1")
+        self.assertEqual(self.codes(), ["SE_UP", "SE_DOWN", "SE_UP"])
+
+    def test_every_command_is_told_even_when_another_ran_a_second_ago(self) -> None:
+        self.notice(command="id")
+        self.notice(command="rm -rf /")
+        self.assertEqual([event.facts["told"]["command"] for event in self.told], ["id", "rm -rf /"])
+
+    def test_an_engine_that_floods_its_operator_is_cut_short_and_that_is_told_once(self) -> None:
+        for n in range(1000):
+            self.notice(command=str(n))
+        self.assertEqual(self.codes().count("SE_COMMAND"), int(NOTICE_BURST))
+        self.assertEqual(self.codes().count("SE_NOTICES_DROPPED"), 1)
+        self.clock.advance(2)
+        self.notice(command="later")
+        self.assertEqual(self.told[-1].facts["told"]["command"], "later")
+
+    def test_a_notice_cannot_choose_a_code_of_ours_or_fill_the_log_with_its_text(self) -> None:
+        message = Notice(code="DELETED", level="loud", text="x" * 10_000, facts={"k": "y" * 10_000})
+        self.sessions.received(Session(), message)
+        event = self.told[0]
+        self.assertEqual((event.code, event.level), ("SE_NOTICE", Level.WARNING))
+        self.assertLess(len(event.text), 600)
+        self.assertLess(len(event.facts["told"]["k"]), 600)
+
+    def test_a_storm_of_refused_logins_is_one_line_and_a_count(self) -> None:
+        for _ in range(500):
+            self.channels.auth_failed("203.0.113.9", "root", "SHA256:x", "unknown-user")
+        self.assertEqual(self.codes(), ["SSH_LOGIN_REFUSED"])
+        self.clock.advance(61)
+        self.assertEqual(self.told[-1].count, 499)
