@@ -56,10 +56,10 @@ def free_port():
         return port
 
 
-def until(what, limit_s=LIMIT_S, why="it did not happen in time"):
+def until(what, limit_s=LIMIT_S, why="it did not happen in time", poll_s=POLL_S):
     """Wait for a true answer, and give it; errors of avinet's client count as not yet."""
     end = time.monotonic() + limit_s
-    last = None
+    why_not = None
     while time.monotonic() < end:
         try:
             last = what()
@@ -70,7 +70,7 @@ def until(what, limit_s=LIMIT_S, why="it did not happen in time"):
             if last:
                 return last
             why_not = last
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
     raise AssertionError(f"{why() if callable(why) else why} (last: {why_not!r})")
 
 
