@@ -193,6 +193,20 @@ class ConfigStore:
             await self._remove([key for key, _ in pieces[:-1]])
         return outcome.succeeded
 
+    async def begin_incarnation(self, now: float) -> int:
+        """After a restore: orders from now on overrule whatever was given since the backup.
+
+        The number is the time, unless that is behind: two restores of one backup must not give the same.
+        """
+        await self._read_head()
+        head = msgspec.structs.replace(self.head, incarnation=max(self.head.incarnation + 1, int(now)))
+        outcome = await self.store.transact(
+            [Compare(HEAD, self._revision)], [Put(HEAD, msgspec.msgpack.encode(head))]
+        )
+        if outcome.succeeded:
+            self.head, self._revision = head, outcome.revision
+        return self.head.incarnation
+
     @property
     def checkpoint_due(self) -> bool:
         """Whether enough versions have come since the last one."""

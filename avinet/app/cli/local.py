@@ -111,6 +111,29 @@ def version(where: Place) -> None:
         click.echo(f"avinet {software_version()} (Python {platform.python_version()})")
 
 
+@examples("avinet restored --state /var/lib/avinet/controller")
+@click.command(cls=Command)
+@click.option("--state", type=click.Path(file_okay=False, path_type=Path), help="As the global option.")
+@place
+def restored(where: Place, state: Path | None) -> None:
+    """Say that the state folder was restored from a backup.
+
+    For a stopped controller, once after each restore: service engines that have seen newer orders than the
+    backup knows of obey it again.
+    """
+    from avinet.app.restore import (
+        mark_restored,  # here, since it brings the store, which no other command wants
+    )
+
+    if state is not None:
+        where.state = state
+    incarnation = mark_restored(where.local_state("avinet restored").state)
+    if where.json:
+        print_json({"incarnation": incarnation})
+    else:
+        print_facts({"incarnation": incarnation})
+
+
 @examples("avinet demo", "avinet demo --check", "avinet demo --engines 4 --dir /tmp/fleet")
 @click.command(cls=Command)
 @click.option(

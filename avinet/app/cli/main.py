@@ -15,7 +15,7 @@ from avinet.app.cli.context import DEFAULT_STATE, Command, Place, Root, place
 from avinet.app.cli.engines import engines
 from avinet.app.cli.events import events
 from avinet.app.cli.images import images
-from avinet.app.cli.local import demo, doctor, init, version
+from avinet.app.cli.local import demo, doctor, init, restored, version
 from avinet.app.cli.output import print_facts, print_json
 from avinet.app.software import software_version
 from avinet.units import KIB, show_bytes, show_duration
@@ -106,7 +106,7 @@ def status(where: Place) -> None:
     )
 
 
-for _command in (config, demo, doctor, engines, events, images, init, version):
+for _command in (config, demo, doctor, engines, events, images, init, restored, version):
     cli.add_command(_command)
 
 

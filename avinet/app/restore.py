@@ -1,0 +1,55 @@
+"""What makes a controller that was restored from a backup obeyed again: a new incarnation.
+
+Service engines refuse orders older than the newest they have seen, so that a controller from the past cannot push
+the past by accident.  An operator who restores a backup means it; this says so, in the store, before the start.
+"""
+
+import time
+from pathlib import Path
+from typing import ClassVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from avinet.controller.config_store import ConfigStore
+from avinet.errors import AvinetError, Kind, error
+from avinet.store.sqlite import open_sqlite_store
+from avinet.store.threads import InPlace
+from avinet.trust.node import ControllerPaths, read_cluster
+
+
+@error
+class NothingToRestoreError(AvinetError):
+    """There is no store in {state}. Put the backup there first; then tell it that it is one."""
+
+    kind: ClassVar[Kind] = Kind.NOT_FOUND
+    state: Path
+
+
+def mark_restored(state: Path) -> int:
+    """Raise the incarnation of the stopped controller in ``state``; the new number."""
+    read_cluster(state)
+    paths = ControllerPaths(state)
+    if not paths.store.exists():
+        raise NothingToRestoreError(state=state)
+    return _now(Deferred.fromCoroutine(_mark(paths.store)))
+
+
+async def _mark(path: Path) -> int:
+    store = await open_sqlite_store(path, Clock(), runner=InPlace())
+    try:
+        return await ConfigStore(store).begin_incarnation(time.time())
+    finally:
+        await store.close()
+
+
+def _now(work: Deferred[int]) -> int:
+    """The result of work that waits for nothing."""
+    results: list[object] = []
+    work.addBoth(results.append)
+    (result,) = results
+    if isinstance(result, Failure):
+        result.raiseException()
+    assert isinstance(result, int)  # noqa: S101 - for the checker
+    return result

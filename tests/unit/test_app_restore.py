@@ -1,0 +1,53 @@
+"""A restored controller is obeyed again."""
+
+from pathlib import Path
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from avinet.app.restore import NothingToRestoreError, mark_restored
+from avinet.controller.config_store import ConfigStore
+from avinet.controller.configuration import ConfigService
+from avinet.model.fence import Fence
+from avinet.store.sqlite import open_sqlite_store
+from avinet.store.threads import InPlace
+from avinet.trust.node import ControllerPaths, NotInitialisedError
+
+
+class Restored(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.state = Path(self.mktemp())
+        self.state.mkdir()
+        self.paths = ControllerPaths(self.state)
+
+    def make(self) -> None:
+        self.paths.cluster.write_text('{"cluster":"c","name":"n"}')
+        self.assertLess(self.fence().incarnation, 1)
+
+    def fence(self) -> Fence:
+        clock = Clock()
+        store = self.successResultOf(open_sqlite_store(self.paths.store, clock, runner=InPlace()))
+        service = ConfigService(ConfigStore(store), clock)
+        from twisted.internet.defer import Deferred
+
+        self.successResultOf(Deferred.fromCoroutine(service.load()))
+        self.successResultOf(store.close())
+        return service.fence
+
+    def test_every_order_after_it_outranks_every_order_before(self) -> None:
+        self.make()
+        before = self.fence()
+        mark_restored(self.state)
+        after = self.fence()
+        self.assertGreater(after, Fence(before.incarnation, before.term, before.version + 1_000_000))
+
+    def test_twice_in_one_second_gives_two_incarnations(self) -> None:
+        self.make()
+        self.assertLess(mark_restored(self.state), mark_restored(self.state))
+
+    def test_a_folder_without_a_controller_is_refused(self) -> None:
+        self.assertRaises(NotInitialisedError, mark_restored, self.state)
+
+    def test_a_controller_without_a_store_is_refused(self) -> None:
+        self.paths.cluster.write_text('{"cluster":"c","name":"n"}')
+        self.assertRaises(NothingToRestoreError, mark_restored, self.state)
