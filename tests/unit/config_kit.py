@@ -111,6 +111,7 @@ class Machine:
         self.hello = SimpleNamespace(hash=self.hash)
         self.pushes = []
         self.aborted = None
+        self.answered = 0
 
     @property
     def hash(self):
@@ -137,6 +138,7 @@ class Machine:
     def apply(self):
         """Put the last push in force and say so."""
         push = self.pushes[-1]
+        self.answered = len(self.pushes)
         assert push.ended
         state = {} if push.start.base is None else dict(self.state)
         if push.start.base is not None:
@@ -150,6 +152,13 @@ class Machine:
         self.state = state
         assert self.hash == push.start.hash, "the push does not lead where it says"
         self.say(Ack(push=push.start.push, version=push.start.fence.version, hash=self.hash))
+
+    def apply_all(self):
+        """Put in force whatever comes until nothing more does."""
+        done = self.answered
+        while len(self.pushes) > done:
+            done = len(self.pushes)
+            self.apply()
 
     def refuse(self, reason="rejected", text="no"):
         push = self.pushes[-1].start

@@ -205,7 +205,7 @@ STEPS = st.lists(
 
 
 class AnyOrder(SynchronousTestCase):
-    @settings(max_examples=200)
+    @settings(max_examples=200, deadline=None)
     @given(STEPS)
     def test_the_invariants_hold_and_it_always_ends_in_sync(self, steps):
         progress, now, under_way, attached = Progress(), 0.0, None, False

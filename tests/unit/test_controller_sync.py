@@ -188,15 +188,14 @@ class Placing(Case):
         )
         machines = {m.se: m for m in (self.world.engine("1"), self.world.engine("2"))}
         for machine in machines.values():
-            if machine.pushes:
-                machine.apply()
+            machine.apply_all()
         (holder,) = [m for m in machines.values() if m.state]
         (spare,) = [m for m in machines.values() if not m.state]
         holder.leave()
         self.world.engines[:] = [Engine(e.se, e.group, usable=e.se != holder.se) for e in self.world.engines]
         self.sync.engines_changed()
         self.world.clock.advance(0.1)
-        spare.apply()
+        spare.apply_all()
         self.assertEqual(len(spare.state), 2)
 
     def test_a_crowd_of_changes_is_one_computation(self):

@@ -1,6 +1,6 @@
 """Operators' text to plain documents, or a clear reason with its place."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -119,6 +119,7 @@ class Documents(SynchronousTestCase):
         self.assertEqual(len(parse_documents("---\na: 1\n" * 3)), 3)
         self.refused("---\na: 1\n" * 4, "more than 3")
 
+    @settings(deadline=None)
     @given(st.text(max_size=200))
     def test_no_text_makes_it_fail_otherwise(self, text):
         try:
@@ -126,6 +127,7 @@ class Documents(SynchronousTestCase):
         except DocumentError:
             return
 
+    @settings(deadline=None)
     @given(st.sampled_from(TAGS), st.text(alphabet="-+0x:._eE{}[],\"' aZ9=\n", max_size=12))
     def test_no_tagged_value_makes_it_fail_otherwise(self, tag, value):
         try:

@@ -229,7 +229,7 @@ class Refusals(Case):
             str(why),
         )
 
-    @settings(max_examples=200)
+    @settings(max_examples=200, deadline=None)
     @given(
         st.lists(
             st.dictionaries(

@@ -6,7 +6,7 @@ import hmac
 import json
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -296,6 +296,7 @@ class Bodies(SynchronousTestCase):
             value = document((IMAGE_KEY, {}), (SE_KEY, {}), payload=plain(claims(**changed)))
             self.assertRaises(InvalidKeyError, opened, body(value))
 
+    @settings(deadline=None)
     @given(st.binary(max_size=200))
     def test_no_bytes_make_it_fail_otherwise(self, data):
         self.assertRaises(AvinetError, opened, data)
@@ -303,6 +304,7 @@ class Bodies(SynchronousTestCase):
         one = {**GOOD["signatures"][0], "protected": b64(data)}
         self.assertRaises(AvinetError, opened, body({**GOOD, "signatures": [one, GOOD["signatures"][1]]}))
 
+    @settings(deadline=None)
     @given(
         st.recursive(
             st.none() | st.text() | st.integers() | st.floats(allow_nan=False),
