@@ -111,7 +111,13 @@ class _Input(FileDescriptor):
             data = b""
         if data:
             self._channel.write(data)
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        if not self.connected:
             return
+        self.connected = False
         self.stopReading()
         self._channel.unregisterProducer()
         self._channel.loseWriteConnection()
@@ -121,8 +127,8 @@ class _Input(FileDescriptor):
         self.stopReading()
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor cannot read it; no more input."""
-        self.stopReading()
+        """No more input: epoll tells the end of a pipe this way, once it is empty, and not by a last read."""
+        self._end()
 
 
 @implementer(IHalfCloseableProtocol)

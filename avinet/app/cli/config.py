@@ -110,7 +110,10 @@ def _print_changes(answer: dict[str, Any], *, dry_run: bool) -> None:
         for name in answer.get(change, ()):
             click.echo(f"{change}  {text_of(name)}")
     what = ", ".join(counts) or "nothing to do"
-    click.echo(f"{'Would be' if dry_run else 'Version'} {answer['version']}: {what}.")
+    if dry_run:
+        click.echo(f"Dry run: {what}. Nothing was changed.")
+        return
+    click.echo(f"Version {answer['version']}: {what}.")
     if answer.get("in_sync"):
         click.echo("Every service engine has it.")
 

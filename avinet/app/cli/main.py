@@ -26,7 +26,7 @@ A first tour:
   twistd -n avicontroller --state ./c1
   export AVINET_STATE=./c1
   avinet se create --name se-1 --cloud local
-  avinet config apply etc/examples/web.yaml
+  avinet config apply -f etc/examples/web.yaml
   avinet se list
   avinet events --follow
 
