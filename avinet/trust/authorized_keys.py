@@ -13,7 +13,7 @@ import attrs
 
 from avinet.errors import AvinetError, Kind, error
 from avinet.model.ids import SeId
-from avinet.trust.keys import key_blob, parse_line
+from avinet.trust.keys import InvalidKeyError, key_blob, parse_line
 
 NO_COMMAND = "/usr/sbin/nologin"
 
@@ -138,16 +138,19 @@ class AuthorizedKeys:
             match = _LINE.fullmatch(line)
             if match is None:
                 raise AuthorizedKeysLineError(number=number)
-            index.put(
-                Permit(
-                    se=SeId(match["se"]),
-                    key=match["key"],
-                    loopback=match["loopback"],
-                    reverse_port=int(match["port"]),
-                    permit_open=tuple((host, int(port)) for host, port in _OPEN.findall(match["opens"])),
-                    networks=tuple(match["networks"].split(",")) if match["networks"] else (),
+            try:
+                index.put(
+                    Permit(
+                        se=SeId(match["se"]),
+                        key=match["key"],
+                        loopback=match["loopback"],
+                        reverse_port=int(match["port"]),
+                        permit_open=tuple((host, int(port)) for host, port in _OPEN.findall(match["opens"])),
+                        networks=tuple(match["networks"].split(",")) if match["networks"] else (),
+                    )
                 )
-            )
+            except (PermitInvalidError, InvalidKeyError) as why:
+                raise AuthorizedKeysLineError(number=number) from why
         return index
 
 

@@ -40,6 +40,15 @@ class FileExposedError(AvinetError):
 
 
 @error
+class FileTooLargeError(AvinetError):
+    """{path} is over {limit} bytes, which no file of this kind is. Something else was put in its place."""
+
+    kind: ClassVar[Kind] = Kind.TOO_LARGE
+    path: Path
+    limit: int
+
+
+@error
 class FileUnwritableError(AvinetError):
     """Cannot write {path}: {why}. Nothing was changed."""
 
@@ -120,11 +129,18 @@ def _write_error(path: Path, why: OSError) -> AvinetError:
 def read_private(path: Path) -> bytes:
     """The contents of a file that only its owner may read; ``FileExposedError`` when others may too."""
     try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        # A pipe put in the place of a file would be waited for without O_NONBLOCK.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            mode = os.fstat(descriptor).st_mode
+            if not stat.S_ISREG(mode):
+                raise FileUnreadableError(path=path, why="it is not a regular file")
             if mode & 0o077:
-                raise FileExposedError(path=path, mode=mode)
-            return file.read(MAX_PRIVATE_BYTES)
+                raise FileExposedError(path=path, mode=stat.S_IMODE(mode))
+            data = file.read(MAX_PRIVATE_BYTES + 1)
+            if len(data) > MAX_PRIVATE_BYTES:
+                raise FileTooLargeError(path=path, limit=MAX_PRIVATE_BYTES)
+            return data
     except OSError as why:
         raise FileUnreadableError(path=path, why=os.strerror(why.errno or 0)) from why
 
