@@ -36,9 +36,7 @@ class Odd(SynchronousTestCase):
 
     def test_a_folder_is_refused(self):
         self.path.mkdir(0o700)
-        self.assertIn(
-            "not a regular file", str(self.assertRaises(FileUnreadableError, read_private, self.path))
-        )
+        self.assertIn("directory", str(self.assertRaises(FileUnreadableError, read_private, self.path)))
 
 
 class Lines(SynchronousTestCase):
