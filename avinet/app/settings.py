@@ -16,7 +16,13 @@ import msgspec
 from avinet.errors import AvinetError, Kind, error
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
+MAX_S = 31_536_000.0
+"""A year: TOML knows infinity, and timers, leases and back-offs do not."""
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=MAX_S)]
+Name = Annotated[str, msgspec.Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$")]
+"""It appears in file names, certificates and terminals."""
+Address = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:%-]{1,253}$")]
+"""A host name or an IP address, without a port."""
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
 MAX_FILE_BYTES = 256 * 1024
@@ -40,9 +46,9 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class ControllerSection(_Section, frozen=True, kw_only=True):
     """How this controller is called and reached."""
 
-    name: str = ""
+    name: Name = ""
     """Empty: this machine's host name."""
-    addresses: tuple[str, ...] = ()
+    addresses: tuple[Address, ...] = ()
     """What SEs dial, in order; empty: this machine's fully qualified host name."""
     loopback_prefix: str = "127.1"
     """The first two octets of the addresses that stand for SEs."""
@@ -67,7 +73,8 @@ class RegistrationSection(_Section, frozen=True, kw_only=True):
 
     bind: str = ""
     port: Port = 8443
-    token_lifetime_s: Seconds = 3600.0
+    token_lifetime_s: Annotated[float, msgspec.Meta(ge=1, le=MAX_S)] = 3600.0
+    """The store's leases last a second at least."""
 
 
 class ApiSection(_Section, frozen=True, kw_only=True):

@@ -23,6 +23,13 @@ class TokenMissingError(AvinetError):
 
 
 @error
+class NothingShownError(AvinetError):
+    """The registration has no token, and its image is of no group that might take it without one. Give the machine meta-info with a token."""
+
+    kind: ClassVar[Kind] = Kind.DENIED
+
+
+@error
 class GroupMissingError(AvinetError):
     """The service engine group {group!r} does not exist. Create it, or use another image or token."""
 

@@ -18,7 +18,13 @@ from typing import ClassVar
 import attrs
 import msgspec
 
-from avinet.controller.admission import Admission, GroupMissingError, ImageCountError, admit
+from avinet.controller.admission import (
+    Admission,
+    GroupMissingError,
+    ImageCountError,
+    NothingShownError,
+    admit,
+)
 from avinet.controller.engine_index import Held
 from avinet.controller.engines import (
     KEY,
@@ -202,6 +208,8 @@ class Enrolment:
         text = applicant.claims.token
         token = self.engines.tokens.identify(text) if text else None
         name = image.group if token is None else token.group
+        if token is None and not name:
+            raise NothingShownError
         group = self.groups(name)
         if group is None:
             raise GroupMissingError(group=name)

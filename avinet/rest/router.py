@@ -37,11 +37,15 @@ from avinet.rest.problem import (
     problem_of,
 )
 from avinet.rest.route import Auth, Caller, Request, Response, Route, parameter_of
+from avinet.units import KIB
 
 __all__ = ["Auth", "Caller", "Info", "Request", "Response", "Route", "Router", "nobody", "openapi"]
 
 Authenticate = Callable[[Caller], Awaitable[str]]
 """Names the caller, or raises ``UnauthenticatedError`` or another ``AvinetError``."""
+
+UNROUTED_BODY_BYTES = 64 * KIB
+"""As most routes take; clients send a body with a wrong path as with a right one."""
 
 _AT = re.compile(r" - at `(?:key in )?\$(?P<path>.*)`$")
 _ALWAYS = {
@@ -79,11 +83,14 @@ class Router(Resource):
             methods[route.method] = route
 
     def body_limit(self, method: str, target: str) -> int:
-        """How many bytes of body a request may bring, known from its first line; 0 where none is taken."""
+        """How many bytes of body a request may bring, known from its first line.
+
+        One that no route takes may bring a small one all the same: it is refused for what it is, not for its size.
+        """
         try:
             return self._find(method, target)[0].body_bytes
         except AvinetError:
-            return 0
+            return UNROUTED_BODY_BYTES
 
     def render(self, request: WebRequest) -> int:
         """Answer in time; twisted.web calls this when the whole request is there."""

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import random
 import secrets
 import socket
 import ssl
@@ -23,7 +24,7 @@ class Answer:
 
     status: int
     body: dict
-    headers: dict
+    headers: http.client.HTTPMessage
 
 
 def tls_context(site):
@@ -35,18 +36,19 @@ def tls_context(site):
 class _Named(http.client.HTTPSConnection):
     """Dials loopback and checks the cluster's name."""
 
-    def __init__(self, site, timeout):
+    def __init__(self, site, timeout, source):
+        self._source = source
         super().__init__("127.0.0.1", site.ports.registration, timeout=timeout, context=tls_context(site))
         self._name = controller_dns_name(read_cluster(site.state)[0])
 
     def connect(self):
-        plain = socket.create_connection((self.host, self.port), self.timeout)
+        plain = socket.create_connection((self.host, self.port), self.timeout, (self._source, 0))
         self.sock = self._context.wrap_socket(plain, server_hostname=self._name)
 
 
-def ask(site, method, path, body=None, content_type=REQUEST_CONTENT_TYPE, timeout=20):
-    """One request; ``body`` of a JSON answer is decoded."""
-    connection = _Named(site, timeout)
+def ask(site, method, path, body=None, content_type=REQUEST_CONTENT_TYPE, timeout=20, source="127.0.0.1"):
+    """One request from an address of one's own; ``body`` of a JSON answer is decoded."""
+    connection = _Named(site, timeout, source)
     try:
         connection.request(method, path, body, {} if body is None else {"Content-Type": content_type})
         answer = connection.getresponse()
@@ -54,7 +56,7 @@ def ask(site, method, path, body=None, content_type=REQUEST_CONTENT_TYPE, timeou
     finally:
         connection.close()
     kind = answer.getheader("Content-Type", "")
-    return Answer(answer.status, json.loads(text) if "json" in kind else {"text": text}, dict(answer.headers))
+    return Answer(answer.status, json.loads(text) if "json" in kind else {"text": text}, answer.headers)
 
 
 class Machine:
@@ -66,6 +68,8 @@ class Machine:
         self.image_key = self.image.image_key
         self.se_key, self.host_key = keys.generate(), keys.generate()
         self.token = token
+        # Refusals are coalesced by source: an address of its own makes this machine's tell apart.
+        self.source = ".".join(["127", *(str(random.randint(2, 250)) for _ in range(3))])
 
     def claims(self, **other):
         """What an honest machine would say, but for ``other``."""
@@ -84,7 +88,9 @@ class Machine:
         return sign_request(self.claims(**other), self.image_key, self.se_key)
 
     def enrol(self, body=None, **other):
-        return ask(self.site, "POST", ENROL_PATH, self.body(**other) if body is None else body)
+        return ask(
+            self.site, "POST", ENROL_PATH, self.body(**other) if body is None else body, source=self.source
+        )
 
     @property
     def fingerprint(self):

@@ -293,10 +293,10 @@ class RouterTests(SynchronousTestCase):
             with self.assertRaises(LocalProtocolError):
                 Route(method="POST", path="/x", handler=None, summary="", request=kind)
 
-    def test_the_body_limit_of_a_first_line_is_its_routes(self):
+    def test_the_body_limit_of_a_first_line_is_its_routes_and_small_where_there_is_none(self):
         self.assertEqual(self.router.body_limit("POST", "/api/pool?x"), 1000)
-        self.assertEqual(self.router.body_limit("PUT", "/api/pool"), 0)
-        self.assertEqual(self.router.body_limit("POST", "/nothing"), 0)
+        self.assertEqual(self.router.body_limit("PUT", "/api/pool"), 65536)
+        self.assertEqual(self.router.body_limit("POST", "/nothing"), 65536)
 
     # the document
 
