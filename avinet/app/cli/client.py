@@ -166,6 +166,8 @@ class Client:
             text = answer.read(MAX_ANSWER_BYTES + 1)
             if len(text) > MAX_ANSWER_BYTES:
                 raise StrangeAnswerError(place=self.place, why=f"it is over {MAX_ANSWER_BYTES} bytes")
+            if answer.length:  # http.client says nothing when a bounded read ends early
+                raise ConnectionLostError(place=self.place, why=f"{answer.length} bytes are missing")
             return self._decoded(text) if text else None
 
     def _decoded(self, text: bytes) -> Any:

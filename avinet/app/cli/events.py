@@ -100,8 +100,5 @@ def _tell(event: dict[str, Any], where: Place) -> None:
 
 def _show(event: dict[str, Any]) -> None:
     level = event["level"]
-    times = f" ({event['count']} times)" if event.get("count", 1) > 1 else ""
     shown = click.style(f"{level:<7}", fg=_LEVEL_COLOUR.get(level))
-    click.echo(
-        f"{event['id']:>6}  {moment(event['at'])}  {shown}  {event['code']}  {text_of(event['text'])}{times}"
-    )
+    click.echo(f"{event['id']:>6}  {moment(event['at'])}  {shown}  {event['code']}  {text_of(event['text'])}")
