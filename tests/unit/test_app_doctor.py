@@ -1,0 +1,99 @@
+"""What ``avinet doctor`` finds on a machine."""
+
+import socket
+import tempfile
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from avinet.app.doctor import EARLIEST_CLOCK, Examination, examine
+from avinet.model.ids import ControllerName
+from avinet.trust.node import ControllerIdentity, ControllerPaths, NodeFacts
+from avinet.units import YEAR_S
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Doctor(SynchronousTestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory(prefix="avinet-")
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        self.state = self.folder / "c1"
+        self.config = self.folder / "c.toml"
+        self.ports = [free_port() for _ in range(3)]
+        self.configure()
+
+    def configure(self, extra=""):
+        ssh, registration, api = self.ports
+        self.config.write_text(
+            f'[controller]\naddresses = ["127.0.0.1"]\n[ssh]\nport = {ssh}\nbind = "127.0.0.1"\n{extra}'
+            f'[registration]\nport = {registration}\nbind = "127.0.0.1"\n[api]\nport = {api}\nbind = "127.0.0.1"\n'
+        )
+
+    def init(self):
+        facts = NodeFacts(
+            name=ControllerName("c1"),
+            addresses=("127.0.0.1",),
+            ssh_port=1,
+            registration_port=2,
+            reverse_port=3,
+        )
+        ControllerIdentity.init(self.state, facts)
+
+    def outcomes(self, **more):
+        findings = examine(Examination(controller_state=self.state, controller_config=self.config, **more))
+        for found in findings:
+            self.assertEqual(found.outcome == "ok", found.advice == "", found)
+        return {found.check: found.outcome for found in findings}
+
+    def test_a_folder_without_a_controller_is_told_how_to_make_one(self):
+        self.assertEqual(self.outcomes()["controller state"], "failed")
+
+    def test_a_stopped_controller_has_only_that_against_it(self):
+        self.init()
+        wrong = {check for check, outcome in self.outcomes().items() if outcome != "ok"}
+        self.assertEqual(wrong - {"controller disk"}, {"controller"})
+
+    def test_a_key_that_others_can_read_is_found(self):
+        self.init()
+        ControllerPaths(self.state).node_key.chmod(0o644)
+        self.assertEqual(self.outcomes()["controller files"], "failed")
+
+    def test_certificates_are_judged_by_what_is_left(self):
+        self.init()
+        import time
+
+        later = self.outcomes(now=time.time() + 0.95 * YEAR_S)
+        self.assertEqual((later["node certificate"], later["root certificate"]), ("warning", "ok"))
+        self.assertEqual(self.outcomes(now=time.time() + 2 * YEAR_S)["node certificate"], "failed")
+
+    def test_a_lost_certificate_is_found(self):
+        self.init()
+        ControllerPaths(self.state).api_pem.unlink()
+        self.assertEqual(self.outcomes()["API certificate"], "failed")
+
+    def test_a_clock_from_before_this_software_is_found(self):
+        self.assertEqual(self.outcomes(now=EARLIEST_CLOCK - 1)["clock"], "failed")
+
+    def test_a_taken_port_is_found_by_its_setting(self):
+        self.init()
+        taken = socket.socket()
+        self.addCleanup(taken.close)
+        taken.bind(("127.0.0.1", self.ports[1]))
+        taken.listen()
+        found = self.outcomes()
+        self.assertEqual((found["[registration] port"], found["[ssh] port"]), ("failed", "ok"))
+
+    def test_wrong_settings_are_found(self):
+        self.init()
+        self.configure("prot = 1\n")
+        self.assertEqual(self.outcomes()["controller settings"], "failed")
+
+    def test_an_empty_se_folder_is_found(self):
+        findings = examine(Examination(se_state=self.folder))
+        self.assertEqual({f.check: f.outcome for f in findings}["SE state"], "failed")
