@@ -43,6 +43,7 @@ from avinet.controller.sessions import About, CurrentList, Knowledge, SessionLis
 from avinet.controller.sync import Sync
 from avinet.controller.tokens import Tokens
 from avinet.dataplane.envoy import stop_data_plane
+from avinet.model.config import ConfigObject, ServiceEngineGroup
 from avinet.model.configuration import Configuration
 from avinet.model.engine import Lifecycle, SeRecord
 from avinet.model.events import Level
@@ -152,7 +153,7 @@ class Controller(SessionListener):
 
     async def _load(self) -> None:
         settings, identity, emit = self.settings, self.identity, self.events.emit
-        self.config = ConfigService(ConfigStore(self.store), self.reactor)
+        self.config = ConfigService(ConfigStore(self.store), self.reactor, self._needs)
         await self.config.load()
         permits = Permits(
             PermitRules(
@@ -175,6 +176,14 @@ class Controller(SessionListener):
         self.engines.listen(self._record_changed)
         # Controllers of the same cluster will log in as avictlruser; alone there is none.
         write_public(identity.paths.avictlruser_keys, b"")
+
+    def _needs(self, thing: ConfigObject) -> str:
+        """SEs name their group, so a group with SEs stays."""
+        if not isinstance(thing, ServiceEngineGroup):
+            return ""
+        members = [record.name for record in self.engines.all() if record.group == thing.name]
+        shown = ", ".join(members[:3]) + (" and others" if len(members) > 3 else "")
+        return f"{len(members)} service engines belong to it ({shown})" if members else ""
 
     def _networks(self, group: str) -> tuple[str, ...]:
         found = self.config.group(group)

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from avinet.controller.config_store import MAX_OBJECT_BYTES, ConfigStore, VersionRecord
 from avinet.errors import AvinetError, Kind, error
-from avinet.model.config import DEFAULT_GROUP, ServiceEngineGroup
+from avinet.model.config import DEFAULT_GROUP, ConfigObject, ServiceEngineGroup
 from avinet.model.configuration import Configuration, Stored
 from avinet.model.fence import Fence
 from avinet.model.ids import ConfigVersion, ObjectId
@@ -88,6 +88,15 @@ class StaleError(AvinetError):
 
 
 @error
+class ObjectInUseError(AvinetError):
+    """{what} cannot be deleted: {why}."""
+
+    kind: ClassVar[Kind] = Kind.CONFLICT
+    what: str
+    why: str
+
+
+@error
 class ObjectTooLargeError(AvinetError):
     """{what} is {size} bytes as stored; an object has at most {limit}. Split it."""
 
@@ -121,6 +130,8 @@ class ConfigService:
 
     stored: ConfigStore
     clock: IReactorTime
+    in_use: Callable[[ConfigObject], str] = attrs.field(default=lambda thing: "")
+    """Why something outside the configuration needs this object; empty when nothing does."""
     current: Configuration = attrs.field(factory=Configuration, init=False)
     _listeners: list[Listener] = attrs.field(factory=list, init=False, repr=False)
     _turn: DeferredLock = attrs.field(factory=DeferredLock, init=False, repr=False)
@@ -193,6 +204,8 @@ class ConfigService:
                 self._expected(now, kind, name_or_uuid, expected)
             if stored is None:
                 raise ObjectNotFoundError(kind_word=kind, name=name_or_uuid)
+            if why := self.in_use(stored.thing):
+                raise ObjectInUseError(what=title(stored.thing), why=why)
             return plan_change(now, [], [stored.thing.uuid])
 
         return await self._change(decide, author)

@@ -8,6 +8,7 @@ from avinet.controller.config_store import CHANGE, CHECKPOINT, HEAD, VERSION, Co
 from avinet.controller.configuration import (
     ConfigBusyError,
     ObjectExistsError,
+    ObjectInUseError,
     ObjectNotFoundError,
     ObjectTooLargeError,
     StaleError,
@@ -173,6 +174,14 @@ class Objects(Case):
         self.assertEqual((applied.version, applied.plan.deleted), (4, ("pool/web",)))
         self.world.restart()
         self.assertEqual(self.names(), [])
+
+    def test_an_object_that_something_else_needs_stays(self):
+        self.world.apply(pool())
+        config = self.world.config
+        config.in_use = lambda thing: "2 service engines belong to it" if thing.name == "web" else ""
+        failure = self.failureResultOf(Deferred.fromCoroutine(config.delete("pool", "web", "me")))
+        self.assertIn("2 service engines", str(failure.check(ObjectInUseError) and failure.value))
+        self.assertEqual(self.names(), ["web"])
 
     def test_a_stale_delete_is_refused(self):
         self.assertRaises(StaleError, run, self.world.config.delete("virtualservice", "www", "tester", "1"))
