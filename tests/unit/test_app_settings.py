@@ -1,37 +1,16 @@
-"""Settings files: etc/ shows the defaults, and what is wrong is named by file, section and key."""
+"""What is wrong in a settings file is named by file, section and key."""
 
 import tempfile
-import tomllib
 from pathlib import Path
 
-import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.app.settings import (
-    ControllerSettings,
     SeSettings,
     SettingsError,
     load_controller_settings,
     load_se_settings,
 )
-
-ETC = Path(__file__).parents[2] / "etc"
-
-
-class Shipped(SynchronousTestCase):
-    def test_the_controllers_file_is_all_defaults_and_complete(self):
-        path = ETC / "controller.toml"
-        self.assertEqual(load_controller_settings(path), ControllerSettings())
-        self.assertEqual(tomllib.loads(path.read_text()), _plain(ControllerSettings()))
-
-    def test_the_engines_file_is_all_defaults_and_complete(self):
-        path = ETC / "se.toml"
-        self.assertEqual(load_se_settings(path), SeSettings())
-        self.assertEqual(tomllib.loads(path.read_text()), _plain(SeSettings()))
-
-
-def _plain(settings):
-    return msgspec.json.decode(msgspec.json.encode(settings))
 
 
 class Wrong(SynchronousTestCase):
