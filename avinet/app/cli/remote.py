@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from avinet.app.cli.client import path_to
 from avinet.app.cli.context import Command, Place, examples, place
-from avinet.app.cli.errors import INTERRUPTED, FileError
+from avinet.app.cli.errors import INTERRUPTED, FileError, UsageError
 from avinet.app.cli.output import print_json
 from avinet.errors import AvinetError, Kind, error
 from avinet.ssh.remote import ExitStatus, Streams, Target, interactive, run
@@ -92,6 +92,14 @@ def in_reactor(work: Work) -> int:
     return INTERRUPTED if outcome.result is None else cast("ExitStatus", outcome.result).status
 
 
+def line_of(command: tuple[str, ...]) -> str:
+    """What the remote shell is given.  Everything after ENGINE comes as it is, a leading ``--`` too: it is ours."""
+    words = command[1:] if command[0] == "--" else command
+    if not words:
+        raise UsageError(what="there is no command after --")
+    return words[0] if len(words) == 1 else shlex.join(words)
+
+
 def _streams() -> Streams:
     """This process's own, unbuffered in both directions."""
     return Streams(
@@ -120,7 +128,7 @@ def execute(where: Place, engine: str, command: tuple[str, ...], timeout: float 
     One argument is a shell's line; several are quoted so that they arrive as they are.
     """
     target = _target(where, engine, "avinet se exec")
-    line = command[0] if len(command) == 1 else shlex.join(command)
+    line = line_of(command)
     if where.json:
         return _captured(target, line, timeout)
     return in_reactor(lambda reactor: run(reactor, target, line, _streams(), timeout))
@@ -146,7 +154,7 @@ def _captured(target: Target, line: str, timeout: float | None) -> int:
 def ssh(where: Place, engine: str, command: tuple[str, ...]) -> int:
     """Open a terminal on ENGINE: a shell, or COMMAND."""
     target = _target(where, engine, "avinet se ssh")
-    line = command[0] if len(command) == 1 else shlex.join(command) if command else None
+    line = line_of(command) if command else None
     return in_reactor(lambda reactor: interactive(reactor, target, _streams(), line))
 
 
