@@ -36,11 +36,11 @@ tar -xf "$image" -C "$work" || fail "$image is not a whole tar archive"
 wheel=$(find "$work" -name 'avinet-*.whl')
 [ -f "$wheel" ] || fail "$image holds no avinet wheel"
 
-# Beside the old one, then renamed into place: a failed installation leaves the running one whole.  The software is
+# Beside the old release, then renamed into place: a failed installation leaves the running one whole.  The software is
 # no secret, so its folder opens for all; what follows is not for all.
 umask 022
 mkdir -p "$home" "$(dirname "$boot")"
-release="$home/$(basename "$wheel" .whl)"
+release="$home/$(basename "$wheel" -py3-none-any.whl)-$(cat "$wheel" "$work/requirements.txt" | sha256sum | cut -c1-12)"
 [ -x "$release/bin/python" ] || "$python" -m venv "$release"
 "$release/bin/python" -m pip install -q --disable-pip-version-check -r "$work/requirements.txt"
 "$release/bin/python" -m pip install -q --disable-pip-version-check --no-deps --force-reinstall "$wheel"
@@ -68,7 +68,9 @@ umask 022
 if [ -d /run/systemd/system ]; then
     cp "$work/avise.service" "$units/avise.service"
     systemctl daemon-reload
-    systemctl enable --now avise.service
+    systemctl enable avise.service
+    # A start, or a restart with the new software; Envoy goes on either way.
+    systemctl restart avise.service
     echo "avise.service runs; see: journalctl -u avise -f"
 else
     echo "There is no systemd here. Start it by:"
