@@ -49,6 +49,15 @@ class FileTooLargeError(AvinetError):
 
 
 @error
+class FolderSharedError(AvinetError):
+    """{path} has mode {mode:04o} and is not empty, so it may be somebody else's. Name a folder of avinet's own; if it is, chmod 700 {path}."""
+
+    kind: ClassVar[Kind] = Kind.CONFLICT
+    path: Path
+    mode: int
+
+
+@error
 class FileUnwritableError(AvinetError):
     """Cannot write {path}: {why}. Nothing was changed."""
 
@@ -75,11 +84,17 @@ def sync_folder(path: Path) -> None:
 
 
 def private_dir(path: Path) -> Path:
-    """Make ``path`` a folder of mode 0700 (its parents as the umask has it), and return it."""
+    """Make ``path`` a folder of mode 0700 (its parents as the umask has it), and return it.
+
+    An empty folder is made private; one that others use (``/tmp``, a home) is refused rather than closed to them.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=PRIVATE_FOLDER_MODE, exist_ok=True)
-        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            if any(path.iterdir()):
+                raise FolderSharedError(path=path, mode=mode)
             path.chmod(PRIVATE_FOLDER_MODE)
     except OSError as why:
         raise _write_error(path, why) from why

@@ -93,6 +93,15 @@ class Folders(SynchronousTestCase):
         files.private_dir(path)
         self.assertEqual(mode(path), 0o700)
 
+    def test_a_folder_that_others_use_is_refused_and_not_closed_to_them(self):
+        path = folder(self) / "shared"
+        path.mkdir(mode=0o755)
+        path.chmod(0o755)
+        (path / "theirs").write_text("x")
+        failure = self.assertRaises(files.FolderSharedError, files.private_dir, path)
+        self.assertIn("0755", str(failure))
+        self.assertEqual(mode(path), 0o755)
+
     def test_a_file_where_a_folder_should_be_is_a_clear_error(self):
         path = folder(self) / "a"
         path.write_bytes(b"")
