@@ -330,7 +330,7 @@ class ConfigApi:
                 handler=handler(self.delete),
                 summary=f"Delete a {name} that no other object refers to.",
                 response=ApplyAnswer,
-                statuses={200: "Gone.", 400: "Others refer to it.", 404: "There is none.", 412: "Stale."},
+                statuses={200: "Gone.", 404: "There is none.", 409: "Something refers to it.", 412: "Stale."},
             ),
         )
 

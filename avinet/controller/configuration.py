@@ -17,6 +17,7 @@ from twisted.logger import Logger
 
 from avinet.controller.config_store import MAX_OBJECT_BYTES, ConfigStore, VersionRecord
 from avinet.errors import AvinetError, Kind, error
+from avinet.model.checks import check_deletes
 from avinet.model.config import DEFAULT_GROUP, ConfigObject, ServiceEngineGroup
 from avinet.model.configuration import Configuration, Stored
 from avinet.model.fence import Fence
@@ -204,9 +205,12 @@ class ConfigService:
                 self._expected(now, kind, name_or_uuid, expected)
             if stored is None:
                 raise ObjectNotFoundError(kind_word=kind, name=name_or_uuid)
-            if why := self.in_use(stored.thing):
+            uuid = stored.thing.uuid
+            after = now.with_changes(now.version, [], [uuid])
+            referred = next((why for _, why in check_deletes(frozenset({uuid}), after)), "")
+            if why := referred or self.in_use(stored.thing):
                 raise ObjectInUseError(what=title(stored.thing), why=why)
-            return plan_change(now, [], [stored.thing.uuid])
+            return plan_change(now, [], [uuid])
 
         return await self._change(decide, author)
 

@@ -187,9 +187,9 @@ class Objects(Api):
         self.assertEqual(self.one("/api/virtualservice/www")["pool_ref"], f"/api/pool/{web['uuid']}#new")
 
     def test_an_object_in_use_is_not_deleted_and_who_uses_it_is_named(self):
-        why = self.problem("DELETE", "/api/pool/web", status=400)
-        self.assertEqual(why["reason"], "invalid-config")
-        self.assertIn("virtualservice 'www' refers to it", why["problems"][0]["why"])
+        why = self.problem("DELETE", "/api/pool/web", status=409)
+        self.assertEqual(why["reason"], "object-in-use")
+        self.assertIn("virtualservice 'www' refers to it", why["detail"])
         self.call("DELETE", "/api/virtualservice/www")
         self.call("DELETE", "/api/pool/web")
         self.problem("DELETE", "/api/pool/web", status=404)
@@ -200,6 +200,7 @@ class Objects(Api):
         self.call("DELETE", "/api/virtualservice/www", headers={"If-Match": f'"{now}"'})
 
     def test_the_built_in_group_stays(self):
+        self.call("DELETE", "/api/virtualservice/www")
         why = self.problem("DELETE", "/api/serviceenginegroup/Default-Group", status=400)
         self.assertIn("built in", why["detail"])
 

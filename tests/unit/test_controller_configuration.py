@@ -176,7 +176,7 @@ class Objects(Case):
         self.assertEqual(self.names(), [])
 
     def test_an_object_that_something_else_needs_stays(self):
-        self.world.apply(pool())
+        run(self.world.config.delete("virtualservice", "www", "tester"))
         config = self.world.config
         config.in_use = lambda thing: "2 service engines belong to it" if thing.name == "web" else ""
         failure = self.failureResultOf(Deferred.fromCoroutine(config.delete("pool", "web", "me")))
