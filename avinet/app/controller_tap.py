@@ -8,7 +8,7 @@ from twisted.application.service import IService
 from twisted.python import usage
 
 from avinet.app.controller import Controller, facts_of
-from avinet.app.role import RoleService, own_pid_file
+from avinet.app.role import RoleService, hold_state, own_pid_file
 from avinet.app.settings import ControllerSettings, load_controller_settings
 from avinet.errors import AvinetError
 from avinet.trust.node import ControllerIdentity, ControllerPaths
@@ -38,7 +38,7 @@ class Options(usage.Options):
         except AvinetError as why:
             raise usage.UsageError(str(why)) from why
         self.state = Path(self["state"]).absolute()
-        own_pid_file(self, ControllerPaths(self.state).pid)
+        own_pid_file(self, self.state, ControllerPaths(self.state).pid.name, TITLE)
         try:
             self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as why:
@@ -52,6 +52,7 @@ def makeService(options: Options) -> IService:
     any_reactor: Any = reactor
 
     async def start(stack: contextlib.AsyncExitStack) -> None:
+        stack.callback(hold_state(options.state, TITLE))
         identity = ControllerIdentity.init(options.state, facts_of(options.settings))
         await Controller(any_reactor, options.settings, identity).start(stack)
 

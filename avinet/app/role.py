@@ -7,11 +7,13 @@ when a step fails, the steps before it are undone, one line says why, and the pr
 
 import atexit
 import contextlib
+import fcntl
 import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import ClassVar
 
 import attrs
 from twisted.application.service import Service
@@ -21,10 +23,12 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.web.client import _HTTP11ClientFactory
 
-from avinet.errors import AvinetError
+from avinet.errors import AvinetError, Kind, error
 
 STOP_TIMEOUT_S = 20.0
 """Below systemd's default of 90 s; whatever still hangs then is cut by the end of the process."""
+LOCK_FILE = "lock"
+"""In every state folder; an SE's is also ``avinet.se.paths.SePaths.lock``."""
 START_FAILED = 1
 """The exit status of a role that could not start."""
 
@@ -54,14 +58,52 @@ def exit_with(status: int) -> None:
     atexit.register(leave)
 
 
-def own_pid_file(options: usage.Options, path: Path) -> None:
-    """Let twistd keep its pid at ``path`` unless the user named another.
+@error
+class StateFolderBusyError(AvinetError):
+    """Another {title} (pid {pid}) works with {folder}. Two must not share a state folder; give this one its own --state, or stop the other."""
 
-    twistd's default is ``twistd.pid`` in the current folder, where two roles would collide.
+    kind: ClassVar[Kind] = Kind.CONFLICT
+    title: str
+    folder: Path
+    pid: str
+
+
+def hold_state(folder: Path, title: str) -> Callable[[], None]:
+    """Lock a state folder until the answer is called, or this process ends (flock(2)); refused while another has it."""
+    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as why:
+        pid = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+        os.close(descriptor)
+        raise StateFolderBusyError(title=title, folder=folder, pid=pid or "unknown") from why
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return lambda: os.close(descriptor)
+
+
+def own_pid_file(options: usage.Options, folder: Path, name: str, title: str) -> None:
+    """Let twistd keep its pid in the state folder unless the user named another place.
+
+    twistd's default is ``twistd.pid`` in the current folder, where two roles would collide.  And it believes a
+    number: a pid file that outlived a power cut, was cut short by it, or came with a copy of the folder would keep a
+    role from starting once any process has that number.  The folder's lock knows: while nobody holds it, a pid file
+    there is stale.
     """
     parent = options.parent
-    if parent is not None and parent["pidfile"] == "twistd.pid":
-        parent["pidfile"] = str(path.absolute())
+    if parent is None or parent["pidfile"] != "twistd.pid":
+        return
+    path = folder / name
+    parent["pidfile"] = str(path.absolute())
+    if not (folder / LOCK_FILE).exists():
+        path.unlink(missing_ok=True)
+        return
+    try:
+        release = hold_state(folder, title)
+    except StateFolderBusyError as busy:
+        raise usage.UsageError(str(busy)) from busy
+    path.unlink(missing_ok=True)
+    release()
 
 
 @attrs.define(eq=False, slots=False)

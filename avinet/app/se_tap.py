@@ -41,7 +41,7 @@ class Options(usage.Options):
         self.state = Path(self["state"]).absolute()
         self.image = Path(self["image"]).absolute() if self["image"] else None
         self.meta_info = Path(self["meta-info"]).absolute() if self["meta-info"] else None
-        own_pid_file(self, self.state / PID_FILE)
+        own_pid_file(self, self.state, PID_FILE, TITLE)
         try:
             self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as why:

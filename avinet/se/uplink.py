@@ -37,6 +37,9 @@ STABLE_S = 30.0
 """A session that lasted this long starts the back-off anew; a shorter one is one more failure."""
 FORWARD_RETRY_S = 30.0
 """Between requests for a reverse forward that was refused."""
+ASK_AFTER = 3
+"""Rounds in a row that reached nobody before the list is asked for: the controller may have moved to another port or
+address, and its registration API, or another controller, may say where."""
 STOP_TIMEOUT_S = 5.0
 """For a controller to take our last packet."""
 HOPELESS = frozenset({"deleted", "quarantined", "version"})
@@ -235,6 +238,9 @@ class Uplink:
             self._machine.address_failed()
             return
         asked = self._wait_asked
+        if self._moved() and not self._asked:
+            self._machine.host_key_unknown()
+            return
         self._machine.lost(
             Loss(
                 "; ".join(self._failures),
@@ -242,6 +248,11 @@ class Uplink:
                 proven=asked.proven if asked is not None else False,
             )
         )
+
+    def _moved(self) -> bool:
+        """Whether the controller may be elsewhere: nobody accepts the dial, and has not for some rounds."""
+        silent = self.state is UplinkState.DIALING and self._wait_asked is None
+        return silent and self.backoff.failures >= ASK_AFTER
 
     def ask_for_list(self) -> None:
         """Once a round; what it brings comes by ``update``."""

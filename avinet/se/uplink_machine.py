@@ -79,7 +79,7 @@ class UplinkInputs(Protocol):
         """It is the controller of the list that answers."""
 
     def host_key_unknown(self) -> None:
-        """Somebody else answers, or the list is old."""
+        """Somebody else answers, or nobody has for some rounds: the list may be old."""
 
     def list_changed(self) -> None:
         """A newer list says something else of this controller."""

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.model.membership import Controller, Membership
 from avinet.se.backoff import PROVEN_WAIT_S, Backoff, BackoffSettings
 from avinet.se.session import SeParts
-from avinet.se.uplink import FORWARD_RETRY_S, STABLE_S, Place, Reach, Uplink
+from avinet.se.uplink import ASK_AFTER, FORWARD_RETRY_S, STABLE_S, Place, Reach, Uplink
 from avinet.se.uplink_machine import Loss, UplinkMachine, UplinkState
 from avinet.se.uplinks import MAX_KEPT_NOTICES, Uplinks
 from avinet.ssh.errors import DialError, ForwardRefusedError, HostKeyMismatchError, ServerBusyError
@@ -247,8 +247,23 @@ class Lives(UplinkCase):
         self.uplink.start()
         for _ in range(300):
             self.refuse()
+            if self.uplink.state is S.ASKING:
+                self.refreshes[-1].errback(OSError("nobody there either"))
             self.clock.advance(60)
         self.assertIs(self.uplink.state, S.DIALING)
+
+    def test_after_some_rounds_without_an_answer_it_asks_where_the_controller_is(self):
+        self.uplink.start()
+        for _ in range(3 * ASK_AFTER):
+            self.refuse()
+            self.clock.advance(60)
+        self.assertEqual((self.refreshes, self.uplink.state), ([], S.DIALING))
+        for _ in range(3):
+            self.refuse()
+        self.assertEqual((len(self.refreshes), self.uplink.state), (1, S.ASKING))
+        self.uplink.update(msgspec.structs.replace(CONTROLLER, ssh_port=2223))
+        self.refreshes[0].callback(True)
+        self.assertEqual(self.dials[-1][:2], ("192.0.2.1", 2223))
 
     def test_a_name_that_does_not_resolve_leaves_the_others(self):
         self.names["ctl.example"] = OSError("no such host")
