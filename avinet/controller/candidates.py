@@ -60,7 +60,13 @@ class Candidates(SessionListener):
             timer = self._timers.pop(after.uuid, None)
             if timer is not None and timer.active():
                 timer.cancel()
-        self.changed()
+            self.changed()
+        elif (self._serves(before) if before is not None else "") != self._serves(after):
+            self.changed()
+
+    def _serves(self, record: SeRecord) -> str:
+        """The group that it can serve; empty for none.  All else of a record is nothing to placement."""
+        return record.group if self._usable(record) else ""
 
     def stop(self) -> None:
         """Let go of the timers."""

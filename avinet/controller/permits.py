@@ -70,19 +70,20 @@ class Permits:
     def update(self, record: SeRecord) -> None:
         """Bring the index to what ``record`` says now; the files follow."""
         if record.lifecycle in LOGS_IN and record.se_key:
-            self.keys.put(
-                Permit(
-                    se=record.uuid,
-                    key=record.se_key,
-                    loopback=record.loopback,
-                    reverse_port=self.rules.reverse_port,
-                    permit_open=self.rules.permit_open,
-                    networks=self.rules.networks(record.group),
-                )
+            permit = Permit(
+                se=record.uuid,
+                key=record.se_key,
+                loopback=record.loopback,
+                reverse_port=self.rules.reverse_port,
+                permit_open=self.rules.permit_open,
+                networks=self.rules.networks(record.group),
             )
-            self._known_hosts[record.uuid] = known_hosts_line(
-                record.loopback, self.rules.reverse_port, record.host_key
-            )
+            known = known_hosts_line(record.loopback, self.rules.reverse_port, record.host_key)
+            if self.keys.by_se(record.uuid) == permit and self._known_hosts.get(record.uuid) == known:
+                # Most changes of records, and every change of configuration, come here: nothing to write.
+                return
+            self.keys.put(permit)
+            self._known_hosts[record.uuid] = known
         elif record.uuid in self._known_hosts:
             self.keys.remove(record.uuid)
             del self._known_hosts[record.uuid]

@@ -78,6 +78,11 @@ class Progress:
         return self.has == self.wanted.hash and self.sending is None
 
     @property
+    def straggles(self) -> bool:
+        """Whether it is connected and does not have what it should."""
+        return self.has is not None and self.has != self.wanted.hash
+
+    @property
     def stand(self) -> Stand:
         """For people."""
         if self.has is None:

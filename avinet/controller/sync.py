@@ -6,7 +6,7 @@ touch hears nothing.  Per version the time from commit to the last Ack is kept, 
 """
 
 import collections
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -33,6 +33,8 @@ TICK_S = 1.0
 """How finely retries and unanswered pushes are looked at."""
 PLACE_DELAY_S = 0.05
 """Events that change the placement come in crowds (a controller's start): one computation for each crowd."""
+PLACE_REST = 10.0
+"""After a computation, as many times as long as it took: with a large fleet, arrivals get the processor, not this."""
 KNOWN_STATES = 2_000
 """States whose resources are remembered to send deltas from; SEs of one group mostly share theirs."""
 FRAME_BYTES = 512 * KIB
@@ -81,9 +83,17 @@ class Sync(SessionListener):
         factory=collections.OrderedDict, init=False, repr=False
     )
     _due: IDelayedCall | None = attrs.field(default=None, init=False, repr=False)
+    _placing_s: float = attrs.field(default=0.0, init=False)
+    """How long the last computation took."""
+    _placed: tuple[Engine, ...] | None = attrs.field(default=None, init=False, repr=False)
+    """Whom the configuration in ``_projector`` was placed on; None before the first time."""
+    _arrived: set[SeId] = attrs.field(factory=set, init=False, repr=False)
+    """Attached since then."""
     _ticks: LoopingCall = attrs.field(init=False, repr=False)
     _short: Mapping[str, int] = attrs.field(factory=dict, init=False)
     _projector: Projector = attrs.field(init=False, repr=False)
+    _behind: SeId | None = attrs.field(default=None, init=False, repr=False)
+    """One that was not in sync when somebody looked last."""
     _waiters: list[Deferred[None]] = attrs.field(factory=list, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -119,11 +129,17 @@ class Sync(SessionListener):
 
     def stragglers(self) -> list[SeId]:
         """Attached SEs that do not have what they should."""
-        return [se for se, p in self._progress.items() if p.has is not None and not p.in_sync]
+        return [se for se, p in self._progress.items() if p.straggles]
 
     def settled(self) -> bool:
         """Whether every attached SE has what it should, of the version in force."""
-        return self._due is None and not self.stragglers()
+        if self._due is not None:
+            return False
+        # Asked at each Ack of a fleet: looks at all only when the last one found has come in.
+        behind = self._progress.get(self._behind) if self._behind is not None else None
+        if behind is None or not behind.straggles:
+            self._behind = next((se for se, p in self._progress.items() if p.straggles), None)
+        return self._behind is None
 
     def changed(self) -> Deferred[None]:
         """Fires when an SE's standing changes next; for those who wait."""
@@ -141,11 +157,15 @@ class Sync(SessionListener):
     def engines_changed(self) -> None:
         """An SE was created, enabled, went down, came back: place anew, soon."""
         if self._due is None:
-            self._due = self.clock.callLater(PLACE_DELAY_S, self._place_now)
+            delay_s = max(PLACE_DELAY_S, PLACE_REST * self._placing_s)
+            self._due = self.clock.callLater(delay_s, self._place_now)
 
     def _place_now(self) -> None:
         self._due = None
+        begun = self.clock.seconds()
         self._place(self.config.current)
+        # At most a second of rest, whatever the clock was set to meanwhile.
+        self._placing_s = min(1.0 / PLACE_REST, max(0.0, self.clock.seconds() - begun))
 
     def _new_version(self, configuration: Configuration) -> None:
         self._place(configuration)
@@ -155,6 +175,7 @@ class Sync(SessionListener):
         self._sessions[session.se] = session
         progress = self._progress.setdefault(session.se, Progress())
         progress.attached(session.hello.hash)
+        self._arrived.add(session.se)
         # Not sent to before it is placed anew: while it was away it may have been given up, and what it should have
         # then is nothing, though it serves; it would lose its virtual services and get them back a moment later.
         self.engines_changed()
@@ -164,6 +185,7 @@ class Sync(SessionListener):
         if self._sessions.get(session.se) is not session:
             return
         del self._sessions[session.se]
+        self._arrived.discard(session.se)
         progress = self._progress.get(session.se)
         if progress is not None:
             progress.detached()
@@ -210,25 +232,48 @@ class Sync(SessionListener):
     # Inside
 
     def _place(self, configuration: Configuration) -> None:
-        if self._projector.configuration is not configuration:
+        same = self._projector.configuration is configuration
+        if not same:
             self._projector = Projector(configuration)
             self.times.committed(configuration.version)
-        engines = list(self.engines())
+        engines = tuple(self.engines())
+        arrived, self._arrived = self._arrived, set()
+        if same and engines == self._placed:
+            there = {engine.se for engine in engines}
+            self._forget_gone(there)
+            for se in arrived & there:
+                self._advance(se)
+            self._tell_waiters()
+            return
+        self._placed = engines
         placement = place(configuration, engines)
-        for gone in set(self._progress) - set(placement):
-            if gone not in self._sessions:
-                del self._progress[gone]
-                self.times.gone(gone)
+        self._forget_gone(placement.keys())
         states: dict[frozenset[object], Wanted] = {}
         for se, services in placement.items():
             wanted = states.get(services)
             if wanted is None:
                 resources: Mapping[str, Resource] = self._projector.resources_for(services)
                 wanted = states[services] = Wanted.of(configuration.version, resources)
-            self._progress.setdefault(se, Progress()).want(wanted)
-            self._advance(se)
+            self._want(se, wanted, arrived=se in arrived)
         self._warn_of_short(short_of(configuration, placement))
         self._tell_waiters()
+
+    def _forget_gone(self, there: Collection[SeId]) -> None:
+        for gone in self._progress.keys() - there:
+            if gone not in self._sessions:
+                del self._progress[gone]
+                self.times.gone(gone)
+
+    def _want(self, se: SeId, wanted: Wanted, *, arrived: bool) -> None:
+        progress = self._progress.get(se)
+        if progress is None:
+            progress = self._progress[se] = Progress()
+        untouched = progress.in_sync and progress.wanted.hash == wanted.hash and not arrived
+        progress.want(wanted)
+        if untouched:
+            self._remember(wanted)
+        else:
+            self._advance(se)
 
     def _warn_of_short(self, short: Mapping[str, int]) -> None:
         for name, count in short.items():
@@ -243,7 +288,8 @@ class Sync(SessionListener):
         self._short = short
 
     def _remember(self, wanted: Wanted) -> None:
-        self._known[wanted.hash] = hashes_of(wanted.resources.values())
+        if wanted.hash not in self._known:
+            self._known[wanted.hash] = hashes_of(wanted.resources.values())
         self._known.move_to_end(wanted.hash)
         while len(self._known) > KNOWN_STATES:
             self._known.popitem(last=False)

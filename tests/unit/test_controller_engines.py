@@ -1,5 +1,6 @@
 """The registry: records, tokens, addresses, commands, permits."""
 
+import attrs
 import msgspec
 from twisted.internet.defer import Deferred, execute, fail, succeed
 from twisted.internet.task import Clock
@@ -353,6 +354,21 @@ class PermitFilesWritten(SynchronousTestCase):
         waiting[0].callback(None)
         self.site.clock.advance(WRITE_DELAY_S)
         self.assertEqual(2, len(self.path.read_text().splitlines()))
+
+    def test_records_that_say_the_same_to_ssh_are_not_written_again(self):
+        self.site.permits.start()
+        self.enrol("se-1")
+        self.site.clock.advance(WRITE_DELAY_S)
+        writes = []
+        self.site.permits.in_thread = lambda call: (writes.append(1), execute(call))[1]
+        self.site.permits.update_all(self.site.engines.all())
+        self.site.clock.advance(WRITE_DELAY_S)
+        self.assertEqual([], writes)
+        self.site.permits.rules = attrs.evolve(self.site.permits.rules, networks=lambda _: ("10.0.0.0/8",))
+        self.site.permits.update_all(self.site.engines.all())
+        self.site.clock.advance(WRITE_DELAY_S)
+        self.assertEqual([1], writes)
+        self.assertIn('from="10.0.0.0/8"', self.path.read_text())
 
     def test_a_failed_write_is_tried_again(self):
         self.site.permits.in_thread = lambda call: fail(OSError(28, "No space left on device"))

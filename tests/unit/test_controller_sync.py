@@ -208,6 +208,62 @@ class Placing(Case):
         self.world.clock.advance(0.1)
         self.assertEqual(len(placed), 1)
 
+    def test_an_arrival_that_changes_no_placement_costs_no_computation(self):
+        machine = self.serving()
+        machine.leave()
+        placed = []
+        place = sync.place
+        self.patch(sync, "place", lambda *args: placed.append(1) or place(*args))
+        again = self.world.attach("1", machine.state)
+        self.assertTrue(self.sync.in_sync(again.se))
+        behind = self.world.attach("1", {})
+        behind.apply()
+        self.assertTrue(self.sync.in_sync(behind.se))
+        self.assertEqual(placed, [])
+
+    def test_after_a_long_computation_the_next_one_waits_ten_times_as_long(self):
+        placed = []
+        place = sync.place
+        clock = self.world.clock
+
+        def slowly(*args):
+            placed.append(clock.seconds())
+            clock.rightNow += 0.02
+            return place(*args)
+
+        self.patch(sync, "place", slowly)
+        waits = []
+        for n in range(2):
+            asked = clock.seconds()
+            self.world.engines.append(Engine(SeId(f"se-{n}"), "Default-Group", usable=True))
+            self.sync.engines_changed()
+            clock.pump([0.01] * 40)
+            waits.append(round(placed[-1] - asked, 2))
+        self.assertEqual(waits, [0.05, 0.2])
+
+    def test_only_engines_that_a_change_touches_are_looked_at_again(self):
+        machines = [self.world.engine(str(n)) for n in range(6)]
+        self.world.apply(pool(), service())
+        for machine in machines:
+            machine.apply_all()
+        advanced = []
+        advance = sync.Sync._advance
+        self.patch(sync.Sync, "_advance", lambda self, se: advanced.append(se) or advance(self, se))
+        self.world.engines.append(Engine(SeId("se-more"), "Other-Group", usable=True))
+        self.sync.engines_changed()
+        self.world.clock.advance(0.1)
+        self.assertEqual(advanced, ["se-more"])
+
+    def test_settled_is_known_also_when_one_straggler_follows_another(self):
+        machines = [self.world.engine(str(n)) for n in range(3)]
+        self.world.apply(pool(), service())
+        for machine in machines:
+            self.assertFalse(self.sync.settled())
+            machine.apply_all()
+        self.assertTrue(self.sync.settled())
+        self.world.apply(pool("web", 8081))
+        self.assertFalse(self.sync.settled())
+
     def test_too_few_engines_are_an_event_told_once(self):
         self.world.apply(pool(), service())
         self.world.apply(pool("web", 81))
