@@ -254,9 +254,10 @@ class Lives(UplinkCase):
 
     def test_after_some_rounds_without_an_answer_it_asks_where_the_controller_is(self):
         self.uplink.start()
-        for _ in range(3 * ASK_AFTER):
-            self.refuse()
-            self.clock.advance(60)
+        for _ in range(ASK_AFTER):
+            for _ in range(3):
+                self.refuse()
+            self.clock.advance(30)
         self.assertEqual((self.refreshes, self.uplink.state), ([], S.DIALING))
         for _ in range(3):
             self.refuse()
