@@ -65,7 +65,8 @@ class Engine:
     first_boot: FirstBoot
     boot: BootId = attrs.field(factory=new_boot_id, init=False)
     applier: Applier = attrs.field(init=False)
-    uplinks: Uplinks = attrs.field(init=False)
+    uplinks: Uplinks | None = attrs.field(default=None, init=False)
+    """None until the last good configuration serves: what is announced before has nobody to hear it."""
     data_plane: EnvoyDataPlane = attrs.field(init=False)
 
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
@@ -116,7 +117,7 @@ class Engine:
         stack.callback(commands.stop)
         # Once enrolled, dates only warn: the SE's own clock must never cost it its controllers.
         client = self._registration_client("warn")(members)
-        self.uplinks = Uplinks(
+        uplinks = self.uplinks = Uplinks(
             Place(
                 enrolled.loopback,
                 enrolled.services.get(CONTROL_SERVICE, CONTROL_PORT),
@@ -136,9 +137,13 @@ class Engine:
             random.SystemRandom().random,
             BackoffSettings(self.settings.uplink.backoff_base_s, self.settings.uplink.backoff_cap_s),
         )
-        members.listen(self.uplinks.update)
-        self.uplinks.start(members.current)
-        stack.push_async_callback(self._stop_uplinks)
+        members.listen(uplinks.update)
+        uplinks.start(members.current)
+
+        async def stop_uplinks() -> None:
+            await uplinks.stop()
+
+        stack.push_async_callback(stop_uplinks)
 
     def _hello(self, enrolled: EnrolmentAnswer) -> Hello:
         return Hello(
@@ -155,14 +160,19 @@ class Engine:
         )
 
     def _announce(self, message: Message) -> None:
-        self.uplinks.broadcast(message)
+        if self.uplinks is not None:
+            self.uplinks.broadcast(message)
+
+    def _notify(self, notice: Notice) -> None:
+        if self.uplinks is not None:
+            self.uplinks.notify(notice)
 
     def _listed(self, document: str) -> None:
         try:
             self.first_boot.members.take(document)
         except AvinetError as why:
             _log.error("a membership list was refused: {why}", why=str(why))
-            self.uplinks.notify(
+            self._notify(
                 Notice(
                     code="MEMBERSHIP_REFUSED",
                     level=Level.ERROR,
@@ -182,7 +192,7 @@ class Engine:
         )
         refused = use.kind == "refused"
         did = "was refused" if refused else f"ended with status {use.exit_status} after {use.seconds:.1f} s"
-        self.uplinks.notify(
+        self._notify(
             Notice(
                 code="COMMAND_REFUSED" if refused else "COMMAND",
                 level=Level.WARNING if refused else Level.INFO,
@@ -201,6 +211,3 @@ class Engine:
 
     async def _stop_applier(self) -> None:
         await self.applier.stop()
-
-    async def _stop_uplinks(self) -> None:
-        await self.uplinks.stop()
