@@ -8,7 +8,7 @@ from twisted.application.service import IService
 from twisted.python import usage
 
 from avinet.app.controller import Controller, facts_of
-from avinet.app.role import RoleService, hold_state, own_pid_file
+from avinet.app.role import RoleService, hold_state, own_pid_file, own_state_folder
 from avinet.app.settings import ControllerSettings, load_controller_settings
 from avinet.errors import AvinetError
 from avinet.trust.node import ControllerIdentity, ControllerPaths
@@ -38,11 +38,8 @@ class Options(usage.Options):
         except AvinetError as why:
             raise usage.UsageError(str(why)) from why
         self.state = Path(self["state"]).absolute()
+        own_state_folder(self.state)
         own_pid_file(self, self.state, ControllerPaths(self.state).pid.name, TITLE)
-        try:
-            self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as why:
-            raise usage.UsageError(f"cannot make the state folder {self.state}: {why.strerror}") from why
 
 
 def makeService(options: Options) -> IService:

@@ -24,6 +24,7 @@ from twisted.python import usage
 from twisted.web.client import _HTTP11ClientFactory
 
 from avinet.errors import AvinetError, Kind, error
+from avinet.trust.files import private_dir
 
 STOP_TIMEOUT_S = 20.0
 """Below systemd's default of 90 s; whatever still hangs then is cut by the end of the process."""
@@ -80,6 +81,17 @@ def hold_state(folder: Path, title: str) -> Callable[[], None]:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return lambda: os.close(descriptor)
+
+
+def own_state_folder(folder: Path) -> None:
+    """Make a role's state folder, or make sure that it is ours alone, before anything is written there."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        private_dir(folder)
+    except AvinetError as why:
+        raise usage.UsageError(str(why)) from why
+    except OSError as why:
+        raise usage.UsageError(f"cannot make the state folder {folder}: {why.strerror}") from why
 
 
 def own_pid_file(options: usage.Options, folder: Path, name: str, title: str) -> None:

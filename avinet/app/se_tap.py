@@ -8,7 +8,7 @@ from twisted.application.service import IService
 from twisted.python import usage
 
 from avinet.app.engine import Engine
-from avinet.app.role import RoleService, own_pid_file
+from avinet.app.role import RoleService, own_pid_file, own_state_folder
 from avinet.app.settings import SeSettings, load_se_settings
 from avinet.errors import AvinetError
 from avinet.se.first_boot import FirstBoot
@@ -41,11 +41,8 @@ class Options(usage.Options):
         self.state = Path(self["state"]).absolute()
         self.image = Path(self["image"]).absolute() if self["image"] else None
         self.meta_info = Path(self["meta-info"]).absolute() if self["meta-info"] else None
+        own_state_folder(self.state)
         own_pid_file(self, self.state, PID_FILE, TITLE)
-        try:
-            self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as why:
-            raise usage.UsageError(f"cannot make the state folder {self.state}: {why.strerror}") from why
 
 
 def makeService(options: Options) -> IService:

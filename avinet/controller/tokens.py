@@ -199,8 +199,11 @@ class Tokens:
         await self._prune()
 
     async def _prune(self) -> None:
+        """Forget those that ended long ago; what is alive is the store's to say, since our clock may be years ahead."""
         limit = self.clock.seconds() - KEEP_ENDED_S
-        for old in [t for t in self._tokens.values() if t.record.expires_at < limit]:
+        alive = {entry.key.removeprefix(MARKER) for entry in (await self.store.list(MARKER)).entries}
+        tokens = [t for t in self._tokens.values() if t.record.id not in alive]
+        for old in [t for t in tokens if t.record.expires_at < limit]:
             await self.store.transact([], [Delete(INFO + old.record.id), Delete(MARKER + old.record.id)])
             del self._tokens[old.record.id]
 
