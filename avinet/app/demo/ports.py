@@ -1,9 +1,31 @@
 """Free high ports for a demo, so that it needs no privileges and two demos do not collide."""
 
 import contextlib
+import random
 import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
 
 import attrs
+
+from avinet.errors import AvinetError, Kind, error
+
+LOWEST = 20_000
+"""Above what services are usually given."""
+USUAL_EPHEMERAL = 32_768
+"""Where the kernel's range for outgoing connections begins, unless configured otherwise (ip(7))."""
+ENOUGH = 1_000
+"""Candidates to try; a demo takes seven ports."""
+_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+@error
+class NoFreePortsError(AvinetError):
+    """This machine has no {count} free ports for a demo. See what listens: ss -ltn."""
+
+    kind: ClassVar[Kind] = Kind.UNAVAILABLE
+    count: int
 
 
 @attrs.frozen
@@ -20,15 +42,34 @@ class DemoPorts:
     backends: tuple[int, ...]
 
 
+def _candidates() -> Iterator[int]:
+    """Ports in random order, none of which the kernel gives to outgoing connections.
+
+    Such a one may be taken while a killed controller starts again, and an SE that redials it over loopback can even
+    be given the very port that it dials, and find itself connected to itself.
+    """
+    try:
+        low = int(_RANGE.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        low = USUAL_EPHEMERAL
+    lowest = LOWEST if low > LOWEST + ENOUGH else 1024
+    return iter(random.SystemRandom().sample(range(lowest, max(low, lowest + ENOUGH)), ENOUGH))
+
+
 def _free(count: int) -> list[int]:
     """``count`` different ports that are free on every address now; held together, so that none repeats."""
     with contextlib.ExitStack() as held:
         ports: list[int] = []
-        while len(ports) < count:
+        for port in _candidates():
             probe = held.enter_context(socket.socket())
-            probe.bind(("0.0.0.0", 0))  # noqa: S104 - never listens; asks for a port free on 127.1.x.y too
-            ports.append(probe.getsockname()[1])
-        return ports
+            try:
+                probe.bind(("0.0.0.0", port))  # noqa: S104 - never listens; asks for a port free on 127.1.x.y too
+            except OSError:
+                continue
+            ports.append(port)
+            if len(ports) == count:
+                return ports
+    raise NoFreePortsError(count=count)
 
 
 def choose_ports(backends: int) -> DemoPorts:
