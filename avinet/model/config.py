@@ -89,10 +89,14 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     hostname: str = ""
 
 
+DEFAULT_SERVER_PORT = 80
+
+
 class Pool(ConfigObject, frozen=True, kw_only=True):
     """Servers that can answer for one another."""
 
-    default_server_port: Port = 80
+    default_server_port: Port = DEFAULT_SERVER_PORT
+    """For servers that are given without one; each is stored with its own."""
     lb_algorithm: LbAlgorithm = LbAlgorithm.ROUND_ROBIN
     servers: tuple[Server, ...] = ()
     health_monitor_refs: tuple[MonitorRef, ...] = ()

@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 
 from avinet.model.checks import check_deletes, check_object, check_together
-from avinet.model.config import DEFAULT_GROUP, KINDS, ConfigObject, kind_of
+from avinet.model.config import DEFAULT_GROUP, DEFAULT_SERVER_PORT, KINDS, ConfigObject, kind_of
 from avinet.model.configuration import Configuration, Stored
 from avinet.model.ids import ConfigVersion, ObjectId, new_object_id
 from avinet.model.intake import MAX_PROBLEMS, InvalidConfigError, Problem, Reader
@@ -108,9 +108,7 @@ class _Planner:
         """Every document that is right in itself."""
         read: list[ConfigObject] = []
         for wanted in self.wanted.values():
-            document = wanted.document
-            if wanted.kind == "virtualservice":
-                document = {"se_group_ref": DEFAULT_GROUP, **document}
+            document = _with_defaults(wanted.kind, wanted.document)
             reader = Reader(self.resolve)
             thing = reader.read(KINDS[wanted.kind], wanted.uuid, document)
             problems = list(reader.problems) if thing is None else list(check_object(thing))
@@ -134,6 +132,18 @@ class _Planner:
             thing = self.before.objects[uuid].thing
             if (kind_of(thing), thing.name) in BUILT_IN:
                 self._blame(0, kind_of(thing), thing.name, "", "it cannot be deleted: it is built in")
+
+
+def _with_defaults(kind: str, document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What may be left out because something else says it: the default group, a server's port."""
+    if kind == "virtualservice":
+        return {"se_group_ref": DEFAULT_GROUP, **document}
+    servers = document.get("servers")
+    if kind == "pool" and isinstance(servers, list):
+        port = document.get("default_server_port", DEFAULT_SERVER_PORT)
+        filled = [{"port": port, **one} if isinstance(one, dict) else one for one in servers]
+        return {**document, "servers": filled}
+    return document
 
 
 def plan_change(

@@ -207,7 +207,7 @@ class Objects(Api):
     def test_every_wrong_field_is_named_by_path(self):
         body = {
             "name": "bad",
-            "servers": [{"ip": "10.0.0.300", "port": 0}, {"ip": "10.0.0.1"}],
+            "servers": [{"ip": "10.0.0.300", "port": 0}, {"port": 80}],
             "health_monitor_refs": ["none"],
             "colour": "red",
         }
@@ -215,7 +215,7 @@ class Objects(Api):
         self.assertEqual(why["reason"], "invalid-config")
         self.assertEqual(
             {p["path"] for p in why["problems"]},
-            {"servers[0].ip", "servers[0].port", "servers[1].port", "health_monitor_refs[0]", "colour"},
+            {"servers[0].ip", "servers[0].port", "servers[1].ip", "health_monitor_refs[0]", "colour"},
         )
         for problem in why["problems"]:
             self.assertEqual(set(problem), {"document", "kind", "name", "path", "why"})
