@@ -78,8 +78,11 @@ def hold_state(folder: Path, title: str) -> Callable[[], None]:
         pid = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
         os.close(descriptor)
         raise StateFolderBusyError(title=title, folder=folder, pid=pid or "unknown") from why
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    with contextlib.suppress(
+        OSError
+    ):  # on a full disk the lock counts all the same, and only its holder is not named
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return lambda: os.close(descriptor)
 
 
@@ -107,13 +110,18 @@ def own_pid_file(options: usage.Options, folder: Path, name: str, title: str) ->
         return
     path = folder / name
     parent["pidfile"] = str(path.absolute())
-    if not (folder / LOCK_FILE).exists():
-        path.unlink(missing_ok=True)
-        return
     try:
         release = hold_state(folder, title)
     except StateFolderBusyError as busy:
         raise usage.UsageError(str(busy)) from busy
+    except OSError:
+        parent["pidfile"] = ""
+        return
+    try:
+        path.write_text(f"{os.getpid()}\n")
+    except OSError:
+        # A disk may be full; that must not keep traffic from being served.
+        parent["pidfile"] = ""
     path.unlink(missing_ok=True)
     release()
 

@@ -18,7 +18,7 @@ import msgspec
 
 from avinet.dataplane.envoy_settings import EnvoySettings
 from avinet.errors import AvinetError, Kind, error
-from avinet.trust.files import private_dir, write_private
+from avinet.trust.files import DiskFullError, private_dir, write_private
 from avinet.units import MIB
 
 MAX_LOG_BYTES = 8 * MIB
@@ -53,6 +53,16 @@ def _runtime_base() -> Path:
 def _absolute(folder: Path) -> Path:
     """Envoy runs in a folder of its own."""
     return folder.absolute()
+
+
+def _put(path: Path, data: bytes) -> None:
+    """Write what is not there yet: Envoy must start again on a full disk too, with the files that it had."""
+    try:
+        if path.read_bytes() == data:
+            return
+    except OSError:
+        pass
+    write_private(path, data)
 
 
 @attrs.frozen
@@ -95,9 +105,12 @@ class EnvoyFiles:
         try:
             runtime = Path(self._runtime_note.read_text().strip())
         except FileNotFoundError:
-            name = hashlib.sha256(os.fsencode(self.folder.resolve())).hexdigest()[:12]
-            runtime = _runtime_base() / f"avinet-{name}"
+            runtime = self._usual_runtime()
         return runtime / "admin.sock"
+
+    def _usual_runtime(self) -> Path:
+        name = hashlib.sha256(os.fsencode(self.folder.resolve())).hexdigest()[:12]
+        return _runtime_base() / f"avinet-{name}"
 
     def prepare(self) -> None:
         """Make the folders, and the empty configuration where there is none yet."""
@@ -116,7 +129,12 @@ class EnvoyFiles:
         status = runtime.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
             raise RuntimeFolderError(path=str(runtime), detail="it is not a folder of ours alone")
-        write_private(self._runtime_note, f"{runtime}\n".encode())
+        try:
+            _put(self._runtime_note, f"{runtime}\n".encode())
+        except DiskFullError:
+            # The note matters only once the environment names another folder.
+            if runtime != self._usual_runtime():
+                raise
 
     def forget_process(self) -> None:
         """Remove what only a running Envoy needs: who runs, and the runtime folder."""
@@ -177,7 +195,7 @@ class EnvoyFiles:
                 ]
             },
         }
-        write_private(self.bootstrap, msgspec.json.encode(content))
+        _put(self.bootstrap, msgspec.json.encode(content))
 
     def command(self, binary: Path, settings: EnvoySettings) -> list[str]:
         """How Envoy is started.

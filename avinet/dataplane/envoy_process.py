@@ -171,7 +171,11 @@ class EnvoyProcess:
         process = identify(self._child.pid)
         if process is None:
             raise DataPlaneDownError(detail=f"it ended at once: {self._last_words()}")
-        write_private(self.files.record, msgspec.json.encode(process))
+        try:
+            write_private(self.files.record, msgspec.json.encode(process))
+        except AvinetError as failure:
+            # As if the agent had died just now: its bootstrap tells whose it is.
+            _log.warn("Envoy, process {pid}, is not recorded: {why}", pid=process.pid, why=str(failure))
         _log.info("started Envoy {version}, process {pid}", version=binary.version, pid=process.pid)
         self._look_after(process)
 

@@ -1,5 +1,6 @@
 """Where an SE keeps what must survive: one folder, 0700, owned by one agent at a time."""
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -118,8 +119,9 @@ class StateLock:
             pid = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
             os.close(descriptor)
             raise StateFolderBusyError(folder=paths.state, pid=pid or "unknown") from failure
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # on a full disk the lock counts all the same
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         return cls(descriptor)
 
     def release(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from avinet.app.cli.errors import RefusedError
+from avinet.dataplane.envoy import stop_data_plane
 from tests.integration.processes import until
 from tests.integration.registering import Machine
 
@@ -231,3 +232,18 @@ def test_a_full_disk_of_an_engine_costs_no_traffic_and_is_told(sites, small_disk
     agent = site.run_engine("se-1", state=state)
     site.until_up("se-1", agent, version=later)
     site.until_served()
+
+
+def test_an_engine_that_starts_on_a_full_disk_serves_what_it_had_last(sites, small_disk):
+    site = sites().start()
+    state = small_disk / "se-1"
+    agent = site.run_engine("se-1", image=site.image(), meta=site.create("se-1"), state=state)
+    version = site.serve()["version"]
+    site.until_up("se-1", agent, version=version)
+    site.until_served()
+    agent.kill()
+    stop_data_plane(state / "data-plane")
+    fill(small_disk)
+    agent = site.run_engine("se-1", state=state)
+    site.until_served()
+    assert agent.running
