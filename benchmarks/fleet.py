@@ -13,13 +13,11 @@ import argparse
 import gc
 import random
 import secrets
-import struct
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from pathlib import Path
-from socket import IPPROTO_TCP, TCP_INFO, socket
 from typing import Any
 
 import attrs
@@ -30,6 +28,7 @@ from twisted.internet.defer import Deferred, ensureDeferred, gatherResults, succ
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import IProtocol
 from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 
 from avinet.dataplane.fake import RecordingDataPlane
 from avinet.model.fence import Fence
@@ -58,13 +57,14 @@ from avinet.wire.messages import (
     Message,
 )
 from avinet.wire.registration import EnrolmentAnswer, MetaInfo
+from benchmarks.carried import Carried, Dialed
 from benchmarks.harness import progress
 
 ABREAST = 64
 """Engines that enrol, or log in, at once: under the controller's bounds a source (500 TLS, 512 SSH connections)."""
 SOFTWARE = "0.1.0 simulated"
-TCP_INFO_BYTES = 256
 STATUS_S = 5.0
+INTERRUPTED = 130
 GC_THRESHOLDS = (50_000, 20, 100)
 """Objects, and collections of one generation to the next; Python's own are 700, 10, 10."""
 
@@ -112,43 +112,6 @@ class MemoryFiles:
         self.candidate = None
 
 
-class _Dialed:
-    """An endpoint that shows the socket of what it connected."""
-
-    def __init__(self, endpoint: TCP4ClientEndpoint) -> None:
-        self._endpoint = endpoint
-        self.socket: socket | None = None
-
-    def connect(self, factory: Any) -> Deferred[IProtocol]:
-        """See ``IStreamClientEndpoint``."""
-        return self._endpoint.connect(factory).addCallback(self._connected)
-
-    def _connected(self, protocol: Any) -> Any:
-        self.socket = protocol.transport.getHandle()
-        return protocol
-
-
-@attrs.frozen
-class Carried:
-    """What one or more TCP connections have carried so far, both ways, as the kernel counts (Linux, tcp(7))."""
-
-    payload_bytes: int = 0
-    segments: int = 0
-
-    @classmethod
-    def by(cls, connection: socket) -> "Carried":
-        """One connection."""
-        info = connection.getsockopt(IPPROTO_TCP, TCP_INFO, TCP_INFO_BYTES)
-        acked, received, out, into = struct.unpack_from("=QQII", info, 120)
-        return cls(acked + received, out + into)
-
-    def __add__(self, other: "Carried") -> "Carried":
-        return Carried(self.payload_bytes + other.payload_bytes, self.segments + other.segments)
-
-    def __sub__(self, other: "Carried") -> "Carried":
-        return Carried(self.payload_bytes - other.payload_bytes, self.segments - other.segments)
-
-
 @attrs.define(eq=False)
 class SimulatedEngine:
     """One service engine.  ``enrol`` once, then ``attach`` and ``detach`` at will."""
@@ -167,7 +130,7 @@ class SimulatedEngine:
     """From the beginning of the dial to ``Welcome``, the last time."""
     _boot: str = attrs.field(factory=new_boot_id, init=False)
     _commands: CommandServer | None = attrs.field(default=None, init=False, repr=False)
-    _sockets: list[_Dialed] = attrs.field(factory=list, init=False, repr=False)
+    _sockets: list[Dialed] = attrs.field(factory=list, init=False, repr=False)
     _welcome: Deferred[None] | None = attrs.field(default=None, init=False, repr=False)
     _started: bool = attrs.field(default=False, init=False)
 
@@ -234,7 +197,7 @@ class SimulatedEngine:
             self._welcome.callback(None)
 
     def _dial(self, address: str, port: int, verify: Callable[[str], bool]) -> Deferred[SecureChannel]:
-        dialed = _Dialed(TCP4ClientEndpoint(self.reactor, address, port))
+        dialed = Dialed(TCP4ClientEndpoint(self.reactor, address, port))
         self._sockets = [one for one in self._sockets if one.socket is not None and one.socket.fileno() >= 0]
         self._sockets.append(dialed)
         endpoint: Any = dialed
@@ -380,7 +343,7 @@ async def hold(reactor: Any, arguments: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The fleet by hand; 0 when it ended by Ctrl-C or SIGTERM, 1 when it could not be raised."""
+    """The fleet by hand, until interrupted; 1 when it could not be raised."""
     from twisted.internet import reactor
 
     parser = argparse.ArgumentParser(description="Simulated service engines against a controller of yours.")
@@ -392,21 +355,36 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(reactor: Any, work: Any) -> int:
-    """Run a coroutine; 0 when it is done or interrupted, 1 when it failed."""
+    """Run a coroutine; 0 when it is done, 1 when it failed, 130 when it was interrupted, as of a shell."""
     # A collection of a whole fleet stops all of its engines for 0.1 s: the generator would measure itself.
     gc.set_threshold(*GC_THRESHOLDS)
     failed: list[str] = []
+    interrupted: list[bool] = []
 
     def begin() -> None:
         done = ensureDeferred(work)
-        done.addErrback(lambda failure: failed.append(failure.getTraceback()))
-        done.addBoth(lambda _: reactor.running and reactor.stop())
+
+        def interrupt() -> None:
+            interrupted.append(True)
+            done.cancel()  # so that it tidies up
+
+        trigger = reactor.addSystemEventTrigger("before", "shutdown", interrupt)
+
+        def over(outcome: Any) -> None:
+            if interrupted:
+                return
+            if isinstance(outcome, Failure):
+                failed.append(outcome.getTraceback())
+            reactor.removeSystemEventTrigger(trigger)
+            reactor.stop()
+
+        done.addBoth(over)
 
     reactor.callWhenRunning(begin)
     reactor.run()
     for traceback in failed:
         print(traceback, file=sys.stderr)
-    return 1 if failed else 0
+    return 1 if failed else INTERRUPTED if interrupted else 0
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pwd
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +42,8 @@ def stock_sshd(folder: Path, authorized: str) -> Iterator[int]:
     )  # fmt: skip
     known = [line for line in settings if not line.startswith("PerSourcePenalties") or _version() >= (9, 8)]
     (folder / "config").write_text("\n".join(known) + "\n")
-    daemon = subprocess.Popen((SSHD, "-D", "-e", "-f", os.fspath(folder / "config")))
+    bound_to_us = (sys.executable, "-m", "avinet.cloud.launch", str(os.getpid()))
+    daemon = subprocess.Popen((*bound_to_us, SSHD, "-D", "-e", "-f", os.fspath(folder / "config")))
     try:
         time.sleep(START_S)
         if daemon.poll() is not None:
