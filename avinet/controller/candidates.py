@@ -23,6 +23,8 @@ class Candidates(SessionListener):
     engines: Engines
     clock: IReactorTime
     changed: Callable[[], None] = attrs.field(default=lambda: None)
+    _up: set[SeId] = attrs.field(factory=set, init=False, repr=False)
+    """Connected now; that they ever were is stored a moment later."""
     _down_since: dict[SeId, float] = attrs.field(factory=dict, init=False)
     _timers: dict[SeId, IDelayedCall] = attrs.field(factory=dict, init=False, repr=False)
 
@@ -31,13 +33,16 @@ class Candidates(SessionListener):
             yield Engine(record.uuid, record.group, self._usable(record))
 
     def _usable(self, record: SeRecord) -> bool:
-        if record.lifecycle is not Lifecycle.ENROLLED or not record.placeable or not record.connected_once:
+        if record.lifecycle is not Lifecycle.ENROLLED or not record.placeable:
+            return False
+        if not record.connected_once and record.uuid not in self._up:
             return False
         down_since = self._down_since.get(record.uuid)
         return down_since is None or self.clock.seconds() - down_since < DOWN_DELAY_S
 
     def up(self, se: SeId) -> None:
         """It can serve."""
+        self._up.add(se)
         self._down_since.pop(se, None)
         timer = self._timers.pop(se, None)
         if timer is not None and timer.active():
@@ -46,6 +51,7 @@ class Candidates(SessionListener):
 
     def down(self, se: SeId, why: str) -> None:
         """It cannot, unless it is back within the delay."""
+        self._up.discard(se)
         self._down_since[se] = self.clock.seconds()
         self._timers[se] = self.clock.callLater(DOWN_DELAY_S, self._gave_up, se)
 
@@ -56,6 +62,7 @@ class Candidates(SessionListener):
     def record_changed(self, before: SeRecord | None, after: SeRecord) -> None:
         """Enabled, placed, deleted: for ``Engines.listen``."""
         if after.lifecycle is Lifecycle.DELETED:
+            self._up.discard(after.uuid)
             self._down_since.pop(after.uuid, None)
             timer = self._timers.pop(after.uuid, None)
             if timer is not None and timer.active():

@@ -121,7 +121,8 @@ class Sync(SessionListener):
     def in_sync(self, se: SeId) -> bool:
         """Whether the SE reported the state it should have."""
         progress = self._progress.get(se)
-        return progress is not None and progress.in_sync
+        # One that has just arrived may be given something in a moment: what it should have is not known before.
+        return progress is not None and progress.in_sync and se not in self._arrived
 
     def progress(self, se: SeId) -> Progress | None:
         """How far one SE is."""

@@ -57,6 +57,14 @@ class CandidatesTests(SynchronousTestCase):
             if value is not Lifecycle.DELETED:
                 self.assertEqual(self.changes(after, SERVING), 1, field)
 
+    def test_one_that_is_up_for_the_first_time_can_serve_before_that_is_stored(self):
+        self.registry.records = [msgspec.structs.replace(SERVING, connected_once=False)]
+        self.assertEqual(self.usable(), [False])
+        self.candidates.up(SERVING.uuid)
+        self.assertEqual(self.usable(), [True])
+        self.candidates.down(SERVING.uuid, "gone")
+        self.assertEqual(self.usable(), [False])
+
     def test_what_is_nothing_to_placement_is_not_told(self):
         self.assertEqual(self.changes(SERVING, msgspec.structs.replace(SERVING, note="x")), 0)
         fresh = msgspec.structs.replace(SERVING, connected_once=False)

@@ -66,6 +66,15 @@ class Pushing(Case):
         self.assertTrue(self.sync.in_sync(machine.se))
         self.assertTrue(self.sync.settled())
 
+    def test_an_se_that_has_just_come_is_not_in_sync_before_it_is_placed(self):
+        machine = self.serving()
+        machine.leave()
+        again = self.world.attach("1", machine.state)
+        self.sync.attached(again)
+        self.assertFalse(self.sync.in_sync(again.se))
+        self.world.clock.advance(1)
+        self.assertTrue(self.sync.in_sync(again.se))
+
     def test_an_se_that_comes_back_with_what_it_should_have_is_sent_nothing(self):
         machine = self.serving()
         machine.leave()
