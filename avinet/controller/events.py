@@ -11,7 +11,7 @@ process has them already; what exceeds the bound is counted, and the count is an
 """
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -28,6 +28,9 @@ WINDOW_S = 60.0
 """Short enough to see a change of rate, long enough to make a storm a line."""
 MAX_WINDOWS = 1_000
 """Kinds of events being coalesced at once.  Over it the oldest window ends early, so strangers cannot grow it."""
+MAX_REASONS = 8
+"""Reasons of one subject that are told apart at once.  Some are a peer's own words (a user's name, a port it asked
+for, why it refused a configuration): without this bound each would be an event, and push the rest out of the log."""
 MAX_PENDING = 10_000
 """Events that wait for the disk; some 10 MiB."""
 MAX_TEXT = 2_000
@@ -40,6 +43,8 @@ RETRY_S = 5.0
 """Between tries at a log that cannot be written."""
 
 _LEVELS = {Level.INFO: LogLevel.info, Level.WARNING: LogLevel.warn, Level.ERROR: LogLevel.error}
+_OTHER = ""
+"""Stands for every reason beyond ``MAX_REASONS``."""
 _Key = tuple[str, str, str]
 
 
@@ -96,6 +101,7 @@ class Events:
         self._wall = wall
         self._next_id = log.last_id() + 1
         self._windows: dict[_Key, _Window] = {}
+        self._reasons: Counter[tuple[str, str]] = Counter()
         self._pending: deque[Event] = deque()
         self._writing: Deferred[None] | None = None
         self._retry: IDelayedCall | None = None
@@ -117,7 +123,10 @@ class Events:
         if "reason" not in facts:
             self._add(fields, 1)
             return
-        key = (code, subject, str(facts["reason"]))
+        about = (code, subject[:MAX_SUBJECT])
+        key = (*about, str(facts["reason"])[:MAX_SUBJECT])
+        if key not in self._windows and self._reasons[about] >= MAX_REASONS:
+            key = (*about, _OTHER)
         window = self._windows.get(key)
         if window is not None:
             window.count += 1
@@ -126,6 +135,7 @@ class Events:
         if len(self._windows) >= MAX_WINDOWS:
             self._end(next(iter(self._windows)))
         self._windows[key] = _Window(self._clock.callLater(WINDOW_S, self._end, key))
+        self._reasons[about] += 1
         self._add(fields, 1)
 
     def follow(self, callback: Callable[[Event], None]) -> Callable[[], None]:
@@ -161,11 +171,16 @@ class Events:
 
     def _end(self, key: _Key) -> None:
         window = self._windows.pop(key)
+        code, subject, reason = key
+        self._reasons[code, subject] -= 1
+        if not self._reasons[code, subject]:
+            del self._reasons[code, subject]
         if window.ends.active():
             window.ends.cancel()
         if window.last is not None:
             if window.count > 1:
-                window.last["text"] = f"{window.last['text']} ({window.count} times)"
+                like = "times" if reason else "of the kind, for one reason or another"
+                window.last["text"] = f"{window.last['text']} ({window.count} {like})"
             self._add(window.last, window.count)
 
     def _add(self, fields: dict[str, Any], count: int) -> None:

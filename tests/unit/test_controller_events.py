@@ -129,6 +129,20 @@ class EventsTests(SynchronousTestCase):
         self.assertEqual(len(self.clock.getDelayedCalls()), 10)
         self.assertEqual(len(self.seen), 90)
 
+    def test_a_subject_that_finds_ever_new_reasons_is_told_of_a_few_and_then_counted(self):
+        for number in range(500):
+            self.emit(code="SSH_REQUEST_REFUSED", reason=f"port {number}" + "x" * 100_000)
+        most = module.MAX_REASONS + 1
+        self.assertEqual(len(self.seen), most)
+        kept = sum(len(text) for key in self.events._windows for text in key)
+        self.assertLess(kept, most * 1_000)
+        self.clock.advance(WINDOW_S)
+        self.assertEqual(self.seen[-1].count, 500 - most)
+        self.assertEqual(self.events._windows, {})
+        self.assertFalse(self.events._reasons)
+        self.emit(code="SSH_REQUEST_REFUSED", reason="port 9")
+        self.assertEqual(self.seen[-1].facts, {"reason": "port 9"})
+
     def test_a_long_text_is_cut(self):
         self.events.emit("X", Level.ERROR, "s", "a" * 100_000)
         self.assertEqual(len(self.seen[0].text), module.MAX_TEXT)
