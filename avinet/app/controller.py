@@ -13,8 +13,10 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
+from avinet.app.renewal import Renewal, Shown
 from avinet.app.settings import ControllerSettings
 from avinet.app.software import software_version
+from avinet.app.steady import WallClock
 from avinet.cloud.local import LocalCloud, LocalSettings
 from avinet.controller.api_config import ConfigApi
 from avinet.controller.api_engines import EngineApi, EngineFacts
@@ -49,12 +51,10 @@ from avinet.model.engine import Lifecycle, SeRecord
 from avinet.model.events import Level
 from avinet.model.ids import ControllerName, SeId
 from avinet.ports import port_taken
-from avinet.rest.connections import Limits
 from avinet.rest.listen import BACKLOG, CannotBindError, Place, listen_tls, listen_unix
 from avinet.rest.route import Response, Route
 from avinet.rest.router import Info, Router, openapi
 from avinet.rest.site import BoundedSite
-from avinet.rest.tls import api_context_factory, node_context_factory
 from avinet.ssh.gate import GateLimits
 from avinet.ssh.login import Access
 from avinet.ssh.reverse import ReverseListeners
@@ -64,7 +64,6 @@ from avinet.store.eventlog import open_event_log
 from avinet.store.interface import Store
 from avinet.store.sqlite import open_sqlite_store
 from avinet.store.threads import OwnThread
-from avinet.trust import keys
 from avinet.trust.authorized_keys import AuthorizedKeys
 from avinet.trust.files import write_public
 from avinet.trust.node import ControllerIdentity, NodeFacts
@@ -122,12 +121,14 @@ class Controller(SessionListener):
     candidates: Candidates = attrs.field(init=False)
     sync: Sync = attrs.field(init=False)
     ssh: SecureChannelServer = attrs.field(init=False)
+    _shown: Shown = attrs.field(init=False)
     started_at: float = attrs.field(default=0.0, init=False)
     _ready: bool = attrs.field(default=False, init=False)
 
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
         """Store and memory first, then what listens, the operator's socket last."""
         self.started_at = self.reactor.seconds()
+        self._shown = Shown.of(self.identity)
         await self._open_stores(stack)
         await self._load()
         self._make_sessions(stack)
@@ -135,6 +136,7 @@ class Controller(SessionListener):
         await self._listen_registration(stack)
         await self._start_machines(stack)
         await self._listen_api(stack)
+        self._renew_in_time(stack)
         self._ready = True
         self.events.emit(
             "CONTROLLER_STARTED", Level.INFO, "controller", f"Controller {self.identity.name} started."
@@ -153,7 +155,8 @@ class Controller(SessionListener):
 
     async def _load(self) -> None:
         settings, identity, emit = self.settings, self.identity, self.events.emit
-        self.config = ConfigService(ConfigStore(self.store), self.reactor, self._needs)
+        wall = WallClock(self.reactor)
+        self.config = ConfigService(ConfigStore(self.store), wall, self._needs)
         await self.config.load()
         permits = Permits(
             PermitRules(
@@ -165,10 +168,10 @@ class Controller(SessionListener):
             self.reactor,
             in_thread=deferToThread,
         )
-        tokens = Tokens(self.store, self.reactor, ttl_s=settings.registration.token_lifetime_s)
+        tokens = Tokens(self.store, wall, ttl_s=settings.registration.token_lifetime_s)
         index = EngineIndex(prefix=settings.controller.loopback_prefix)
-        self.engines = Engines(self.store, self.reactor, emit, tokens, permits, index)
-        self.image_keys = ImageKeys(self.store, self.reactor)
+        self.engines = Engines(self.store, wall, emit, tokens, permits, index)
+        self.image_keys = ImageKeys(self.store, wall)
         await self.engines.load()
         await self.image_keys.load()
         self.commands = EngineCommands(self.engines)
@@ -199,7 +202,7 @@ class Controller(SessionListener):
             self.reactor,
             About(identity.name, identity.cluster, software_version()),
             Knowledge(
-                membership=lambda: CurrentList(identity.membership.number, identity.membership_document),
+                membership=self._current_list,
                 fence=lambda: self.config.fence,
                 quarantine=self._quarantine,
             ),
@@ -263,12 +266,13 @@ class Controller(SessionListener):
             identity.cluster, self.engines, self.image_keys, self.config.group, FailureBudget(self.reactor)
         )
         api = RegistrationApi(
-            enrolment, lambda: identity.membership_document, {CONTROL_SERVICE: self.settings.control.port}
+            enrolment,
+            lambda: self._current_list().document,
+            {CONTROL_SERVICE: self.settings.control.port},
         )
         site = BoundedSite(Router(api.routes(), self.reactor), self.reactor)
-        tls = node_context_factory(keys.pkcs8_private(identity.node_key), identity.node_pem)
         place = Place(settings.port, "[registration] port", settings.bind)
-        port = listen_tls(self.reactor, place, site, tls)
+        port = listen_tls(self.reactor, place, site, self._shown.registration)
         stack.push_async_callback(_awaited(port.stopListening))
 
     async def _start_machines(self, stack: contextlib.AsyncExitStack) -> None:
@@ -276,7 +280,7 @@ class Controller(SessionListener):
         sources = ImageSources(
             identity.root,
             identity.cluster,
-            lambda: identity.membership_document,
+            lambda: self._current_list().document,
             software_version(),
             lambda: deferToThread(image_package),
         )
@@ -306,15 +310,34 @@ class Controller(SessionListener):
         thread = OwnThread(self.reactor, "logins")
         stack.callback(thread.stop)
         operators = Operators(identity.admin, self.reactor, thread, os.urandom(32), self._login_refused)
-        tls = api_context_factory(identity.paths.api_key.read_bytes(), identity.paths.api_pem.read_bytes())
         site = BoundedSite(Router(routes, self.reactor, authenticate=operators.authenticate), self.reactor)
-        port = listen_tls(
-            self.reactor, Place(settings.port, "[api] port", settings.bind), site, tls, Limits()
-        )
+        place = Place(settings.port, "[api] port", settings.bind)
+        port = listen_tls(self.reactor, place, site, self._shown.api)
         stack.push_async_callback(_awaited(port.stopListening))
         local = BoundedSite(Router(routes, self.reactor, authenticate=local_operator), self.reactor)
         unix = listen_unix(self.reactor, identity.paths.api_socket, local)
         stack.push_async_callback(_awaited(unix.stopListening))
+
+    def _renew_in_time(self, stack: contextlib.AsyncExitStack) -> None:
+        renewal = Renewal(
+            self.identity.paths.state,
+            facts_of(self.settings),
+            self._shown,
+            self._renewed,
+            self.events.emit,
+            self.reactor,
+            deferToThread,
+        )
+        stack.callback(renewal.stop)
+        renewal.start()
+
+    def _renewed(self, identity: ControllerIdentity) -> None:
+        before, self.identity = self.identity, identity
+        if identity.membership.number > before.membership.number:
+            self.sessions.publish_membership()
+
+    def _current_list(self) -> CurrentList:
+        return CurrentList(self.identity.membership.number, self.identity.membership_document)
 
     def _routes(self) -> tuple[Route, ...]:
         facts = EngineFacts(

@@ -108,6 +108,10 @@ class ServerOptions:
         """One connection."""
         return SSL.Connection(self._context, None)
 
+    def use(self, other: "ServerOptions") -> None:
+        """From the next connection on, be as ``other``: a certificate was renewed."""
+        self._context = other._context  # noqa: SLF001 - of the same class
+
 
 def node_context_factory(key_pem: bytes, certificate_pem: bytes) -> ServerOptions:
     """The registration surface: TLS 1.3 and nothing else."""
