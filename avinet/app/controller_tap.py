@@ -10,6 +10,7 @@ from twisted.python import usage
 from avinet.app.controller import Controller, facts_of
 from avinet.app.role import RoleService, hold_state, own_pid_file, own_state_folder
 from avinet.app.settings import ControllerSettings, load_controller_settings
+from avinet.app.steady import keep_steady
 from avinet.errors import AvinetError
 from avinet.trust.node import ControllerIdentity, ControllerPaths
 
@@ -47,6 +48,7 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     any_reactor: Any = reactor
+    keep_steady(any_reactor)
 
     async def start(stack: contextlib.AsyncExitStack) -> None:
         stack.callback(hold_state(options.state, TITLE))

@@ -10,6 +10,7 @@ from twisted.python import usage
 from avinet.app.engine import Engine
 from avinet.app.role import RoleService, own_pid_file, own_state_folder
 from avinet.app.settings import SeSettings, load_se_settings
+from avinet.app.steady import keep_steady
 from avinet.errors import AvinetError
 from avinet.se.first_boot import FirstBoot
 
@@ -50,6 +51,7 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     any_reactor: Any = reactor
+    keep_steady(any_reactor)
 
     async def start(stack: contextlib.AsyncExitStack) -> None:
         first_boot = FirstBoot.begin(options.state, options.image, options.meta_info)
