@@ -12,6 +12,7 @@ from twisted.logger import Logger
 
 from avinet.app.settings import SeSettings
 from avinet.app.software import software_version
+from avinet.app.steady import WallClock
 from avinet.dataplane.envoy import EnvoyDataPlane
 from avinet.dataplane.envoy_settings import EnvoySettings
 from avinet.errors import AvinetError
@@ -88,7 +89,9 @@ class Engine:
         )
         enrolled = self.first_boot.enrolled
         if enrolled is None:
-            enrolled = await self.first_boot.enrol(self._registration_client("strict"), self.reactor)
+            enrolled = await self.first_boot.enrol(
+                self._registration_client("strict"), WallClock(self.reactor)
+            )
         await self.applier.start()
         stack.push_async_callback(self._stop_applier)
         self._make_uplinks(enrolled, stack)
@@ -114,7 +117,11 @@ class Engine:
                 sessions=choices.max_sessions,
             ),
         )
-        stack.callback(commands.stop)
+
+        async def stop_commands() -> None:
+            await commands.stop()
+
+        stack.push_async_callback(stop_commands)
         # Once enrolled, dates only warn: the SE's own clock must never cost it its controllers.
         client = self._registration_client("warn")(members)
         uplinks = self.uplinks = Uplinks(
@@ -177,7 +184,7 @@ class Engine:
                     code="MEMBERSHIP_REFUSED",
                     level=Level.ERROR,
                     text=f"a membership list was refused: {why}",
-                    at=self.reactor.seconds(),
+                    at=WallClock(self.reactor).seconds(),
                 )
             )
 
@@ -197,7 +204,7 @@ class Engine:
                 code="COMMAND_REFUSED" if refused else "COMMAND",
                 level=Level.WARNING if refused else Level.INFO,
                 text=f"{use.command[:SHOWN_COMMAND] or 'a shell'!r} {did}",
-                at=self.reactor.seconds(),
+                at=WallClock(self.reactor).seconds(),
                 facts={
                     "kind": use.kind,
                     "command": use.command,

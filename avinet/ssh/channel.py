@@ -58,6 +58,14 @@ class RequestReceiver(Protocol):
         """Whether the request was granted; the answer is sent if the peer wants one."""
 
 
+@runtime_checkable
+class CloseReceiver(Protocol):
+    """A protocol that hears at once that the peer has closed, however much of the peer's input it has not taken."""
+
+    def peer_closed(self) -> None:
+        """Nobody takes what is written any more; ``connectionLost`` follows once the input is taken."""
+
+
 @implementer(ITransport, IConsumer, IPushProducer)
 class ChannelTransport(SSHChannel):
     """One channel with ``protocol`` at our end."""
@@ -113,6 +121,8 @@ class ChannelTransport(SSHChannel):
         """Both sides closed, or the connection is gone."""
         if self._end is None:
             self._end = ConnectionDone() if self._eof_received else ConnectionLost()
+        if isinstance(self.protocol, CloseReceiver) and not self._over:
+            self._guarded(self.protocol.peer_closed)
         if isinstance(self._end, ConnectionLost):
             self._finish()
         else:

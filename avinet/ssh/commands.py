@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.conch.ssh import connection as conch
 from twisted.conch.ssh.service import SSHService
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IProtocol
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
@@ -22,13 +23,15 @@ from avinet.ssh.connection import Connection, refused
 from avinet.ssh.errors import ConnectionEndedError
 from avinet.ssh.fields import Reader
 from avinet.ssh.links import ServerLink
-from avinet.ssh.process import CommandPolicy, CommandSession, ProcessReactor, Use
+from avinet.ssh.process import KILL_AFTER_S, CommandPolicy, CommandSession, ProcessReactor, Use
 from avinet.ssh.profile import LinkLimits
 from avinet.ssh.refusal import Refusal
 from avinet.ssh.userauth import Attempt, KeyLogin
 
 USER = "aviseuser"
 RETRY_AFTER_S = 5.0
+STOP_TIMEOUT_S = KILL_AFTER_S + 2.0
+"""By then KILL has had its effect, or nothing will."""
 
 
 class _CommandLink(ServerLink):
@@ -85,6 +88,7 @@ class CommandServer(Factory):
         self.policy = policy or CommandPolicy()
         self.links: set[_CommandLink] = set()
         self.sessions: set[CommandSession] = set()
+        self._stopped: Deferred[None] | None = None
 
     def buildProtocol(self, addr: IAddress | None) -> IProtocol:  # type: ignore[override]  # Twisted's type wants a factory attribute
         """A link, or a refusal when there are too many."""
@@ -122,8 +126,14 @@ class CommandServer(Factory):
         self.sessions.discard(session)
         if use is not None:
             self._used(use)
+        if not self.sessions and self._stopped is not None and not self._stopped.called:
+            self._stopped.callback(None)
 
-    def stop(self) -> None:
-        """Cut every connection; what they run is killed."""
+    def stop(self) -> Deferred[None]:
+        """Cut every connection; fires when what they ran has ended, killed if it does not heed TERM."""
         for link in list(self.links):
             link.abort()
+        if not self.sessions:
+            return succeed(None)
+        stopped = self._stopped = Deferred()
+        return stopped.addTimeout(STOP_TIMEOUT_S, self._reactor, onTimeoutCancel=lambda _result, _limit: None)

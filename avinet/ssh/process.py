@@ -8,7 +8,6 @@ gigabytes costs no memory; input stops being taken while the command does not re
 import contextlib
 import fcntl
 import os
-import pwd
 import signal
 import struct
 import termios
@@ -17,6 +16,7 @@ from typing import cast
 
 import attrs
 from twisted.conch.ssh.session import SUPPORTED_SIGNALS
+from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import (
     IDelayedCall,
     IHalfCloseableProtocol,
@@ -31,6 +31,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from avinet.ssh.channel import STDERR, ChannelTransport
+from avinet.ssh.environment import environment_of
 from avinet.ssh.fields import Reader, string, uint32
 from avinet.units import HOUR_S
 
@@ -42,7 +43,6 @@ MAX_COMMAND_BYTES = 128 * 1024
 """Linux takes no longer single argument (MAX_ARG_STRLEN)."""
 _SHOWN_BYTES = 4096
 _EOT = b"\x04"
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SETSID = "/usr/bin/setsid"
 """From util-linux, which Debian calls essential: makes the command lead its own session before it starts."""
 
@@ -166,6 +166,7 @@ class CommandSession(Protocol):
         self._paused = False
         self._early: list[bytes] = []
         self._input_over = False
+        self._cut = False
 
     # -- requests
 
@@ -216,25 +217,13 @@ class CommandSession(Protocol):
 
     # -- the process
 
-    def _environment(self) -> dict[str, str]:
-        user = pwd.getpwuid(os.getuid())
-        known = {
-            "PATH": _PATH,
-            "HOME": user.pw_dir,
-            "USER": user.pw_name,
-            "LOGNAME": user.pw_name,
-            "SHELL": self._policy.shell,
-            "LANG": "C.UTF-8",
-        }
-        return known | ({"TERM": self._terminal.name} if self._terminal else {})
-
     def _start(self, command: bytes | None) -> bool:
         channel = self.transport
         if self._process is not None or channel is None or (command is not None and b"\0" in command):
             return False
         shell = self._policy.shell
         arguments: list[str | bytes] = [shell] if command is None else [shell, "-c", command]
-        environment = self._environment()
+        environment = environment_of(shell, self._terminal.name if self._terminal else "")
         home = environment["HOME"]
         self._started_at = self._reactor.seconds()
         kind = "shell" if command is None else "exec"
@@ -280,9 +269,19 @@ class CommandSession(Protocol):
         try:
             os.killpg(self._group, number)
         except ProcessLookupError:
-            return False
+            return self._kill_early(number)
         except PermissionError:
             _log.warn("cannot send {signal} to process group {group}", signal=number.name, group=self._group)
+            return False
+        return True
+
+    def _kill_early(self, number: signal.Signals) -> bool:
+        """There is no such group: all of it has ended, or the command was started a moment ago and leads none yet."""
+        if self._process is None:
+            return False
+        try:
+            self._process.signalProcess(number.name.removeprefix("SIG"))
+        except ProcessExitedAlready:
             return False
         return True
 
@@ -366,11 +365,16 @@ class CommandSession(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The channel is gone: so is what it ran."""
-        if self._process is not None:
+        self.peer_closed()
+        if self._process is None and self._use is None:
+            self._finish(0)
+
+    def peer_closed(self) -> None:
+        """Nobody waits for what it runs; that may never take the input which keeps the channel from ending."""
+        if self._process is not None and not self._cut:
+            self._cut = True
             self._end_group()
             self._process.loseConnection()
-        elif self._use is None:
-            self._finish(0)
 
     def pauseProducing(self) -> None:
         """The peer gives no credit: leave output in the pipe, where it stops the command."""

@@ -341,6 +341,40 @@ async def test_a_lost_channel_kills_all_that_the_command_started(w):
     await until(lambda: sleeping() == 0)
 
 
+@world
+async def test_a_command_that_reads_no_input_is_killed_too_when_its_client_has_gone(w):
+    mark = f"{500000 + os.getpid()}"
+    client = Run(
+        w.ssh, "-p", str(w.direct.getHost().port),
+        *w.options(w.id_file, w.known("127.0.0.1", w.direct.getHost().port, w.se_host_key)),
+        "aviseuser@127.0.0.1", f"sleep {mark}", stdin=bytes(400_000),
+    )  # fmt: skip
+
+    def sleeping():
+        return len([p for p in Path("/proc").glob("[0-9]*/cmdline") if f"sleep\0{mark}\0" in read(p)])
+
+    await until(lambda: sleeping() == 1)
+    await deferLater(reactor, 0.5)  # for the input to arrive, and its end
+    client.process.signalProcess("KILL")
+    await client.done
+    await until(lambda: sleeping() == 0 and not w.commands.sessions)
+
+
+@world
+async def test_a_server_that_stops_leaves_no_command_behind_not_even_a_stubborn_one(w):
+    mark = f"{600000 + os.getpid()}"
+    done = w.to_se(f"trap '' TERM; sleep {mark}; sleep {mark}")
+
+    def sleeping():
+        return len([p for p in Path("/proc").glob("[0-9]*/cmdline") if f"sleep\0{mark}\0" in read(p)])
+
+    await until(lambda: sleeping() == 1)
+    await w.commands.stop()
+    assert not w.commands.sessions
+    await until(lambda: sleeping() == 0, 1)  # the group's members die one after another
+    await done
+
+
 def read(path):
     try:
         return path.read_text()
