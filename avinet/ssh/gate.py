@@ -22,6 +22,9 @@ class GateLimits:
 
     total: int = 1024
     """35 MiB of buffers at the very most, and 1.2 s of key exchanges."""
+    strangers: int = 512
+    """Of these, what networks without SEs may fill together: whoever has many networks (one IPv6 /48 has 256) keeps
+    no SE from coming back."""
     per_network: int = 32
     """OpenSSH's MaxStartups begins to refuse at 10; key exchange and login take 1 ms each here."""
     per_known_network: int = 512
@@ -54,9 +57,11 @@ class Gate:
     def admit(self, address: str) -> bool:
         """Whether another connection from ``address`` may start; if so it counts until ``leave``."""
         network = network_of(address)
-        room = self.limits.per_known_network if network in self._known else self.limits.per_network
+        limits, known = self.limits, network in self._known
+        room = limits.per_known_network if known else limits.per_network
+        most = limits.total if known else min(limits.total, limits.strangers)
         count = self._strangers.get(network, 0)
-        if self.total >= self.limits.total or count >= room:
+        if self.total >= most or count >= room:
             return False
         self.total += 1
         self._strangers[network] = count + 1

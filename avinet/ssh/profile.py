@@ -39,6 +39,9 @@ WINDOW_BYTES = 1 * MIB
 """Credit a channel starts with: 14 MiB/s at 70 ms.  Fixed until windows follow the measured rate."""
 MAX_UNSENT_BYTES = 4 * MIB
 """What a channel keeps for a peer that does not take it: four of the largest control frames, then it is cut."""
+MAX_KEY_EXCHANGES = 100
+"""In ``KEY_EXCHANGES_PER_S``, by one peer.  Each costs 1 to 2 ms, as much as a login; OpenSSH asks for one each GiB."""
+KEY_EXCHANGES_PER_S = 60.0
 MAX_WINDOW = 2**32 - 1
 """RFC 4254 section 5.2."""
 

@@ -127,7 +127,9 @@ class SecureChannelServer(Factory):
         logins.append(login)
         if len(logins) > self.settings.logins:
             oldest = next((one for one in logins if not one.attached), logins[0])
-            oldest.close("too many logins with this key")
+            # Not in good order: whoever logs in again and again would have each of them linger.
+            oldest.abort()
+            self._forget(oldest)
         self.observer.authenticated(login.peer)
         return login.connection
 

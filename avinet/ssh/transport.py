@@ -26,6 +26,7 @@ from zope.interface import implementer
 from avinet.errors import AvinetError, RemoteProtocolError
 from avinet.ssh import profile
 from avinet.ssh.fields import Reader, malformed
+from avinet.ssh.flow import RateGuard
 from avinet.ssh.profile import LinkLimits
 from avinet.ssh.quiet import conch_log
 
@@ -97,6 +98,7 @@ class Link(SSHTransportBase):
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)
         self.transport.registerProducer(_Outlet(self), True)
+        self._exchanges = RateGuard(profile.MAX_KEY_EXCHANGES, profile.KEY_EXCHANGES_PER_S)
         super().connectionMade()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
@@ -257,6 +259,10 @@ class Link(SSHTransportBase):
             self._strict = self.their_strict_marker in Reader(packet[16:], "KEXINIT").string().split(b",")
             if self._strict and self._packets_in != 1:
                 raise malformed("KEXINIT was not the first packet of a strict key exchange")
+        elif not self.authenticated:
+            raise malformed("a second key exchange before the login")
+        elif not self._exchanges.allow(self.clock.seconds()):
+            raise malformed("too many key exchanges")
         self._their_kexinit = True
         self._watch_key_exchange()
 

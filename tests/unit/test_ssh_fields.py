@@ -120,6 +120,13 @@ class Counters(SynchronousTestCase):
         self.assertTrue(gate.admit("10.0.1.1"))
         self.assertFalse(gate.admit("10.0.1.2"))
 
+    def test_strangers_in_many_networks_cannot_take_the_room_of_networks_with_ses(self):
+        gate = Gate(GateLimits(total=10, strangers=6, per_network=1, per_known_network=5))
+        gate.admit("192.0.2.1")
+        gate.leave("192.0.2.1", authenticated=True)
+        self.assertEqual([gate.admit(f"10.0.{n}.1") for n in range(8)], [True] * 6 + [False] * 2)
+        self.assertEqual([gate.admit("192.0.2.2") for _ in range(5)], [True] * 4 + [False])
+
     def test_the_wish_of_a_busy_server_survives_and_nonsense_does_not(self):
         self.assertEqual(busy_from(busy_text(7)).retry_after_s, 7.0)
         for text in (

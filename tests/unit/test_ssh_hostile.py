@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.errors import RemoteProtocolError
 from avinet.ssh import profile
+from avinet.ssh.client import Timeouts, _Login
 from avinet.ssh.fields import string, uint32
 from avinet.ssh.userauth import KeyProof
 from tests.unit.ssh_pipe import Collector, Controller
@@ -132,6 +133,13 @@ class BeforeTheLogin(Hostile):
         pipe.pump()
         self.assert_quiet()
 
+    def test_one_key_exchange_is_enough_for_a_stranger(self):
+        stranger = _Login("aviseuser", self.key, lambda line: True, self.controller.clock, Timeouts())
+        link = stranger.buildProtocol(None)
+        stranger.done.addErrback(lambda _: None)
+        link.secured = link.sendKexInit
+        self.assert_cut(self.controller.raw(link), "a second key exchange before the login")
+
     def test_seven_keys_are_too_many(self):
         self.controller.dial(Ed25519PrivateKey.generate())
 
@@ -242,6 +250,13 @@ class AfterTheLogin(Hostile):
         pipe.pump()
         pipe.clock.advance(31)
         self.assert_cut(pipe, "key exchange took too long")
+
+    def test_key_exchanges_without_end_are_a_cut(self):
+        self.login()
+        for _ in range(profile.MAX_KEY_EXCHANGES + 1):
+            self.pipe.client_end.protocol.sendKexInit()
+            self.pipe.pump()
+        self.assert_cut(self.pipe, "too many key exchanges")
 
     def test_rekeying_goes_on_with_data_flowing(self):
         pipe = self.login()

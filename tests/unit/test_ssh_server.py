@@ -137,6 +137,11 @@ class Login(SynchronousTestCase):
             pipe.pump()
         self.assertEqual([pipe.over for pipe in pipes], [False, True] + [False] * 7)
 
+    def test_logins_in_a_row_never_count_up_while_the_ended_ones_linger(self):
+        for _ in range(20):
+            self.controller.channel(self.key)  # whose peer takes nothing more: it is not pumped again
+            self.assertLessEqual(self.controller.server.login_count, 8)
+
 
 class Channels(SynchronousTestCase):
     def setUp(self):
