@@ -22,7 +22,7 @@ class GateLimits:
 
     total: int = 1024
     """35 MiB of buffers at the very most, and 1.2 s of key exchanges."""
-    strangers: int = 512
+    strangers_share: float = 0.5
     """Of these, what networks without SEs may fill together: whoever has many networks (one IPv6 /48 has 256) keeps
     no SE from coming back."""
     per_network: int = 32
@@ -59,13 +59,20 @@ class Gate:
         network = network_of(address)
         limits, known = self.limits, network in self._known
         room = limits.per_known_network if known else limits.per_network
-        most = limits.total if known else min(limits.total, limits.strangers)
         count = self._strangers.get(network, 0)
-        if self.total >= most or count >= room:
+        if self.total >= limits.total or count >= room or not (known or self._room_elsewhere()):
             return False
         self.total += 1
         self._strangers[network] = count + 1
         return True
+
+    def _room_elsewhere(self) -> bool:
+        """Whether one more stranger from a network without SEs fits."""
+        most = self.limits.total * self.limits.strangers_share
+        # Counted only when it may matter.
+        return self.total < most or most > sum(
+            count for network, count in self._strangers.items() if network not in self._known
+        )
 
     def leave(self, address: str, *, authenticated: bool) -> None:
         """It proved itself, or it is gone."""

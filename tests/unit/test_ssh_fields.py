@@ -121,7 +121,7 @@ class Counters(SynchronousTestCase):
         self.assertFalse(gate.admit("10.0.1.2"))
 
     def test_strangers_in_many_networks_cannot_take_the_room_of_networks_with_ses(self):
-        gate = Gate(GateLimits(total=10, strangers=6, per_network=1, per_known_network=5))
+        gate = Gate(GateLimits(total=10, strangers_share=0.6, per_network=1, per_known_network=5))
         gate.admit("192.0.2.1")
         gate.leave("192.0.2.1", authenticated=True)
         self.assertEqual([gate.admit(f"10.0.{n}.1") for n in range(8)], [True] * 6 + [False] * 2)
