@@ -105,7 +105,10 @@ class EnvoyAdmin:
         return body
 
     async def _json(self, query: str) -> Any:
-        return msgspec.json.decode(await self.ask(query))
+        try:
+            return msgspec.json.decode(await self.ask(query))
+        except (msgspec.DecodeError, UnicodeDecodeError) as failure:
+            raise DataPlaneDownError(detail=f"its answer is not JSON: {failure}") from failure
 
     async def stats(self, pattern: str) -> dict[str, int | str]:
         """Counters, gauges and text readouts whose whole name matches ``pattern`` (RE2), those in use."""

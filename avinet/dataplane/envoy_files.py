@@ -214,13 +214,16 @@ class EnvoyFiles:
         ]
 
     def rotate_log(self) -> bool:
-        """Rename the log where it is too long; True when Envoy must be told to open it anew."""
+        """Rename the log where it is too long; True while Envoy must be told to open it anew."""
+        renamed = self.log.with_suffix(".log.1")
         try:
             if self.log.stat().st_size <= MAX_LOG_BYTES:
                 return False
         except FileNotFoundError:
-            return False
-        self.log.replace(self.log.with_suffix(".log.1"))
+            # Renamed and not opened anew: an Envoy that was not told writes to the old file, which nobody would
+            # rotate.  One that was told opens it with its next line.
+            return renamed.exists()
+        self.log.replace(renamed)
         return True
 
     def log_tail(self, lines: int = 3) -> str:

@@ -36,6 +36,9 @@ LIVE_TIMEOUT_S = 30.0
 """From start to serving: it waits for the first health check of every server, 4 s by default, and for DNS."""
 SOCKET_TIMEOUT_S = 5.0
 """From start to an admin socket that answers: 0.1 s measured."""
+ADOPT_TIMEOUT_S = 30.0
+"""For one that runs to answer an agent that comes back; longer, and it hangs.  Busy with a large change it takes some
+seconds."""
 POLL_S = 0.05
 TERM_TIMEOUT_S = 5.0
 """SIGTERM ends Envoy in well under a second; after this it is killed."""
@@ -155,10 +158,22 @@ class EnvoyProcess:
             await self._sleep(POLL_S)
             waited += POLL_S
             process = running(self.files)
-        if process is None and left is not None and left.alive:
-            _log.warn("Envoy, process {pid}, does not answer on its socket: replacing it", pid=left.pid)
-            await self._end(left)
-        return process
+        if process is not None and await self._answers():
+            return process
+        mute = process or left
+        if mute is not None and mute.alive:
+            _log.warn("Envoy, process {pid}, does not answer on its socket: replacing it", pid=mute.pid)
+            await self._end(mute)
+        return None
+
+    async def _answers(self) -> bool:
+        until = self.reactor.seconds() + ADOPT_TIMEOUT_S
+        while self.reactor.seconds() < until:
+            with contextlib.suppress(DataPlaneDownError):
+                await self.admin.state()
+                return True
+            await self._sleep(POLL_S)
+        return False
 
     async def _spawn(self, binary: EnvoyBinary) -> None:
         self.files.prepare_runtime()
@@ -193,8 +208,9 @@ class EnvoyProcess:
         self._since = self.reactor.seconds()
 
     async def _until_live(self) -> None:
-        waited = 0.0
+        begun = self.reactor.seconds()
         while True:
+            waited = self.reactor.seconds() - begun
             if self._process is None:
                 raise DataPlaneDownError(detail=f"it ended while starting: {self._last_words()}")
             try:
@@ -206,7 +222,6 @@ class EnvoyProcess:
             if waited > LIVE_TIMEOUT_S:
                 raise DataPlaneDownError(detail=f"it does not serve after {LIVE_TIMEOUT_S:g} s")
             await self._sleep(POLL_S)
-            waited += POLL_S
 
     def _ended(self) -> None:
         """It died without our asking."""

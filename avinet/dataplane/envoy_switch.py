@@ -126,7 +126,8 @@ class EnvoySwitch:
             stats = await self._outcome(kind)
             if stats.get("version_text") == version:
                 return
-            if stats.get("update_rejected", 0) != refused:
+            # An Envoy that was restarted meanwhile counts from 0: that is no rejection.
+            if int(stats.get("update_rejected", 0)) > refused:
                 raise await self._rejection(kind, wanted)
 
     async def _outcome(self, kind: str) -> dict[str, int | str]:
@@ -134,8 +135,8 @@ class EnvoySwitch:
         stats = await self.admin.stats(rf"{scope}\.(version_text|update_rejected)")
         return {name.removeprefix(f"{scope}."): value for name, value in stats.items()}
 
-    async def _rejections(self, kind: str) -> int | str:
-        return (await self._outcome(kind)).get("update_rejected", 0)
+    async def _rejections(self, kind: str) -> int:
+        return int((await self._outcome(kind)).get("update_rejected", 0))
 
     async def _rejection(self, kind: str, wanted: Rendered | None) -> RejectedError:
         for item in await self.admin.dump(_DUMPS[kind]):

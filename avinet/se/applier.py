@@ -294,7 +294,9 @@ class Applier:
 
     def _look_at_health(self) -> Deferred[None]:
         looked = Deferred.fromCoroutine(self._announce_health())
-        return looked.addErrback(lambda f: f.trap(CancelledError, DataPlaneDownError))
+        looked.addErrback(lambda f: f.trap(CancelledError, DataPlaneDownError))
+        # A failure would end the loop for good.
+        return looked.addErrback(lambda f: _log.failure("looking at the servers' health failed", f))
 
     async def _announce_health(self) -> None:
         status = await self.dataplane.status()

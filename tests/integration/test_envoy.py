@@ -607,6 +607,21 @@ async def test_a_hanging_envoy_is_reported_down_in_bounded_time():
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_hanging_envoy_is_replaced_by_the_next_agent_rather_than_waited_for():
+    async with Bench() as bench:
+        settings = EnvoySettings(concurrency=1, admin_timeout_s=0.5, apply_timeout_s=5)
+        first, second = bench.plane(settings=settings), bench.plane(settings=settings)
+        await first.start()
+        pid = first.pid
+        await first.detach()
+        os.kill(pid, signal.SIGSTOP)
+        with patch("avinet.dataplane.envoy_process.ADOPT_TIMEOUT_S", 1.0):
+            await second.start()
+        assert second.pid not in (None, pid)
+        assert identify(pid) is None
+
+
+@pytest_twisted.ensureDeferred
 async def test_the_data_plane_can_be_ended_without_an_agent():
     async with Bench() as bench:
         plane = bench.plane()

@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.dataplane.addresses import check_address
 from avinet.dataplane.envoy_admin import peer_of
 from avinet.dataplane.envoy_binary import EnvoyMissingError, EnvoyUnusableError, find_envoy
-from avinet.dataplane.envoy_files import EnvoyFiles, RuntimeFolderError
+from avinet.dataplane.envoy_files import MAX_LOG_BYTES, EnvoyFiles, RuntimeFolderError
 from avinet.dataplane.envoy_process import recorded, running, stop_data_plane
 from avinet.dataplane.envoy_settings import EnvoySettings, connections_within
 from avinet.dataplane.interface import RejectedError
@@ -169,6 +169,17 @@ class Files(SynchronousTestCase):
         files.write_xds("lds", "v", ({"name": "a"},))
         files.prepare()
         self.assertEqual(files.read_xds("lds"), ({"name": "a"},))
+
+    def test_a_long_log_is_renamed_and_envoy_told_until_it_has_opened_it_anew(self):
+        files = EnvoyFiles(new_folder(self))
+        files.prepare()
+        self.assertFalse(files.rotate_log())
+        files.log.write_bytes(bytes(MAX_LOG_BYTES + 1))
+        self.assertTrue(files.rotate_log())
+        # It was not told: the agent died here, or Envoy did not answer.  It still writes to the old file.
+        self.assertTrue(files.rotate_log())
+        files.log.write_bytes(b"new")
+        self.assertFalse(files.rotate_log())
 
     def test_envoy_is_never_told_to_die_with_its_parent(self):
         command = EnvoyFiles(Path("/s")).command(Path("/e"), EnvoySettings(concurrency=3))

@@ -5,7 +5,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -332,6 +332,17 @@ class Reporting(Base):
         self.assertEqual(self.announced, [])
         self.dataplane.status_now = self.status(up=False)
         self.clock.pump([HEALTH_INTERVAL_S] * 3)
+        self.assertEqual([type(m) for m in self.announced], [Report])
+
+    def test_one_odd_answer_of_the_data_plane_does_not_end_the_watch_over_health(self):
+        self.dataplane.status_now = self.status()
+        self.clock.advance(HEALTH_INTERVAL_S)
+        self.patch(self.dataplane, "status", lambda: fail(KeyError("socket_address")))
+        self.clock.advance(HEALTH_INTERVAL_S)
+        del self.dataplane.status
+        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
+        self.dataplane.status_now = self.status(up=False)
+        self.clock.advance(HEALTH_INTERVAL_S)
         self.assertEqual([type(m) for m in self.announced], [Report])
 
     def test_the_biggest_report_fits_a_frame_and_keeps_those_that_are_down(self):
