@@ -123,13 +123,18 @@ class Child:
             self._again = None
         self._started_at = self.clock.seconds()
         launcher = (sys.executable, "-m", "avinet.cloud.launch", str(os.getpid()))
-        self._process = self.processes.spawnProcess(
-            _Output(self.log, self._ended),
-            sys.executable,
-            (*launcher, *self.command.arguments),
-            env=self.command.environment,
-            path=str(self.command.folder),
-        )
+        try:
+            self._process = self.processes.spawnProcess(
+                _Output(self.log, self._ended),
+                sys.executable,
+                (*launcher, *self.command.arguments),
+                env=self.command.environment,
+                path=str(self.command.folder),
+            )
+        except OSError as failure:
+            # No descriptor, process or memory is left for now.
+            self._run_again(str(failure))
+            return
         _log.info("started {name} as pid {pid}", name=self.name, pid=self.pid)
 
     def stop(self) -> Deferred[None]:
@@ -167,6 +172,10 @@ class Child:
                 done.callback(None)
             return
         how = "it ended" if reason.check(ProcessDone) else str(reason.value)
+        self._run_again(how)
+
+    def _run_again(self, how: str) -> None:
+        """After a while, unless it was to run once."""
         ran_s = self.clock.seconds() - self._started_at
         self._failures = 0 if ran_s >= STEADY_S else self._failures + 1
         wait_s = min(RESTART_CAP_S, RESTART_BASE_S * 2.0 ** min(self._failures, 16))

@@ -192,7 +192,11 @@ class EnvoyProcess:
             # As if the agent had died just now: its bootstrap tells whose it is.
             _log.warn("Envoy, process {pid}, is not recorded: {why}", pid=process.pid, why=str(failure))
         _log.info("started Envoy {version}, process {pid}", version=binary.version, pid=process.pid)
-        self._look_after(process)
+        try:
+            self._look_after(process)
+        except OSError:
+            self._child.kill()  # unwatched it would go on beside the next one
+            raise
 
     def _last_words(self) -> str:
         if self._child is not None:

@@ -1,5 +1,6 @@
 """A child process kept running: back-off, stop, logs."""
 
+import errno
 import signal
 import tempfile
 from pathlib import Path
@@ -34,8 +35,11 @@ class Processes:
     def __init__(self):
         self.all = []
         self.calls = []
+        self.failure = None
 
     def spawnProcess(self, protocol, executable, args=(), env=None, path=None, **more):
+        if self.failure is not None:
+            raise self.failure
         self.calls.append((executable, tuple(args), env, path))
         self.all.append(Process(100 + len(self.all), protocol))
         return self.all[-1]
@@ -85,6 +89,15 @@ class Supervision(SynchronousTestCase):
         self.processes.all[-1].end(sig=signal.SIGKILL)
         self.clock.advance(1)
         self.assertEqual(8, len(self.processes.all))
+
+    def test_a_machine_without_room_for_a_process_is_asked_again(self):
+        self.processes.failure = OSError(errno.EMFILE, "Too many open files")
+        self.processes.all[-1].end(1)
+        self.clock.pump([RESTART_CAP_S] * 5)
+        self.assertIsNone(self.child.pid)
+        self.processes.failure = None
+        self.clock.advance(RESTART_CAP_S)
+        self.assertEqual(101, self.child.pid)
 
     def test_stopping_asks_then_kills_and_fires_when_it_is_gone(self):
         done = []
