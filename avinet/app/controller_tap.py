@@ -8,10 +8,11 @@ from twisted.application.service import IService
 from twisted.python import usage
 
 from avinet.app.controller import Controller, facts_of
-from avinet.app.role import RoleService, hold_state, own_pid_file, own_state_folder
+from avinet.app.role import RoleService, own_pid_file, own_state_folder
 from avinet.app.settings import ControllerSettings, load_controller_settings
 from avinet.app.steady import keep_steady
 from avinet.errors import AvinetError
+from avinet.trust.locks import StateLock
 from avinet.trust.node import ControllerIdentity, ControllerPaths
 
 TITLE = "avinet controller"
@@ -51,7 +52,7 @@ def makeService(options: Options) -> IService:
     keep_steady(any_reactor)
 
     async def start(stack: contextlib.AsyncExitStack) -> None:
-        stack.callback(hold_state(options.state, TITLE))
+        stack.callback(StateLock.take(options.state, TITLE).release)
         identity = ControllerIdentity.init(options.state, facts_of(options.settings))
         await Controller(any_reactor, options.settings, identity).start(stack)
 

@@ -7,13 +7,11 @@ when a step fails, the steps before it are undone, one line says why, and the pr
 
 import atexit
 import contextlib
-import fcntl
 import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import ClassVar
 
 import attrs
 from twisted.application.service import Service
@@ -23,13 +21,12 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.web.client import _HTTP11ClientFactory
 
-from avinet.errors import AvinetError, Kind, error
+from avinet.errors import AvinetError
 from avinet.trust.files import private_dir
+from avinet.trust.locks import StateFolderBusyError, StateLock
 
 STOP_TIMEOUT_S = 20.0
 """Below systemd's default of 90 s; whatever still hangs then is cut by the end of the process."""
-LOCK_FILE = "lock"
-"""In every state folder; an SE's is also ``avinet.se.paths.SePaths.lock``."""
 START_FAILED = 1
 """The exit status of a role that could not start."""
 
@@ -59,33 +56,6 @@ def exit_with(status: int) -> None:
     atexit.register(leave)
 
 
-@error
-class StateFolderBusyError(AvinetError):
-    """Another {title} (pid {pid}) works with {folder}. Two must not share a state folder; give this one its own --state, or stop the other."""
-
-    kind: ClassVar[Kind] = Kind.CONFLICT
-    title: str
-    folder: Path
-    pid: str
-
-
-def hold_state(folder: Path, title: str) -> Callable[[], None]:
-    """Lock a state folder until the answer is called, or this process ends (flock(2)); refused while another has it."""
-    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as why:
-        pid = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-        os.close(descriptor)
-        raise StateFolderBusyError(title=title, folder=folder, pid=pid or "unknown") from why
-    with contextlib.suppress(
-        OSError
-    ):  # on a full disk the lock counts all the same, and only its holder is not named
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    return lambda: os.close(descriptor)
-
-
 def own_state_folder(folder: Path) -> None:
     """Make a role's state folder, or make sure that it is ours alone, before anything is written there."""
     try:
@@ -111,7 +81,7 @@ def own_pid_file(options: usage.Options, folder: Path, name: str, title: str) ->
     path = folder / name
     parent["pidfile"] = str(path.absolute())
     try:
-        release = hold_state(folder, title)
+        lock = StateLock.take(folder, title)
     except StateFolderBusyError as busy:
         raise usage.UsageError(str(busy)) from busy
     except OSError:
@@ -123,7 +93,7 @@ def own_pid_file(options: usage.Options, folder: Path, name: str, title: str) ->
         # A disk may be full; that must not keep traffic from being served.
         parent["pidfile"] = ""
     path.unlink(missing_ok=True)
-    release()
+    lock.release()
 
 
 @attrs.define(eq=False, slots=False)

@@ -17,10 +17,11 @@ from avinet.errors import AvinetError, Kind, error
 from avinet.model.ids import ClusterId, ImageId
 from avinet.se.enroller import Enroller, NoImageError, destroy_means, read_enrolled
 from avinet.se.membership import MembershipFile
-from avinet.se.paths import SePaths, StateDamagedError, StateLock
+from avinet.se.paths import SePaths, StateDamagedError, lock_state
 from avinet.se.registration_client import RegistrationHttp
 from avinet.trust.files import private_dir, write_private
 from avinet.trust.image import Image, open_image, unpack_trust
+from avinet.trust.locks import StateLock
 from avinet.wire.registration import EnrolmentAnswer, MetaInfo
 
 MAX_META_INFO_BYTES = 64 * 1024
@@ -78,7 +79,7 @@ class FirstBoot:
     def begin(cls, state: Path, image: Path | None, meta_info: Path | None) -> Self:
         """Lock and unpack.  Errors say which of the two inputs is wrong and why."""
         paths = SePaths(state)
-        lock = StateLock.take(paths)
+        lock = lock_state(paths)
         try:
             if read_enrolled(paths) is not None:
                 destroy_means(paths)

@@ -1,24 +1,13 @@
 """Where an SE keeps what must survive: one folder, 0700, owned by one agent at a time."""
 
-import contextlib
-import fcntl
-import os
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import attrs
 
 from avinet.errors import AvinetError, Kind, error
 from avinet.trust.files import private_dir
-
-
-@error
-class StateFolderBusyError(AvinetError):
-    """Another agent (pid {pid}) works with {folder}. Two agents must not share a state folder; give this one its own --state, or stop the other."""
-
-    kind: ClassVar[Kind] = Kind.CONFLICT
-    folder: Path
-    pid: str
+from avinet.trust.locks import StateLock
 
 
 @error
@@ -96,34 +85,7 @@ class SePaths:
         """The controller's answer; while it is there, the SE is enrolled."""
         return self.enrolment / "enrolled.json"
 
-    @property
-    def lock(self) -> Path:
-        """Held by the agent that works here."""
-        return self.state / "lock"
 
-
-@attrs.define(eq=False)
-class StateLock:
-    """A lock on a state folder that ends with the process, however that ends (flock(2))."""
-
-    _descriptor: int
-
-    @classmethod
-    def take(cls, paths: SePaths) -> Self:
-        """Lock the folder, made if need be; ``StateFolderBusyError`` names the process that has it."""
-        private_dir(paths.state)
-        descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as failure:
-            pid = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-            os.close(descriptor)
-            raise StateFolderBusyError(folder=paths.state, pid=pid or "unknown") from failure
-        with contextlib.suppress(OSError):  # on a full disk the lock counts all the same
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        return cls(descriptor)
-
-    def release(self) -> None:
-        """Let another agent work here."""
-        os.close(self._descriptor)
+def lock_state(paths: SePaths) -> StateLock:
+    """Make the folder if need be, and let no other agent work there; ``StateFolderBusyError`` names the one that does."""
+    return StateLock.take(private_dir(paths.state), "agent")

@@ -133,9 +133,9 @@ class Stopping(CliCase):
         self.assertEqual(shown, "Data plane: was not running.\n")
 
     def test_a_running_agent_keeps_its_data_plane(self):
-        from avinet.se.paths import SePaths, StateLock
+        from avinet.se.paths import SePaths, lock_state
 
-        lock = StateLock.take(SePaths(self.api.state))
+        lock = lock_state(SePaths(self.api.state))
         self.addCleanup(lock.release)
         result = self.run_cli("se", "stop", "--data-plane", "--state", str(self.api.state))
         self.assertEqual(result.exit_code, 4)

@@ -9,7 +9,7 @@ from avinet.app.engine import Engine
 from avinet.app.settings import SeSettings
 from avinet.model.ids import ConfigVersion
 from avinet.se.first_boot import FirstBoot
-from avinet.se.paths import SePaths, StateLock
+from avinet.se.paths import SePaths, lock_state
 from avinet.ssh.process import Use
 from avinet.wire.messages import InForce
 
@@ -17,7 +17,7 @@ from avinet.wire.messages import InForce
 class AnEngineThatIsNotYetUp(SynchronousTestCase):
     def setUp(self):
         paths = SePaths(Path(self.mktemp()))
-        lock = StateLock.take(paths)
+        lock = lock_state(paths)
         self.addCleanup(lock.release)
         self.engine = Engine(Clock(), SeSettings(), FirstBoot(paths, lock, "image", None))
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.app.role import StateFolderBusyError, hold_state, own_pid_file, own_state_folder
+from avinet.app.role import own_pid_file, own_state_folder
+from avinet.trust.locks import StateFolderBusyError, StateLock
 
 
 class Parent(usage.Options):
@@ -34,7 +35,7 @@ class StateFolder(SynchronousTestCase):
 
     def test_the_pid_file_of_whoever_holds_the_folder_stays_and_a_second_is_refused(self):
         self.pid.write_text("4711\n")
-        release = hold_state(self.folder, "avinet x")
+        release = StateLock.take(self.folder, "avinet x").release
         self.addCleanup(release)
         refused = self.assertRaises(usage.UsageError, self.own)
         self.assertIn(str(os.getpid()), str(refused))
@@ -42,9 +43,9 @@ class StateFolder(SynchronousTestCase):
         self.assertEqual(self.pid.read_text(), "4711\n")
 
     def test_a_folder_let_go_may_be_held_again(self):
-        hold_state(self.folder, "avinet x")()
-        release = hold_state(self.folder, "avinet x")
-        self.assertRaises(StateFolderBusyError, hold_state, self.folder, "avinet x")
+        StateLock.take(self.folder, "avinet x").release()
+        release = StateLock.take(self.folder, "avinet x").release
+        self.assertRaises(StateFolderBusyError, StateLock.take, self.folder, "avinet x")
         release()
 
     def test_a_pid_file_that_the_user_named_is_left_alone(self):

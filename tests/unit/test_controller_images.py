@@ -19,12 +19,12 @@ from avinet.rest.router import Router
 from avinet.rest.site import BoundedSite
 from avinet.se.enroller import NoImageError
 from avinet.se.first_boot import FirstBoot, MetaInfoError, MetaInfoForeignError, read_meta_info
-from avinet.se.paths import StateFolderBusyError
 from avinet.se.registration_client import Answer
 from avinet.trust import files
 from avinet.trust.ca import RootCa
 from avinet.trust.files import write_private
 from avinet.trust.image import ImageCorruptError, open_image
+from avinet.trust.locks import StateFolderBusyError
 from avinet.trust.membership import sign_membership
 from avinet.wire.registration import EnrolmentAnswer, MetaInfo
 from tests.unit.enrolment_kit import CLUSTER, Site, run

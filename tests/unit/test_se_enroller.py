@@ -29,10 +29,11 @@ from avinet.se.enroller import (
 )
 from avinet.se.identity import SeIdentity
 from avinet.se.membership import MembershipFile
-from avinet.se.paths import SePaths, StateDamagedError, StateFolderBusyError, StateLock
+from avinet.se.paths import SePaths, StateDamagedError, lock_state
 from avinet.se.registration_client import Answer
 from avinet.trust import files, keys
 from avinet.trust.files import private_dir, write_private, write_public
+from avinet.trust.locks import StateFolderBusyError
 from avinet.trust.membership import sign_membership
 from avinet.trust.registration import open_request
 from avinet.wire.registration import EnrolmentAnswer, MetaInfo, registration_addresses
@@ -406,12 +407,12 @@ class Lists(Machine):
 class Locks(SynchronousTestCase):
     def test_two_agents_on_one_state_folder_are_told_apart(self):
         paths = SePaths(Path(tempfile.mkdtemp(prefix="avinet-test-")) / "state")
-        lock = StateLock.take(paths)
+        lock = lock_state(paths)
         with self.assertRaises(StateFolderBusyError) as caught:
-            StateLock.take(paths)
+            lock_state(paths)
         self.assertIn(str(paths.state), str(caught.exception))
         lock.release()
-        StateLock.take(paths).release()
+        lock_state(paths).release()
 
     def test_keys_are_made_once(self):
         paths = SePaths(Path(tempfile.mkdtemp(prefix="avinet-test-")) / "state")

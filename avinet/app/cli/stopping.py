@@ -14,7 +14,8 @@ from avinet.app.cli.output import print_json
 from avinet.dataplane.envoy import stop_data_plane
 from avinet.dataplane.processes import ProcessId, identify, send_signal
 from avinet.errors import AvinetError, Kind, error
-from avinet.se.paths import SePaths, StateFolderBusyError, StateLock
+from avinet.se.paths import SePaths, lock_state
+from avinet.trust.locks import StateFolderBusyError, StateLock
 
 DEFAULT_SE_STATE = Path("/var/lib/avinet/se")
 """Where the systemd unit keeps an SE's state."""
@@ -97,7 +98,7 @@ def stop(where: Place, data_plane: bool, agent: bool, state: Path) -> None:  # n
 def agent_of(state: Path) -> ProcessId | None:
     """The agent that works with ``state``: who is named in ``se.pid`` and holds the folder's lock."""
     try:
-        lock = StateLock.take(SePaths(state))
+        lock = lock_state(SePaths(state))
     except StateFolderBusyError as busy:
         for text in (busy.pid, _read(state / "se.pid")):
             if text.isdigit() and (process := identify(int(text))) is not None:
@@ -127,7 +128,7 @@ def _end_agent(state: Path, process: ProcessId) -> int:
 def _locked(state: Path) -> StateLock:
     """Keep agents out while Envoy ends."""
     try:
-        return StateLock.take(SePaths(state))
+        return lock_state(SePaths(state))
     except StateFolderBusyError as busy:
         pid = int(busy.pid) if busy.pid.isdigit() else os.getpid()
         raise AgentRunsError(pid=pid, state=state) from busy
