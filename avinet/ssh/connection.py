@@ -19,6 +19,7 @@ from avinet.ssh.channel import ChannelTransport
 from avinet.ssh.errors import ChannelRefusedError, ConnectionEndedError, ForwardRefusedError
 from avinet.ssh.fields import Reader, malformed, string, uint32
 from avinet.ssh.flow import RateGuard
+from avinet.ssh.profile import MIN_DATA_PACKET
 from avinet.ssh.quiet import conch_log
 from avinet.ssh.transport import Link
 
@@ -150,8 +151,8 @@ class Connection(SSHConnection):
         theirs, window, largest = reader.uint32(), reader.uint32(), reader.uint32()
         self._count()
         try:
-            if largest == 0:
-                raise refused("a channel", "a maximum packet size of 0")
+            if largest < MIN_DATA_PACKET:
+                raise refused("a channel", f"a maximum packet size of {largest}")
             if self._incoming >= self.transport.limits.channels:
                 raise refused("a channel", "too many channels", conch.OPEN_RESOURCE_SHORTAGE)
             channel = self.acceptor.open_channel(kind, reader)
@@ -193,8 +194,8 @@ class Connection(SSHConnection):
         reader = Reader(packet, "CHANNEL_OPEN_CONFIRMATION")
         channel = self._opening(reader.uint32())
         theirs, window, largest = reader.uint32(), reader.uint32(), reader.uint32()
-        if largest == 0:
-            raise malformed("a maximum packet size of 0")
+        if largest < MIN_DATA_PACKET:
+            raise malformed(f"a maximum packet size of {largest}")
         channel.conn = self
         self.localToRemoteChannel[channel.id] = theirs
         self.channelsToRemoteChannel[channel] = theirs

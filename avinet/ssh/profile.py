@@ -31,6 +31,9 @@ MAX_PACKET_BYTES = 256 * KIB
 """OpenSSH's PACKET_MAX_SIZE; commands are longer than the RFC's minimum."""
 MAX_DATA_PACKET = 32 * KIB
 """What we send and ask for in one data packet: what every peer expects."""
+MIN_DATA_PACKET = 512
+"""A peer that takes less at a time is refused: at one byte a packet a single MiB for it costs us half a minute.  The
+smallest of known clients is 16 KiB."""
 MAX_BYTES_BEFORE_LOGIN = 128 * KIB
 """All that a stranger may make us parse; a login with six keys and a hybrid key exchange takes 6 KiB."""
 MAX_PARKED_BYTES = 1 * MIB

@@ -206,6 +206,15 @@ class AfterTheLogin(Hostile):
         self.send(conch.MSG_CHANNEL_DATA, uint32(0) + string(bytes(profile.MAX_DATA_PACKET + 1)))
         self.assert_cut(self.pipe, "longer than was agreed")
 
+    def test_a_channel_that_takes_a_few_bytes_at_a_time_is_refused(self):
+        self.login()
+        refused = []
+        self.patch(self.channel.connection, "ssh_CHANNEL_OPEN_FAILURE", refused.append)
+        self.send(conch.MSG_CHANNEL_OPEN, channel_open(largest=profile.MIN_DATA_PACKET - 1))
+        self.pipe.pump()
+        self.assertIn(b"a maximum packet size of 511", refused[0])
+        self.assertEqual(self.controller.peers, [])
+
     def test_windows_that_overflow_are_a_cut(self):
         self.login()
         self.send(conch.MSG_CHANNEL_OPEN, channel_open(window=2**32 - 1))
