@@ -90,9 +90,20 @@ def destroy_means(paths: SePaths) -> None:
     destroy(paths.image_key)
     destroy(paths.request)
     if paths.meta_info.exists():
-        meta = msgspec.json.decode(read_private(paths.meta_info), type=MetaInfo)
+        try:
+            meta = _read_meta_info(paths)
+        except StateDamagedError:
+            destroy(paths.meta_info)  # it may still show the token, and nothing needs it any more
+            return
         if meta.token:
             write_private(paths.meta_info, msgspec.json.encode(msgspec.structs.replace(meta, token="")))
+
+
+def _read_meta_info(paths: SePaths) -> MetaInfo:
+    try:
+        return msgspec.json.decode(read_private(paths.meta_info), type=MetaInfo)
+    except (msgspec.DecodeError, UnicodeDecodeError) as failure:
+        raise StateDamagedError(path=paths.meta_info, detail=str(failure)) from failure
 
 
 @attrs.define(eq=False)
@@ -115,8 +126,7 @@ class Enroller:
         if enrolled is None:
             if not self.paths.meta_info.exists():
                 raise NoMetaInfoError(path=str(self.paths.meta_info))
-            meta = msgspec.json.decode(read_private(self.paths.meta_info), type=MetaInfo)
-            enrolled = await self._ask_until_answered(meta)
+            enrolled = await self._ask_until_answered(_read_meta_info(self.paths))
         destroy_means(self.paths)
         return enrolled
 

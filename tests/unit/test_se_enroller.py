@@ -226,6 +226,19 @@ class Enrolling(Machine):
             done.addErrback(lambda _: None)
             done.cancel()
 
+    def test_damaged_meta_info_is_named_before_the_enrolment_and_of_no_matter_after_it(self):
+        whole = self.paths.meta_info.read_bytes()
+        write_private(self.paths.meta_info, whole[:-9])
+        controller = Controller(self.yes())
+        failed = self.failureResultOf(self.begin(controller), StateDamagedError)
+        self.assertIn("meta-info.json", str(failed.value))
+        self.assertEqual([], controller.asked)
+        write_private(self.paths.meta_info, whole)
+        self.successResultOf(self.begin(controller))
+        write_private(self.paths.meta_info, whole[:-9])
+        self.assertEqual("se-1", self.successResultOf(self.begin(controller)).se)
+        self.assertFalse(self.paths.meta_info.exists())
+
     def test_without_meta_info_or_image_it_says_what_is_missing(self):
         self.paths.image_key.unlink()
         self.failureResultOf(self.begin(Controller(self.yes())), NoImageError)
