@@ -17,6 +17,7 @@ import msgspec
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError  # noqa: A004 - Twisted's own name
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from twisted.web.server import Request as WebRequest
@@ -48,6 +49,7 @@ UNROUTED_BODY_BYTES = 64 * KIB
 """As most routes take; clients send a body with a wrong path as with a right one."""
 
 _AT = re.compile(r" - at `(?:key in )?\$(?P<path>.*)`$")
+_READS = frozenset({"GET", "HEAD"})
 _ALWAYS = {
     "Cache-Control": "no-store",  # answers are facts of this moment, some of them secret
     "X-Content-Type-Options": "nosniff",
@@ -98,7 +100,7 @@ class Router(Resource):
 
         def gone(reason: object) -> None:
             # Nobody waits any more.  A read stops; a write is let finish, since half of it may be done.
-            if request.method in {b"GET", b"HEAD"}:
+            if _text(request.method) in _READS:
                 answer.cancel()
 
         request.notifyFinish().addErrback(gone)
@@ -150,11 +152,27 @@ class Router(Resource):
             principal=principal,
         )
         handling = Deferred.fromCoroutine(_await(route.handler(request)))
+        if method not in _READS:
+            # As when its client leaves: a write is let finish, since half of it may be done.  Only the answer goes.
+            handling = self._apart(handling, route)
         handling.addTimeout(route.timeout_s, self._clock)
         try:
             return await handling
         except TimeoutError as why:
             raise SlowAnswerError(limit_s=route.timeout_s) from why
+
+    def _apart(self, handling: Deferred[Response], route: Route) -> Deferred[Response]:
+        """The same outcome in a Deferred of its own, whose cancelling does not reach the handler."""
+        answer: Deferred[Response] = Deferred()
+
+        def failed(why: Failure) -> None:
+            if answer.called:
+                self._log.failure("{method} {path} failed late", why, method=route.method, path=route.path)
+            else:
+                answer.errback(why)
+
+        handling.addCallbacks(lambda response: None if answer.called else answer.callback(response), failed)
+        return answer
 
     def _find(self, method: str, target: str) -> tuple[Route, str, dict[str, str]]:
         path, methods, values = self._methods(target)

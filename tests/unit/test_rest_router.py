@@ -262,6 +262,18 @@ class RouterTests(SynchronousTestCase):
         self.waiting.callback(None)
         self.assertEqual(connection.transport.value(), b"")
 
+    def test_a_slow_write_is_answered_for_and_goes_on(self):
+        cancelled = []
+        self.waiting = Deferred(cancelled.append)
+        connection = self.client.connect()
+        connection.send(b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        self.clock.advance(5)
+        self.problem(connection.answer(), 504, "slow-answer")
+        self.assertEqual(cancelled, [])
+        self.waiting.errback(ValueError("it went wrong in the end"))
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        connection.lose()
+
     def test_a_login_is_asked_for(self):
         answer = self.client("GET", "/secret")
         self.problem(answer, 401, "unauthenticated")
