@@ -10,14 +10,14 @@ from collections import OrderedDict
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
+from avinet.rest.connections import source_of
+
 FAILURES_BURST = 60
 """A fleet built from one bad image shows up as this many refusals before it is slowed down."""
 FAILURES_PER_S = 1.0
 """About 1 ms of signature checks a second for each source."""
 MAX_SOURCES = 10_000
 """About 2 MB; the sources seen longest ago are forgotten first."""
-V6_PREFIX = 64
-"""One machine has as many IPv6 addresses as it likes within its /64."""
 
 
 def plain_address(address: str) -> str:
@@ -28,14 +28,6 @@ def plain_address(address: str) -> str:
         return address
     mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
     return str(ip if mapped is None else mapped)
-
-
-def source_of(address: str) -> str:
-    """What counts as one source: an IPv4 address, an IPv6 /64."""
-    plain = plain_address(address)
-    if ":" not in plain:
-        return plain
-    return str(ipaddress.ip_network((plain.partition("%")[0], V6_PREFIX), strict=False))
 
 
 @attrs.define(eq=False)

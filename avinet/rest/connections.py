@@ -6,6 +6,7 @@ clients back off.  The bound a source is a large part of the whole, since a flee
 one runaway client from taking the last connection of everyone else.
 """
 
+import ipaddress
 from collections import Counter
 from typing import Any, cast
 
@@ -20,6 +21,8 @@ MAX_CONNECTIONS = 1_000
 """A connection with TLS is some 60 KiB, so 60 MiB; and well under the 20,000 descriptors a controller is given."""
 MAX_CONNECTIONS_A_SOURCE = 500
 """Enrolment takes one connection for a moment: 500 SEs behind one NAT may enrol in the same second."""
+V6_PREFIX = 64
+"""One machine has as many IPv6 addresses as it likes within its /64."""
 _MENTION_EVERY = 1_000
 """Refusals are logged at the first and then at every so many: strangers decide how often they come."""
 
@@ -33,6 +36,19 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+
+
+def source_of(host: str) -> str:
+    """What counts as one source: an IPv4 address, also one within IPv6, or an IPv6 /64, which one machine has whole."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if address.version == 4:
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((int(address), V6_PREFIX), strict=False))
 
 
 class LimitedFactory(WrappingFactory[ProtocolWrapper]):
@@ -54,7 +70,7 @@ class LimitedFactory(WrappingFactory[ProtocolWrapper]):
 
     def buildProtocol(self, addr: IAddress | None) -> ProtocolWrapper | None:  # type: ignore[override]
         """One connection more, or None to cut it."""
-        source = getattr(addr, "host", "")
+        source = source_of(getattr(addr, "host", ""))
         # A UNIX socket has no source to tell apart; the bound in all holds.
         if self.connections >= self._limits.most or (
             source and self._held[source] >= self._limits.most_a_source

@@ -54,6 +54,16 @@ class LimitedFactoryTests(SynchronousTestCase):
             self.assertIsNotNone(self.connect(f"192.0.2.{n}"))
         self.assertIsNone(self.connect("192.0.2.9"))
 
+    def test_the_addresses_of_one_machines_ipv6_network_are_one_source(self):
+        self.assertEqual(
+            [self.connect(f"2001:db8::{n}") is None for n in range(1, 5)], [False, False, False, True]
+        )
+        self.assertIsNotNone(self.connect("2001:db8:0:1::1"))
+
+    def test_ipv4_addresses_within_ipv6_are_sources_of_their_own(self):
+        for n in range(4):
+            self.assertIsNotNone(self.connect(f"::ffff:192.0.2.{n}"))
+
     def test_a_connection_that_ends_makes_room(self):
         held = [self.connect() for _ in range(3)]
         held[0].connectionLost(Failure(ConnectionDone()))
