@@ -1,6 +1,7 @@
 """``GET /api/events``: the events as a list, or as a stream that goes on (``Accept: text/event-stream``)."""
 
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import attrs
 import msgspec
@@ -15,12 +16,14 @@ from avinet.rest.stream import EVENT_STREAM_TYPE, EventStream, Item
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1_000
+MAX_ID = 2**63 - 1
+"""SQLite's largest integer."""
 
 
 class EventsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which events: those after id ``since``; without it the newest of a list, or what comes from now on."""
 
-    since: int | None = None
+    since: Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)] | None = None
     limit: int = DEFAULT_LIMIT
 
 

@@ -55,6 +55,11 @@ class EventApiTests(SynchronousTestCase):
         answer = self.client("GET", "/api/events?since=1&limit=2").json
         self.assertEqual([e["id"] for e in answer["results"]], [2, 3])
 
+    def test_an_id_that_no_event_can_have_is_refused(self):
+        for since in ("-1", str(2**63), "9" * 30):
+            self.assertEqual(self.client("GET", f"/api/events?since={since}").status, 400, since)
+        self.assertEqual(self.client("GET", f"/api/events?since={2**63 - 1}").json["results"], [])
+
     def test_a_limit_out_of_range_is_refused(self):
         for limit in ("0", "1001", "x"):
             self.assertEqual(self.client("GET", f"/api/events?limit={limit}").status, 400)
