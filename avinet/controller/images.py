@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import attrs
+from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
 from avinet.controller.image_keys import IMAGE_TTL_S, ImageKeys, ImageRecord
@@ -48,6 +49,7 @@ class Images:
     folder: Path
     ttl_s: float = IMAGE_TTL_S
     _for_clouds: ImageRecord | None = attrs.field(default=None, init=False)
+    _building: DeferredLock = attrs.field(factory=DeferredLock, init=False, repr=False)
     _list_in_it: str = attrs.field(default="", init=False, repr=False)
 
     async def build(
@@ -84,6 +86,14 @@ class Images:
 
     async def cloud_file(self) -> Path:
         """The image that drivers start machines from; built when there is none, or it is old, ended or outdated."""
+        # A hundred machines asked for at once share one building, and one key.
+        await self._building.acquire()
+        try:
+            return await self._cloud_file()
+        finally:
+            self._building.release()
+
+    async def _cloud_file(self) -> Path:
         path = self.folder / "cloud.tar"
         if not self._is_current() or not path.exists():
             document = self.sources.membership()

@@ -6,8 +6,9 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
+import attrs
 import msgspec
-from twisted.internet.defer import succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.controller.api_images import ImageApi
@@ -46,6 +47,7 @@ class Built(SynchronousTestCase):
             return {"avinet-0.1.0-py3-none-any.whl": (b"a wheel", 0o644)}
 
         sources = ImageSources(self.root, CLUSTER, lambda: self.document, "0.1.0", software)
+        self.known = len(self.site.images.all())
         self.images = Images(self.site.images, sources, self.folder / "images")
 
     def signed(self, number, cluster=CLUSTER):
@@ -105,6 +107,18 @@ class ImagesKept(Built):
             newer = open_image(run(self.images.cloud_file())).image_id
             self.assertNotIn(newer, seen)
             seen.add(newer)
+
+    def test_drivers_that_ask_at_once_share_one_image(self):
+        waiting = Deferred()
+
+        async def slow():
+            return await waiting
+
+        self.images.sources = attrs.evolve(self.images.sources, files=slow)
+        asked = [Deferred.fromCoroutine(self.images.cloud_file()) for _ in range(5)]
+        waiting.callback({"avinet-0.1.0-py3-none-any.whl": (b"a wheel", 0o644)})
+        self.assertEqual(1, len({self.successResultOf(each) for each in asked}))
+        self.assertEqual(1, len(self.site.images.all()) - self.known)
 
 
 class Routes(Built):
