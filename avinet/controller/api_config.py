@@ -38,7 +38,7 @@ NOBODY = "unknown"
 
 @error
 class NotInSyncError(AvinetError):
-    """Configuration version {version} is not in force everywhere after {waited_s:.0f} s: {waiting}. It is committed and goes on being applied; see: avinet config status."""
+    """Configuration version {version} is not in force everywhere after {waited_s:.0f} s: {waiting}. What is committed goes on being applied; see: avinet config status."""
 
     kind: ClassVar[Kind] = Kind.TIMEOUT
     version: int

@@ -387,7 +387,9 @@ class Status(Api):
     def test_a_version_that_never_comes_is_told_to_be_uncommitted(self):
         waiting = self.begin("GET", "/api/config/status?wait=99&timeout=2")
         self.world.clock.pump([1.0] * 3)
-        self.assertIn("not committed", waiting.answer().json["detail"])
+        detail = waiting.answer().json["detail"]
+        self.assertIn("it is not committed", detail)
+        self.assertNotIn("It is committed", detail)
         self.status("?wait=x", status=400)
 
     def test_a_version_that_comes_later_is_waited_for(self):
