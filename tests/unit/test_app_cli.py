@@ -1,12 +1,17 @@
 """The ``avinet`` commands against recorded answers."""
 
 import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 from click.testing import CliRunner
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.app.cli.main import cli
 from avinet.app.cli.remote import HostKeyUnknownError, target_of
+from avinet.trust.locks import StateLock
 from avinet.trust.node import ControllerPaths
 from tests.unit.api_double import Answer, ApiDouble, problem
 
@@ -264,3 +269,26 @@ class Whole(CliCase):
                 walk(child, [*path, name])
 
         walk(cli, [])
+
+
+class Edges(CliCase):
+    def test_a_url_that_is_none_is_a_mistake_and_no_defect(self):
+        for url in ("https://[::1", "https://127.0.0.1:99999"):
+            result = self.run_cli("--api", url, "status")
+            self.assertEqual(result.exit_code, 2, result.output)
+            self.assertIn("is no URL", result.output)
+
+    def test_output_that_nobody_wants_is_no_defect(self):
+        program = [sys.executable, "-c", "from avinet.app.cli.main import main; main()", "version"]
+        line = f"{shlex.join(program)} >&-"
+        done = subprocess.run(["/bin/sh", "-c", line], capture_output=True, check=False)
+        self.assertEqual((done.returncode, done.stderr), (0, b""))
+
+    def test_a_controllers_folder_is_not_initialised_under_it(self):
+        state = Path(self.mktemp())
+        state.mkdir(mode=0o700)
+        self.addCleanup(StateLock.take(state, "avinet controller").release)
+        result = CliRunner().invoke(cli, ["--state", str(state), "init"])
+        self.assertEqual(result.exit_code, 4, result.output)
+        self.assertIn("Another avinet controller", result.output)
+        self.assertFalse(ControllerPaths(state).cluster.exists())

@@ -87,8 +87,8 @@ class Client:
         cls, url: str, ca: Path | str | None = None, user: str | None = None, password: str | None = None
     ) -> Self:
         """Over TLS; without ``ca``, the system's certificates are trusted."""
-        parts = urlsplit(url)
         try:
+            parts = urlsplit(url)
             port = parts.port or 443
         except ValueError as why:
             raise UsageError(what=f"{url} is no URL: {why}") from why

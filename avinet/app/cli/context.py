@@ -93,6 +93,7 @@ class Root(Group):
         if not kwargs.get("standalone_mode", True):
             return super().main(*args, **kwargs)
         kwargs["standalone_mode"] = False
+        _open_standard_streams()
         try:
             status = super().main(*args, **kwargs)
             sys.stdout.flush()
@@ -117,6 +118,15 @@ class Root(Group):
             _end([f"{type(failure).__name__}: {failure}", hint], FAILED)
         else:
             sys.exit(status if isinstance(status, int) else 0)
+
+
+def _open_standard_streams() -> None:
+    """Python has None for a stream that was closed (``>&-``), and whatever is opened next would get its number."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(descriptor, number)
+            setattr(sys, name, os.fdopen(number, "w"))
 
 
 def lines_of(failure: AvinetError) -> list[str]:

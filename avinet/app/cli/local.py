@@ -11,7 +11,8 @@ from avinet.app.cli.output import print_facts, print_json, print_table
 from avinet.app.doctor import Examination, examine
 from avinet.app.settings import load_controller_settings
 from avinet.app.software import software_version
-from avinet.trust.files import read_private
+from avinet.trust.files import private_dir, read_private
+from avinet.trust.locks import StateLock
 from avinet.trust.node import ControllerIdentity
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -41,7 +42,12 @@ def init(where: Place, state: Path | None, config: Path | None, passphrase_file:
     settings = load_controller_settings(config)
     passphrase = None if passphrase_file is None else read_private(passphrase_file).rstrip(b"\r\n")
     is_new = not paths.cluster.exists()
-    identity = ControllerIdentity.init(paths.state, facts_of(settings), passphrase)
+    # A controller that runs would go on with the list that it read, and another number of it would be on disk.
+    lock = StateLock.take(private_dir(paths.state), "avinet controller")
+    try:
+        identity = ControllerIdentity.init(paths.state, facts_of(settings), passphrase)
+    finally:
+        lock.release()
     made = {
         "cluster": identity.cluster,
         "controller": identity.name,
