@@ -5,6 +5,7 @@ all of them with their defaults (a test holds them equal).  An unknown section o
 or out of range, is refused by file, section and name.
 """
 
+import ipaddress
 import re
 import socket
 import tomllib
@@ -19,10 +20,16 @@ Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 MAX_S = 31_536_000.0
 """A year: TOML knows infinity, and timers, leases and back-offs do not."""
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=MAX_S)]
-Name = Annotated[str, msgspec.Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$")]
+Name = Annotated[str, msgspec.Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?\Z")]
 """It appears in file names, certificates and terminals."""
-Address = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:%-]{1,253}$")]
-"""A host name or an IP address, without a port."""
+Address = Annotated[
+    str, msgspec.Meta(pattern=r"^([A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[A-Za-z0-9._-]+)?)\Z")
+]
+"""A host name or an IP address, without brackets or a port; see ``_check_addresses``."""
+CertificateName = Annotated[
+    str, msgspec.Meta(pattern=r"^((\*\.)?[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)\Z")
+]
+"""What a certificate may bear: a host name, with ``*.`` before it or not, or an IP address."""
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
 MAX_FILE_BYTES = 256 * 1024
@@ -82,7 +89,7 @@ class ApiSection(_Section, frozen=True, kw_only=True):
 
     bind: str = ""
     port: Port = 443
-    names: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
+    names: tuple[CertificateName, ...] = ("localhost", "127.0.0.1", "::1")
     """Host names and addresses in its certificate, beside ``controller.addresses``."""
 
 
@@ -193,10 +200,28 @@ def _located(message: str) -> tuple[str, str]:
     return (f"[{section}] {key}".strip() if section else "the file"), why
 
 
+def _check_addresses(file: str, where: str, addresses: tuple[str, ...]) -> None:
+    for number, address in enumerate(addresses):
+        try:
+            # Only an IPv6 address has colons; anything else that has one is an address with a port.
+            ipaddress.IPv6Address(address if ":" in address else "::")
+        except ValueError as why:
+            raise SettingsError(
+                file=file,
+                where=f"{where}[{number}]",
+                why=f"{address} is no IP address; a port has its own setting",
+            ) from why
+
+
 def load_controller_settings(path: Path | None) -> ControllerSettings:
     """The controller's settings; all defaults without a file."""
     settings = _load(path, ControllerSettings)
-    if not re.fullmatch(r"127\.\d{1,3}", settings.controller.loopback_prefix) or not (
+    for where, addresses in (
+        ("[controller] addresses", settings.controller.addresses),
+        ("[api] names", settings.api.names),
+    ):
+        _check_addresses(str(path), where, addresses)
+    if not re.fullmatch(r"127\.[0-9]{1,3}", settings.controller.loopback_prefix) or not (
         0 < int(settings.controller.loopback_prefix.split(".")[1]) < 256
     ):
         raise SettingsError(

@@ -53,6 +53,40 @@ class Wrong(SynchronousTestCase):
                 "[controller] loopback_prefix",
             )
 
+    def test_a_prefix_in_other_digits_is_refused(self):
+        self.assertEqual(
+            self.refused('[controller]\nloopback_prefix = "127.\u0661"').where, "[controller] loopback_prefix"
+        )
+
+    def test_what_is_no_address_is_refused_before_it_is_signed(self):
+        for bad in (
+            "host:8443",
+            "[::1]",
+            "::1:::2",
+            "2001:db8::1/64",
+            "a\\n",
+            "b\u00fccher.example",
+            "",
+            "a b",
+        ):
+            for key in ("[controller]\naddresses", "[api]\nnames"):
+                failure = self.refused(f'{key} = ["ok.example", "{bad}"]')
+                self.assertTrue(failure.where.endswith("[1]"), (bad, failure.where))
+
+    def test_a_name_does_not_end_in_a_line_feed(self):
+        self.assertEqual(self.refused('[controller]\nname = "a\\n"').where, "[controller] name")
+
+    def test_host_names_and_addresses_of_both_kinds_are_taken(self):
+        self.path.write_text(
+            '[controller]\naddresses = ["192.0.2.1", "2001:db8::1", "fe80::1%eth0", "lb-1.example"]'
+        )
+        self.assertEqual(len(load_controller_settings(self.path).addresses), 4)
+
+    def test_an_operators_certificate_may_be_for_every_name_of_a_domain(self):
+        self.path.write_text('[api]\nnames = ["*.lb.example"]')
+        self.assertIn("*.lb.example", load_controller_settings(self.path).api_names)
+        self.refused('[controller]\naddresses = ["*.lb.example"]')
+
     def test_a_base_above_its_cap_is_refused(self):
         self.refused("[uplink]\nbackoff_base_s = 90.0", load_se_settings)
 
