@@ -97,11 +97,6 @@ class Applier:
         """The highest fence taken."""
         return self._fence
 
-    @property
-    def resource_count(self) -> int:
-        """How many resources the last good state has."""
-        return len(self._last.state)
-
     def start(self) -> Deferred[None]:
         """Start the data plane on the last good state.
 

@@ -25,12 +25,11 @@ from zope.interface import implementer
 
 from avinet.errors import AvinetError, RemoteProtocolError
 from avinet.ssh import profile
-from avinet.ssh.fields import Reader, malformed
+from avinet.ssh.fields import Reader, malformed, string
 from avinet.ssh.flow import RateGuard
 from avinet.ssh.profile import LinkLimits
 from avinet.ssh.quiet import conch_log
 
-_FIRST_USERAUTH = 50
 _FIRST_CONNECTION = 80
 _SEQUENCE_MASK = 0xFFFFFFFF
 _MIN_PADDING = 4
@@ -123,7 +122,7 @@ class Link(SSHTransportBase):
         if self.ended is None:
             self.ended = why
         if self.gotVersion:
-            payload = struct.pack(">L", code) + _string(text.encode()) + _string(b"")
+            payload = struct.pack(">L", code) + string(text.encode()) + string(b"")
             self.sendPacket(conch.MSG_DISCONNECT, payload)
         elif not self.isClient:
             # Before both versions are known there are no packets; OpenSSH says it in a line, too.
@@ -354,7 +353,3 @@ class Link(SSHTransportBase):
     def logPrefix(self) -> str:
         """For Twisted's own messages."""
         return type(self).__name__
-
-
-def _string(value: bytes) -> bytes:
-    return struct.pack(">L", len(value)) + value
