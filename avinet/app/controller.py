@@ -87,6 +87,7 @@ def facts_of(settings: ControllerSettings) -> NodeFacts:
     return NodeFacts(
         name=ControllerName(settings.name),
         addresses=settings.addresses,
+        addresses_guessed=not settings.controller.addresses,
         ssh_port=settings.ssh.port,
         registration_port=settings.registration.port,
         reverse_port=settings.ssh.reverse_port,

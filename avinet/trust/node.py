@@ -120,6 +120,8 @@ class NodeFacts:
 
     name: ControllerName
     addresses: tuple[str, ...]
+    addresses_guessed: bool = False
+    """They are this machine's name, since no setting says; a guess is no reason to need the root key."""
     ssh_port: int
     registration_port: int
     reverse_port: int
@@ -190,7 +192,7 @@ class ControllerIdentity:
             ssh_host_key=keys.public_line(host_key.public_key()),
             id_se=keys.public_line(id_se.public_key()),
         )
-        membership, document = _membership(paths, root, cluster.cluster, me)
+        membership, document = _membership(paths, root, cluster.cluster, me, guessed=facts.addresses_guessed)
         _api(paths, root, facts.api_names)
         return cls(
             paths=paths,
@@ -256,14 +258,17 @@ def _public_half(path: Path, line: str, comment: str) -> None:
 
 
 def _membership(
-    paths: ControllerPaths, root: RootCa, cluster: ClusterId, me: Controller
+    paths: ControllerPaths, root: RootCa, cluster: ClusterId, me: Controller, *, guessed: bool
 ) -> tuple[Membership, str]:
     """The list as it stands if it says the truth about this controller, else the next number of it."""
     before: Membership | None = None
     if paths.membership.exists():
         document = paths.membership.read_bytes().decode("ascii", "replace")
         before = verify_membership(document, root.certificate, cluster)
-        if before.by_name(me.name) == me:
+        known = before.by_name(me.name)
+        if guessed and known is not None and not root.has_key:
+            me = msgspec.structs.replace(me, addresses=known.addresses)
+        if known == me:
             return before, document
     others = () if before is None else tuple(c for c in before.controllers if c.name != me.name)
     old = None if before is None else before.by_name(me.name)

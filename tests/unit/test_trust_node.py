@@ -297,6 +297,18 @@ class Offline(Case):
         self.assertRaises(RootKeyOfflineError, self.init, addresses=("192.0.2.9",))
         self.assertEqual(self.contents(), before)
 
+    def test_a_machine_that_was_renamed_starts_without_its_root_key(self):
+        before = self.init(addresses=("old.example",), addresses_guessed=True)
+        key = self.paths.root_key.read_bytes()
+        self.paths.root_key.unlink()
+        after = self.init(addresses=("new.example",), addresses_guessed=True)
+        self.assertEqual(after.membership, before.membership)
+        files.write_private(self.paths.root_key, key)
+        back = self.init(addresses=("new.example",), addresses_guessed=True)
+        self.assertEqual(
+            (back.membership.number, back.membership.controllers[0].addresses), (2, ("new.example",))
+        )
+
     def test_an_ending_certificate_does_not_stop_a_controller_whose_root_is_offline(self):
         before = self.init()
         self.paths.root_key.unlink()
