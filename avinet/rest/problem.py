@@ -62,6 +62,15 @@ class BodyTooLargeError(AvinetError):
 
 
 @error
+class TooManyBodiesError(AvinetError):
+    """{limit} requests with large bodies are under way. Try again in {retry_after_s:.0f} s."""
+
+    kind: ClassVar[Kind] = Kind.UNAVAILABLE
+    limit: int
+    retry_after_s: float
+
+
+@error
 class MediaTypeError(AvinetError):
     """The request's body is declared as {got}; send {wanted}."""
 

@@ -24,8 +24,15 @@ from twisted.web.http import HTTPChannel
 from twisted.web.server import Request, Site
 
 from avinet.errors import AvinetError
-from avinet.rest.problem import BodyTooLargeError, MalformedRequestError, SlowRequestError, problem_of
+from avinet.rest.problem import (
+    BodyTooLargeError,
+    MalformedRequestError,
+    SlowRequestError,
+    TooManyBodiesError,
+    problem_of,
+)
 from avinet.rest.router import Router
+from avinet.units import KIB
 
 HEADER_TIMEOUT_S = 15.0
 """nginx and Apache give 60 and 20; a TLS handshake and one small header take a second on the worst of links."""
@@ -35,6 +42,11 @@ IDLE_TIMEOUT_S = 60
 """Between requests on a kept-alive connection; the default of twisted.web and of nginx's upstreams."""
 STALL_TIMEOUT_S = 60.0
 """The kernel and we hold a few hundred KiB for a client; one that takes none of it for a minute is gone."""
+LARGE_BODY_BYTES = 64 * KIB
+LARGE_BODIES = 16
+"""Under way at once on one surface.  They lie in temporary files until their sender has proved who it is, and 500
+connections with 8 MiB each would fill a disk."""
+LARGE_RETRY_S = 5.0
 LINGER_S = 2.0
 """How long what follows a refusal is read and thrown away."""
 LINGER_BYTES = 1024 * 1024
@@ -51,6 +63,7 @@ class BoundedChannel(HTTPChannel):
         self._stall: IDelayedCall | None = None
         self._refused = False
         self._lingered = 0
+        self._large = False
 
     @property
     def first_line(self) -> tuple[str, str]:
@@ -97,6 +110,7 @@ class BoundedChannel(HTTPChannel):
 
     def requestDone(self, request: Request) -> None:
         """The answer is written, as far as we are concerned; a last one gets time to leave."""
+        self._release()
         if not self.persistent:
             self._await_until(STALL_TIMEOUT_S, self._abort)
         super().requestDone(request)
@@ -114,9 +128,22 @@ class BoundedChannel(HTTPChannel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Nothing is left to wait for."""
+        self._release()
         self._stop_waiting()
         self._stop_stall()
         super().connectionLost(reason)
+
+    def admit_large(self) -> bool:
+        """Whether the request's body may be a large one; it counts until the request is done."""
+        if not self._large and self.site.large_bodies < LARGE_BODIES:
+            self._large = True
+            self.site.large_bodies += 1
+        return self._large
+
+    def _release(self) -> None:
+        if self._large:
+            self._large = False
+            self.site.large_bodies -= 1
 
     def refuse(self, error: AvinetError) -> None:
         """Answer a request that is not whole yet, and end the connection."""
@@ -196,14 +223,23 @@ class BoundedRequest(Request):
         super().gotLength(self._limit if length is None else min(length, self._limit))
         if length is not None and length > self._limit:
             channel.refuse(BodyTooLargeError(limit=self._limit))
+        elif length is not None and length > LARGE_BODY_BYTES:
+            self._refuse_unless_admitted()
+
+    def _refuse_unless_admitted(self) -> None:
+        channel = cast(BoundedChannel, self.channel)
+        if not channel.admit_large():
+            channel.refuse(TooManyBodiesError(limit=LARGE_BODIES, retry_after_s=LARGE_RETRY_S))
 
     def handleContentChunk(self, data: bytes) -> None:
         """A piece of the body, whether its length was declared or not."""
         self._received += len(data)
         if self._received > self._limit:
             cast(BoundedChannel, self.channel).refuse(BodyTooLargeError(limit=self._limit))
-        else:
-            super().handleContentChunk(data)
+            return
+        if self._received > LARGE_BODY_BYTES:
+            self._refuse_unless_admitted()
+        super().handleContentChunk(data)
 
 
 class BoundedSite(Site):
@@ -216,6 +252,7 @@ class BoundedSite(Site):
     def __init__(self, router: Router, clock: IReactorTime) -> None:
         super().__init__(router, parsePOSTFormSubmission=False, timeout=IDLE_TIMEOUT_S, reactor=clock)
         self.router = router
+        self.large_bodies = 0
         self.clock = clock
 
     def log(self, request: http.Request) -> None:

@@ -4,6 +4,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from avinet.rest import site as module
 from avinet.rest.router import Auth, Response, Route, Router
 from avinet.rest.site import (
     BODY_TIMEOUT_S,
@@ -129,6 +130,24 @@ class SiteTests(SynchronousTestCase):
             sent += 65536
         self.assertTrue(self.transport.aborted)
         self.assertEqual(self.bodies, [])
+
+    def test_large_bodies_under_way_are_few_and_make_room_when_they_end(self):
+        self.patch(module, "LARGE_BODY_BYTES", 50)
+        self.patch(module, "LARGE_BODIES", 2)
+        held = [self.client.connect() for _ in range(2)]
+        for head, connection in zip(("Content-Length: 100", "Transfer-Encoding: chunked"), held, strict=True):
+            connection.send(self.post(b"", head + "\r\n"))
+            connection.send(b"3c\r\n" + b"a" * 60 + b"\r\n")
+        self.send(self.post(b"", "Content-Length: 100\r\n"))
+        self.refused(503, "too-many-bodies")
+        for connection in held:
+            connection.lose()
+        self.assertEqual(self.client.site.large_bodies, 0)
+        again = self.client.connect()
+        again.send(self.post(b"a" * 100, "Content-Length: 100\r\n"))
+        self.assertEqual(again.answer().status, 200)
+        self.assertEqual(self.client.site.large_bodies, 0)
+        again.lose()
 
     def test_the_longest_body_is_taken(self):
         self.send(self.post(b"a" * 100, "Content-Length: 100\r\n"))
