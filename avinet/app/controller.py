@@ -39,7 +39,7 @@ from avinet.controller.machines import Machines
 from avinet.controller.operators import Operators, local_operator
 from avinet.controller.permits import PermitFiles, PermitRules, Permits
 from avinet.controller.registration_api import RegistrationApi
-from avinet.controller.reports import ChannelEvents, SessionEvents
+from avinet.controller.reports import ChannelEvents, ConfigEvents, SessionEvents
 from avinet.controller.session import SeSession, SessionSettings
 from avinet.controller.sessions import About, CurrentList, Knowledge, SessionListener, Sessions
 from avinet.controller.sync import Sync
@@ -157,7 +157,9 @@ class Controller(SessionListener):
     async def _load(self) -> None:
         settings, identity, emit = self.settings, self.identity, self.events.emit
         wall = WallClock(self.reactor)
-        self.config = ConfigService(ConfigStore(self.store), wall, self._needs)
+        self.config = ConfigService(
+            ConfigStore(self.store), wall, self._needs, ConfigEvents(self.events.emit).committed
+        )
         await self.config.load()
         permits = Permits(
             PermitRules(
@@ -223,7 +225,7 @@ class Controller(SessionListener):
             self,
             self.candidates,
             self.sync,
-            SessionEvents(self.events.emit, self._name_of, self.reactor),
+            SessionEvents(self.events.emit, self._name_of, self.reactor, self._sent_away),
         ):
             self.sessions.add_listener(listener)
         self.sync.start()
@@ -234,6 +236,10 @@ class Controller(SessionListener):
     def _name_of(self, se: SeId) -> str:
         record = self.engines.find(se)
         return se if record is None else record.name
+
+    def _sent_away(self, se: SeId) -> bool:
+        record = self.engines.find(se)
+        return record is not None and record.lifecycle in {Lifecycle.DELETED, Lifecycle.QUARANTINED}
 
     async def _listen_ssh(self, stack: contextlib.AsyncExitStack) -> None:
         settings = self.settings.ssh

@@ -38,7 +38,7 @@ class Options(usage.Options):
                 Path(self["config"]) if self["config"] else None
             )
         except AvinetError as why:
-            raise usage.UsageError(str(why)) from why
+            raise SystemExit(f"{TITLE} cannot start: {why}") from why
         self.state = Path(self["state"]).absolute()
         own_state_folder(self.state)
         own_pid_file(self, self.state, ControllerPaths(self.state).pid.name, TITLE)

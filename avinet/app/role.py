@@ -62,9 +62,11 @@ def own_state_folder(folder: Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         private_dir(folder)
     except AvinetError as why:
-        raise usage.UsageError(str(why)) from why
+        raise SystemExit(f"avinet cannot start: {why}") from why
     except OSError as why:
-        raise usage.UsageError(f"cannot make the state folder {folder}: {why.strerror}") from why
+        raise SystemExit(
+            f"avinet cannot start: cannot make the state folder {folder}: {why.strerror}"
+        ) from why
 
 
 def own_pid_file(options: usage.Options, folder: Path, name: str, title: str) -> None:
@@ -83,7 +85,7 @@ def own_pid_file(options: usage.Options, folder: Path, name: str, title: str) ->
     try:
         lock = StateLock.take(folder, title)
     except StateFolderBusyError as busy:
-        raise usage.UsageError(str(busy)) from busy
+        raise SystemExit(f"avinet cannot start: {busy}") from busy
     except OSError:
         parent["pidfile"] = ""
         return
@@ -133,7 +135,6 @@ class RoleService(Service):
 
     def _give_up(self, why: str) -> None:
         _log.critical("{title} cannot start: {why}", title=self.title, why=why)
-        sys.stderr.write(f"{self.title} cannot start: {why}\n")
         exit_with(START_FAILED)
         self.reactor.stop()
 

@@ -46,6 +46,24 @@ class NotInSyncError(AvinetError):
     waiting: str
 
 
+@error
+class NoSuchVersionError(AvinetError):
+    """There is no configuration version {version} yet; the newest is {newest}."""
+
+    kind: ClassVar[Kind] = Kind.NOT_FOUND
+    version: int
+    newest: int
+
+
+@error
+class RefusedError(AvinetError):
+    """Configuration version {version} is refused by {waiting}. Their last good configuration stays in force. Correct the objects at fault and apply again."""
+
+    kind: ClassVar[Kind] = Kind.CONFLICT
+    version: int
+    waiting: str
+
+
 class ListQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a list may be narrowed by."""
 
@@ -198,14 +216,19 @@ class ConfigApi:
     async def _wait(self, version: int, limit_s: float) -> None:
         clock = self.sync.clock
         end = clock.seconds() + limit_s
-        while self.config.current.version < version or not self.sync.settled():
+        newest = self.config.current.version
+        if newest < version:
+            raise NoSuchVersionError(version=version, newest=newest)
+        while not self.sync.settled():
             left = end - clock.seconds()
+            waiting = ", ".join(
+                f"{one.name} ({one.why or one.stand})" for one in stragglers_of(self.engines, self.sync)
+            )
+            if self.sync.refused_everywhere():
+                raise RefusedError(version=version, waiting=waiting)
             if left <= 0:
-                waiting = ", ".join(
-                    f"{one.name} ({one.why or one.stand})" for one in stragglers_of(self.engines, self.sync)
-                )
                 raise NotInSyncError(
-                    version=version, waited_s=limit_s, waiting=waiting or "it is not committed"
+                    version=version, waited_s=limit_s, waiting=waiting or "it is being placed"
                 )
             changed = self.sync.changed()
             # Placement follows events by a moment of its own, so a look each second closes every gap.

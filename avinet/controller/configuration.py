@@ -133,6 +133,8 @@ class ConfigService:
     clock: IReactorTime
     in_use: Callable[[ConfigObject], str] = attrs.field(default=lambda thing: "")
     """Why something outside the configuration needs this object; empty when nothing does."""
+    committed: Callable[[VersionRecord], None] = attrs.field(default=lambda record: None)
+    """Told of each version made here, once the store has it."""
     current: Configuration = attrs.field(factory=Configuration, init=False)
     _listeners: list[Listener] = attrs.field(factory=list, init=False, repr=False)
     _turn: DeferredLock = attrs.field(factory=DeferredLock, init=False, repr=False)
@@ -263,6 +265,7 @@ class ConfigService:
         if not await self.stored.commit(puts, plan.deletes, record):
             return False
         self._take(before.with_changes(version, puts, plan.deletes))
+        self.committed(record)
         if self.stored.checkpoint_due:
             try:
                 await self.stored.checkpoint(self.current)

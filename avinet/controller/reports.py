@@ -5,6 +5,7 @@ from collections.abc import Callable
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
+from avinet.controller.config_store import VersionRecord
 from avinet.controller.engines import Emit
 from avinet.controller.session import SeSession
 from avinet.controller.sessions import SessionListener
@@ -17,6 +18,8 @@ from avinet.wire.messages import Message, Notice
 MAX_NOTICE_TEXT = 500
 """Of what an SE says in its own words; a hostile one says more."""
 MAX_FACTS = 20
+MAX_NAMES = 20
+"""Objects named in one event; a change may be of five hundred."""
 NOTICE_CODES = frozenset({"COMMAND", "COMMAND_REFUSED", "MEMBERSHIP_REFUSED"})
 """What an SE's own words may be filed under; with any other it could speak as if it were the controller."""
 NOTICE_BURST = 50.0
@@ -41,6 +44,8 @@ class SessionEvents(SessionListener):
     emit: Emit
     name_of: Callable[[SeId], str]
     clock: IReactorTime
+    sent_away: Callable[[SeId], bool] = lambda se: False
+    """Whether it was deleted or quarantined."""
     _allowances: dict[SeId, _Allowance] = attrs.field(factory=dict, init=False, repr=False)
 
     def _may_tell(self, se: SeId) -> bool:
@@ -59,7 +64,9 @@ class SessionEvents(SessionListener):
         self.emit("SE_UP", Level.INFO, se, f"Service engine {name} is up.", name=name)
 
     def down(self, se: SeId, why: str) -> None:
-        """Gone for as long as the heartbeats allow."""
+        """Gone for as long as the heartbeats allow; one that was sent away is no surprise."""
+        if self.sent_away(se):
+            return
         name = self.name_of(se)
         self.emit("SE_DOWN", Level.ERROR, se, f"Service engine {name} is down: {why}", name=name, why=why)
 
@@ -94,6 +101,36 @@ class SessionEvents(SessionListener):
             told_code=message.code[:50],
             told=facts,
             told_at=message.at,
+        )
+
+
+@attrs.frozen
+class ConfigEvents:
+    """Who changed the configuration, and what."""
+
+    emit: Emit
+
+    def committed(self, record: VersionRecord) -> None:
+        """A version was made."""
+        changes = [
+            f"{word} {', '.join(names[:MAX_NAMES])}" + (" and more" if len(names) > MAX_NAMES else "")
+            for word, names in (
+                ("created", record.created),
+                ("updated", record.updated),
+                ("deleted", record.deleted),
+            )
+            if names
+        ]
+        self.emit(
+            "CONFIG_CHANGED",
+            Level.INFO,
+            "configuration",
+            f"Configuration version {record.version} by {record.author}: {'; '.join(changes)}.",
+            version=record.version,
+            author=record.author,
+            created=record.created[:MAX_NAMES],
+            updated=record.updated[:MAX_NAMES],
+            deleted=record.deleted[:MAX_NAMES],
         )
 
 

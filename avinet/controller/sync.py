@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from avinet.controller.configuration import ConfigService
 from avinet.controller.engines import Emit
-from avinet.controller.progress import Progress, Push, Wanted
+from avinet.controller.progress import Progress, Push, Stand, Wanted
 from avinet.controller.session import SeSession
 from avinet.controller.sessions import SessionListener
 from avinet.controller.versions import VersionTimes
@@ -132,6 +132,11 @@ class Sync(SessionListener):
         """Attached SEs that do not have what they should."""
         return [se for se, p in self._progress.items() if p.straggles]
 
+    def refused_everywhere(self) -> bool:
+        """Whether all that is missing is SEs that have refused and wait to be asked again."""
+        stragglers = self.stragglers()
+        return bool(stragglers) and all(self._progress[se].stand is Stand.WAITING for se in stragglers)
+
     def settled(self) -> bool:
         """Whether every attached SE has what it should, of the version in force."""
         if self._due is not None:
@@ -204,6 +209,7 @@ class Sync(SessionListener):
         elif isinstance(message, Nack):
             if progress.nacked(message.push, message.reason, message.text, message.hash, now):
                 self._nacked(session.se, message)
+                self._tell_waiters()
         elif isinstance(message, InForce):
             progress.reported(message.hash, now)
         else:
@@ -256,6 +262,8 @@ class Sync(SessionListener):
                 resources: Mapping[str, Resource] = self._projector.resources_for(services)
                 wanted = states[services] = Wanted.of(configuration.version, resources)
             self._want(se, wanted, arrived=se in arrived)
+            if not same and se in self._sessions and not self._progress[se].in_sync:
+                self.times.missing(se)
         self._warn_of_short(short_of(configuration, placement))
         self._tell_waiters()
 
@@ -305,7 +313,6 @@ class Sync(SessionListener):
             self.times.reached(se)
             self._tell_waiters()
             return
-        self.times.missing(se)
         push = progress.next_push(self._known, self.clock.seconds())
         if push is None:
             return

@@ -37,7 +37,11 @@ class VersionTime:
 
 @attrs.define
 class VersionTimes:
-    """The last ``KEEP`` versions.  An Ack counts for every version it brings an SE past."""
+    """The last ``KEEP`` versions.
+
+    Counted are the SEs that were attached at the commit and did not have it; one that comes later has its own
+    reasons.  An Ack counts for the newest version it was missing: the ones before were overtaken or refused.
+    """
 
     clock: IReactorTime
     _versions: "collections.deque[VersionTime]" = attrs.field(
@@ -49,18 +53,20 @@ class VersionTimes:
         self._versions.append(VersionTime(version, self.clock.seconds()))
 
     def missing(self, se: SeId) -> None:
-        """The newest version touches this SE, and it does not have it."""
+        """The version just committed touches this SE."""
         if self._versions:
             self._versions[-1].missing.add(se)
 
     def reached(self, se: SeId) -> None:
         """The SE has what it should."""
         now = self.clock.seconds()
-        for one in self._versions:
+        counted = False
+        for one in reversed(self._versions):
             if se in one.missing:
                 one.missing.discard(se)
-                if len(one.acks_s) < SAMPLES:
+                if not counted and len(one.acks_s) < SAMPLES:
                     one.acks_s.append(now - one.committed_at)
+                counted = True
 
     def gone(self, se: SeId) -> None:
         """It left; nobody waits for it."""

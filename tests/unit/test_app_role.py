@@ -37,7 +37,7 @@ class StateFolder(SynchronousTestCase):
         self.pid.write_text("4711\n")
         release = StateLock.take(self.folder, "avinet x").release
         self.addCleanup(release)
-        refused = self.assertRaises(usage.UsageError, self.own)
+        refused = self.assertRaises(SystemExit, self.own)
         self.assertIn(str(os.getpid()), str(refused))
         self.assertIn(str(self.folder), str(refused))
         self.assertEqual(self.pid.read_text(), "4711\n")
@@ -58,7 +58,7 @@ class StateFolder(SynchronousTestCase):
         self.assertEqual(self.folder.stat().st_mode & 0o777, 0o700)
         (self.folder / "others").touch()
         self.folder.chmod(0o755)
-        self.assertIn("0755", str(self.assertRaises(usage.UsageError, own_state_folder, self.folder)))
+        self.assertIn("0755", str(self.assertRaises(SystemExit, own_state_folder, self.folder)))
         deep = self.folder / "a" / "b" / "c"
         own_state_folder(deep)
         self.assertTrue(deep.is_dir())

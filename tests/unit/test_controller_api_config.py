@@ -384,19 +384,19 @@ class Status(Api):
         self.world.clock.advance(0.1)
         self.assertTrue(self.status("?wait=2")["in_sync"])
 
-    def test_a_version_that_never_comes_is_told_to_be_uncommitted(self):
-        waiting = self.begin("GET", "/api/config/status?wait=99&timeout=2")
-        self.world.clock.pump([1.0] * 3)
-        detail = waiting.answer().json["detail"]
-        self.assertIn("it is not committed", detail)
-        self.assertNotIn("It is committed", detail)
+    def test_a_version_that_there_is_not_is_not_waited_for(self):
+        answer = self.begin("GET", "/api/config/status?wait=99&timeout=2").answer()
+        self.assertEqual((answer.status, answer.json["newest"]), (404, 2))
         self.status("?wait=x", status=400)
 
-    def test_a_version_that_comes_later_is_waited_for(self):
-        waiting = self.begin("GET", "/api/config/status?wait=3")
-        self.apply(YAML.replace("8080", "8081"))
-        self.world.clock.advance(1.0)
-        self.assertEqual(waiting.answer().json["version"], 3)
+    def test_a_wait_ends_at_once_when_all_that_miss_it_have_refused_it(self):
+        self.world.engine("1").apply()
+        refusing = self.world.engine("2")
+        waiting = self.begin("GET", "/api/config/status?wait=2&timeout=30")
+        refusing.refuse(text="port 80 is taken")
+        answer = waiting.answer()
+        self.assertEqual((answer.status, answer.json["reason"]), (409, "refused"))
+        self.assertEqual(answer.json["waiting"], "2 (port 80 is taken)")
 
     def test_a_caller_that_leaves_is_forgotten(self):
         self.world.engine("1")

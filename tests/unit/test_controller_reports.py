@@ -5,9 +5,11 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from avinet.controller.config_store import VersionRecord
 from avinet.controller.events import Events, MemoryLog
-from avinet.controller.reports import NOTICE_BURST, ChannelEvents, SessionEvents
+from avinet.controller.reports import NOTICE_BURST, ChannelEvents, ConfigEvents, SessionEvents
 from avinet.model.events import Event, Level
+from avinet.model.ids import ConfigVersion
 from avinet.wire.messages import Notice
 
 
@@ -69,3 +71,24 @@ class Reports(SynchronousTestCase):
         self.assertEqual(self.codes(), ["SSH_LOGIN_REFUSED"])
         self.clock.advance(61)
         self.assertEqual(self.told[-1].count, 499)
+
+    def test_an_engine_that_was_sent_away_is_not_reported_down(self) -> None:
+        self.sessions.sent_away = lambda se: True
+        self.sessions.down("se-1", "deleted")
+        self.assertEqual(self.codes(), [])
+
+    def test_a_change_of_configuration_is_told_with_who_made_it_and_what(self) -> None:
+        record = VersionRecord(
+            version=ConfigVersion(7),
+            change="x",
+            author="admin",
+            at=0.0,
+            created=tuple(f"pool/{n}" for n in range(50)),
+            deleted=("virtualservice/www",),
+        )
+        ConfigEvents(self.channels.emit).committed(record)
+        event = self.told[0]
+        self.assertEqual(
+            (event.code, event.facts["author"], event.facts["version"]), ("CONFIG_CHANGED", "admin", 7)
+        )
+        self.assertIn("pool/19 and more; deleted virtualservice/www.", event.text)

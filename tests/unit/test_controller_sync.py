@@ -309,14 +309,32 @@ class Measuring(Case):
             self.assertAlmostEqual(newest.quantile(q), expected, places=5)
         self.assertAlmostEqual(newest.last_s, 1.0, places=5)
 
-    def test_an_ack_counts_for_every_version_it_brings_an_se_past(self):
+    def test_an_ack_counts_for_the_version_it_is_of_and_not_for_those_it_overtook(self):
         machine = self.world.engine()
         self.world.apply(pool(), service())
         self.world.apply(pool("web", 81))
         machine.apply()
         self.assertEqual([one.missing for one in self.sync.times.all()[:2]], [{machine.se}] * 2)
         machine.apply()
-        self.assertEqual([len(one.acks_s) for one in self.sync.times.all()[:2]], [1, 1])
+        self.assertEqual([len(one.acks_s) for one in self.sync.times.all()[:2]], [1, 0])
+        self.assertEqual([one.missing for one in self.sync.times.all()[:2]], [set()] * 2)
+
+    def test_a_version_that_was_refused_and_then_withdrawn_has_no_acks(self):
+        machine = self.world.engine()
+        self.world.apply(pool(), service())
+        machine.apply()
+        self.world.apply(pool("web", 81))
+        machine.refuse()
+        self.world.clock.advance(60)
+        self.world.apply(pool())
+        self.assertEqual([len(one.acks_s) for one in self.sync.times.all()[:3]], [0, 0, 1])
+        self.assertTrue(self.sync.settled())
+
+    def test_an_se_that_comes_long_after_a_commit_says_nothing_about_it(self):
+        self.world.apply(pool(), service())
+        self.world.clock.advance(1000)
+        self.world.engine().apply()
+        self.assertEqual(self.sync.times.all()[0].acks_s, [])
 
     def test_an_se_that_leaves_is_waited_for_by_nobody(self):
         machine = self.world.engine()
