@@ -1,29 +1,24 @@
 """A controller, put together: each part made from the parts below it, started in order, undone in reverse."""
 
 import contextlib
-import errno
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.error import CannotListenError
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
+from avinet.app.listening import awaited, listen_plain
+from avinet.app.operator_api import OperatorApi
 from avinet.app.renewal import Renewal, Shown
 from avinet.app.settings import ControllerSettings
 from avinet.app.software import software_version
 from avinet.app.steady import WallClock
 from avinet.cloud.local import LocalCloud, LocalSettings
-from avinet.controller.api_config import ConfigApi
-from avinet.controller.api_engines import EngineApi, EngineFacts
-from avinet.controller.api_events import event_routes
-from avinet.controller.api_images import ImageApi
-from avinet.controller.api_status import StatusApi, Whole
-from avinet.controller.api_tokens import TokenApi
+from avinet.controller.api_status import Whole
 from avinet.controller.candidates import Candidates
 from avinet.controller.config_store import ConfigStore
 from avinet.controller.configuration import ConfigService
@@ -50,10 +45,9 @@ from avinet.model.configuration import Configuration
 from avinet.model.engine import Lifecycle, SeRecord
 from avinet.model.events import Level
 from avinet.model.ids import ControllerName, SeId
-from avinet.ports import port_taken
-from avinet.rest.listen import BACKLOG, CannotBindError, Place, listen_tls, listen_unix
-from avinet.rest.route import Response, Route
-from avinet.rest.router import Info, Router, openapi
+from avinet.rest.listen import Place, listen_tls, listen_unix
+from avinet.rest.route import Route
+from avinet.rest.router import Router
 from avinet.rest.site import BoundedSite
 from avinet.ssh.gate import GateLimits
 from avinet.ssh.login import Access
@@ -69,12 +63,6 @@ from avinet.trust.files import write_public
 from avinet.trust.node import ControllerIdentity, NodeFacts
 from avinet.wire.messages import CONTROL_SERVICE
 from avinet.wire.registration import MetaInfo
-
-INFO = Info(
-    title="avinet operator API",
-    version="1",
-    description="What operators and programs do with a cluster; also on a UNIX socket in the state folder.",
-)
 
 GOODBYE_S = 1.0
 """For an SE to take its goodbye, which says why and when to come back, before its connections are cut."""
@@ -148,11 +136,11 @@ class Controller(SessionListener):
     async def _open_stores(self, stack: contextlib.AsyncExitStack) -> None:
         paths = self.identity.paths
         log = await open_event_log(paths.events, self.reactor)
-        stack.push_async_callback(_awaited(log.close))
+        stack.push_async_callback(awaited(log.close))
         self.events = Events(log, self.reactor)
         stack.push_async_callback(self.events.stop)
         self.store = await open_sqlite_store(paths.store, self.reactor)
-        stack.push_async_callback(_awaited(self.store.close))
+        stack.push_async_callback(awaited(self.store.close))
 
     async def _load(self) -> None:
         settings, identity, emit = self.settings, self.identity, self.events.emit
@@ -264,8 +252,8 @@ class Controller(SessionListener):
         port = listen_plain(self.reactor, settings.port, settings.bind, "[ssh] port", self.ssh)
         stack.push_async_callback(reverse.stop)
         stack.callback(self.ssh.drop_all, "the controller stops")
-        stack.push_async_callback(_awaited(self.sessions.stop))
-        stack.push_async_callback(_awaited(port.stopListening))
+        stack.push_async_callback(awaited(self.sessions.stop))
+        stack.push_async_callback(awaited(port.stopListening))
 
     async def _listen_registration(self, stack: contextlib.AsyncExitStack) -> None:
         settings, identity = self.settings.registration, self.identity
@@ -280,7 +268,7 @@ class Controller(SessionListener):
         site = BoundedSite(Router(api.routes(), self.reactor), self.reactor)
         place = Place(settings.port, "[registration] port", settings.bind)
         port = listen_tls(self.reactor, place, site, self._shown.registration)
-        stack.push_async_callback(_awaited(port.stopListening))
+        stack.push_async_callback(awaited(port.stopListening))
 
     async def _start_machines(self, stack: contextlib.AsyncExitStack) -> None:
         identity = self.identity
@@ -320,10 +308,10 @@ class Controller(SessionListener):
         site = BoundedSite(Router(routes, self.reactor, authenticate=operators.authenticate), self.reactor)
         place = Place(settings.port, "[api] port", settings.bind)
         port = listen_tls(self.reactor, place, site, self._shown.api)
-        stack.push_async_callback(_awaited(port.stopListening))
+        stack.push_async_callback(awaited(port.stopListening))
         local = BoundedSite(Router(routes, self.reactor, authenticate=local_operator), self.reactor)
         unix = listen_unix(self.reactor, identity.paths.api_socket, local)
-        stack.push_async_callback(_awaited(unix.stopListening))
+        stack.push_async_callback(awaited(unix.stopListening))
 
     def _renew_in_time(self, stack: contextlib.AsyncExitStack) -> None:
         renewal = Renewal(
@@ -347,13 +335,6 @@ class Controller(SessionListener):
         return CurrentList(self.identity.membership.number, self.identity.membership_document)
 
     def _routes(self) -> tuple[Route, ...]:
-        facts = EngineFacts(
-            is_attached=self.sessions.is_up,
-            in_sync=self.sync.in_sync,
-            rtt_s=self._rtt_s,
-            version=self._version,
-            software=self._software,
-        )
         whole = Whole(
             cluster=self.identity.cluster,
             name=self.identity.name,
@@ -366,32 +347,10 @@ class Controller(SessionListener):
             sync=self.sync,
             not_ready=lambda: "" if self._ready else "it is starting",
         )
-        table = (
-            *StatusApi(whole).routes(),
-            *EngineApi(self.commands, self.machines, facts, self._has_group).routes(),
-            *TokenApi(self.engines, self.events.emit, self._meta, self._has_group).routes(),
-            *ImageApi(self.images, self.engines, self._has_group).routes(),
-            *ConfigApi(self.config, self.sync, self.engines, deferToThread).routes(),
-            *event_routes(self.events, self.reactor),
-        )
-        return (*table, description_of(table))
+        api = OperatorApi(whole, self.commands, self.machines, self.images, self.events, self._meta)
+        return api.routes(self.reactor)
 
     # What the parts ask and tell
-
-    def _has_group(self, name: str) -> bool:
-        return self.config.group(name) is not None
-
-    def _rtt_s(self, se: SeId) -> float | None:
-        session = self.sessions.get(se)
-        return None if session is None else session.rtt.smoothed
-
-    def _software(self, se: SeId) -> str:
-        session = self.sessions.get(se)
-        return "" if session is None else session.hello.software
-
-    def _version(self, se: SeId) -> int | None:
-        progress = self.sync.progress(se)
-        return progress.wanted.version if progress is not None and progress.in_sync else None
 
     def _login_refused(self, source: str, user: str) -> None:
         self.events.emit(
@@ -428,35 +387,3 @@ class Controller(SessionListener):
         record = self.engines.find(se)
         if record is None or record.lifecycle in {Lifecycle.QUARANTINED, Lifecycle.DELETED}:
             self.ssh.drop(se)
-
-
-def description_of(table: tuple[Route, ...]) -> Route:
-    """``GET /api/openapi.json``, made from the table it describes."""
-    document = openapi(table, INFO)
-
-    async def describe(request: Any) -> Any:
-        return Response(body=document)
-
-    return Route(method="GET", path="/api/openapi.json", handler=describe, summary="This API, described.")
-
-
-def listen_plain(reactor: Any, port: int, interface: str, setting: str, factory: Any) -> Any:
-    """A TCP port without TLS; ``PortTakenError`` names who holds it."""
-    try:
-        return reactor.listenTCP(port, factory, backlog=BACKLOG, interface=interface)
-    except CannotListenError as why:
-        if getattr(why.socketError, "errno", None) == errno.EADDRINUSE:
-            raise port_taken(port, interface, setting) from why
-        raise CannotBindError(
-            address=interface or "any address", port=port, setting=setting, detail=str(why.socketError)
-        ) from why
-
-
-def _awaited(call: Callable[[], Any]) -> Callable[[], Awaitable[Any]]:
-    """A call whose result may be a Deferred or None, as a coroutine function for the exit stack."""
-
-    async def run() -> Any:
-        result = call()
-        return await result if isinstance(result, Deferred) else result
-
-    return run

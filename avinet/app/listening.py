@@ -1,0 +1,33 @@
+"""Opening a port without TLS, and undoing steps whose undoing may take a while."""
+
+import errno
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+
+from avinet.ports import port_taken
+from avinet.rest.listen import BACKLOG, CannotBindError
+
+
+def listen_plain(reactor: Any, port: int, interface: str, setting: str, factory: Any) -> Any:
+    """A TCP port; ``PortTakenError`` names who holds it."""
+    try:
+        return reactor.listenTCP(port, factory, backlog=BACKLOG, interface=interface)
+    except CannotListenError as why:
+        if getattr(why.socketError, "errno", None) == errno.EADDRINUSE:
+            raise port_taken(port, interface, setting) from why
+        raise CannotBindError(
+            address=interface or "any address", port=port, setting=setting, detail=str(why.socketError)
+        ) from why
+
+
+def awaited(call: Callable[[], Any]) -> Callable[[], Awaitable[Any]]:
+    """A call whose result may be a Deferred or None, as a coroutine function for an exit stack."""
+
+    async def run() -> Any:
+        result = call()
+        return await result if isinstance(result, Deferred) else result
+
+    return run

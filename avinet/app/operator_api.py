@@ -1,0 +1,85 @@
+"""The operator API's table of routes, put together from the controller's parts."""
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.threads import deferToThread
+
+from avinet.controller.api_config import ConfigApi
+from avinet.controller.api_engines import EngineApi, EngineFacts
+from avinet.controller.api_events import event_routes
+from avinet.controller.api_images import ImageApi
+from avinet.controller.api_status import StatusApi, Whole
+from avinet.controller.api_tokens import TokenApi
+from avinet.controller.engine_commands import EngineCommands
+from avinet.controller.events import Events
+from avinet.controller.images import Images
+from avinet.controller.machines import Machines
+from avinet.model.ids import SeId
+from avinet.rest.route import Response, Route
+from avinet.rest.router import Info, openapi
+from avinet.wire.registration import MetaInfo
+
+INFO = Info(
+    title="avinet operator API",
+    version="1",
+    description="What operators and programs do with a cluster; also on a UNIX socket in the state folder.",
+)
+
+
+@attrs.frozen(eq=False)
+class OperatorApi:
+    """What the routes work on.  ``meta`` makes an SE's meta-info around a token's text."""
+
+    whole: Whole
+    commands: EngineCommands
+    machines: Machines
+    images: Images
+    events: Events
+    meta: Callable[[str], MetaInfo]
+
+    def routes(self, clock: IReactorTime) -> tuple[Route, ...]:
+        """All of them, with the OpenAPI document of the very same table."""
+        whole = self.whole
+        facts = EngineFacts(
+            is_attached=whole.sessions.is_up,
+            in_sync=whole.sync.in_sync,
+            rtt_s=self._rtt_s,
+            version=self._version,
+            software=self._software,
+        )
+        table = (
+            *StatusApi(whole).routes(),
+            *EngineApi(self.commands, self.machines, facts, self._has_group).routes(),
+            *TokenApi(whole.engines, self.events.emit, self.meta, self._has_group).routes(),
+            *ImageApi(self.images, whole.engines, self._has_group).routes(),
+            *ConfigApi(whole.config, whole.sync, whole.engines, deferToThread).routes(),
+            *event_routes(self.events, clock),
+        )
+        return (*table, _description_of(table))
+
+    def _has_group(self, name: str) -> bool:
+        return self.whole.config.group(name) is not None
+
+    def _rtt_s(self, se: SeId) -> float | None:
+        session = self.whole.sessions.get(se)
+        return None if session is None else session.rtt.smoothed
+
+    def _software(self, se: SeId) -> str:
+        session = self.whole.sessions.get(se)
+        return "" if session is None else session.hello.software
+
+    def _version(self, se: SeId) -> int | None:
+        progress = self.whole.sync.progress(se)
+        return progress.wanted.version if progress is not None and progress.in_sync else None
+
+
+def _description_of(table: tuple[Route, ...]) -> Route:
+    document = openapi(table, INFO)
+
+    async def describe(request: Any) -> Any:
+        return Response(body=document)
+
+    return Route(method="GET", path="/api/openapi.json", handler=describe, summary="This API, described.")
