@@ -50,6 +50,7 @@ def envoy_settings(settings: SeSettings) -> EnvoySettings:
     """The operator's choices over the defaults."""
     chosen = settings.data_plane
     made = EnvoySettings(
+        started_by=chosen.started_by,
         binary=Path(chosen.binary) if chosen.binary else None,
         drain_s=chosen.drain_s,
         max_connections=chosen.max_connections,

@@ -4,6 +4,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from twisted.application.service import IService
 from twisted.python import usage
 
@@ -30,6 +31,12 @@ class Options(usage.Options):
         ["state", None, "/var/lib/avinet/se", "Folder of everything this service engine keeps."],
         ["image", None, None, "The SE image to enrol from."],
         ["meta-info", None, None, "What this SE was told at its creation: controllers, cluster, token."],
+        [
+            "envoy-started-by",
+            None,
+            None,
+            "agent or service; wins over [data_plane] started_by of the settings.",
+        ],
         ["config", None, None, "Settings file (TOML). Without one every setting has its default."],
     ]
 
@@ -39,11 +46,21 @@ class Options(usage.Options):
             self.settings: SeSettings = load_se_settings(Path(self["config"]) if self["config"] else None)
         except AvinetError as why:
             raise usage.UsageError(str(why)) from why
+        if self["envoy-started-by"]:
+            self.settings = started_by(self.settings, self["envoy-started-by"])
         self.state = Path(self["state"]).absolute()
         self.image = Path(self["image"]).absolute() if self["image"] else None
         self.meta_info = Path(self["meta-info"]).absolute() if self["meta-info"] else None
         own_state_folder(self.state)
         own_pid_file(self, self.state, PID_FILE, TITLE)
+
+
+def started_by(settings: SeSettings, who: str) -> SeSettings:
+    """The settings with another ``[data_plane] started_by``."""
+    if who not in {"agent", "service"}:
+        raise usage.UsageError(f"--envoy-started-by {who}: it must be agent or service")
+    section = msgspec.structs.replace(settings.data_plane, started_by=who)
+    return msgspec.structs.replace(settings, data_plane=section)
 
 
 def makeService(options: Options) -> IService:

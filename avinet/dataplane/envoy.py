@@ -6,7 +6,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.task import LoopingCall
@@ -20,6 +20,7 @@ from avinet.dataplane.envoy_process import EnvoyProcess
 from avinet.dataplane.envoy_readback import COUNTER_PATTERN, server_health, service_counters
 from avinet.dataplane.envoy_render import render
 from avinet.dataplane.envoy_settings import EnvoySettings
+from avinet.dataplane.envoy_start import become_envoy, started_by_service
 from avinet.dataplane.envoy_switch import EnvoySwitch
 from avinet.dataplane.interface import DataPlaneDownError, Status
 from avinet.errors import AvinetError
@@ -70,7 +71,7 @@ class EnvoyDataPlane:
             callback()
 
     def start(self) -> Deferred[None]:
-        """Find the binary, adopt the Envoy that runs or start one; fires when it serves."""
+        """Find the binary, adopt the Envoy that runs, else start one or wait for it; fires when it serves."""
         return Deferred.fromCoroutine(self._start())
 
     async def _start(self) -> None:
@@ -149,6 +150,17 @@ class EnvoyDataPlane:
                 await self._admin.reopen_logs()
         except (AvinetError, OSError) as failure:
             _log.warn("tidying up has to wait: {why}", why=str(failure))
+
+
+def launch_data_plane(folder: Path, settings: EnvoySettings) -> Never:
+    """Become the Envoy of ``STATE/data-plane``, for a service manager; returns only by an error.  Blocking."""
+    become_envoy(EnvoyFiles(folder), find_envoy(settings.binary), settings)
+
+
+def service_of_data_plane(folder: Path) -> int | None:
+    """The Envoy of ``STATE/data-plane``, if one lives that a service manager started."""
+    process = started_by_service(EnvoyFiles(folder))
+    return process.pid if process is not None else None
 
 
 def stop_data_plane(folder: Path) -> int | None:

@@ -112,10 +112,14 @@ class EnvoyFiles:
         name = hashlib.sha256(os.fsencode(self.folder.resolve())).hexdigest()[:12]
         return _runtime_base() / f"avinet-{name}"
 
+    def prepare_folders(self) -> None:
+        """Make the folders."""
+        for folder in (self.folder, *(self.folder / kind for kind in _TYPES)):
+            private_dir(folder)
+
     def prepare(self) -> None:
         """Make the folders, and the empty configuration where there is none yet."""
-        for folder in (self.folder, self.folder / "lds", self.folder / "cds"):
-            private_dir(folder)
+        self.prepare_folders()
         for kind in _TYPES:
             if not self.xds(kind).exists():
                 self.write_xds(kind, "empty", ())

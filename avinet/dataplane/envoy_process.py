@@ -1,13 +1,11 @@
 """One Envoy process: started apart from the agent, found again by the next agent, restarted when it dies.
 
-Envoy gets a session of its own and no pipe to us, so it outlives the agent however that ends.  A later agent
-adopts it only when the process recorded in ``envoy.json`` is alive with the same start time *and* is the one that
-listens on the admin socket, as the kernel says; failing the record, when the listener runs our own bootstrap.
-A number alone is never believed.
+Envoy gets a session of its own and no pipe to us, so it outlives the agent however that ends, and a later agent
+adopts it.  Where a service manager starts Envoy (``started_by``), the agent starts none: it waits for the one that the
+service manager has started, and after that one's death for the next.
 """
 
 import contextlib
-import os
 import resource
 import signal
 import subprocess
@@ -17,20 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import msgspec
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
-from avinet.dataplane.envoy_admin import EnvoyAdmin, peer_of
+from avinet.dataplane.envoy_admin import EnvoyAdmin
 from avinet.dataplane.envoy_binary import EnvoyBinary
 from avinet.dataplane.envoy_files import EnvoyFiles
-from avinet.dataplane.envoy_settings import EnvoySettings, connections_within
+from avinet.dataplane.envoy_settings import EnvoySettings
+from avinet.dataplane.envoy_start import StartLock, environment, make_ready, record, recorded, running
 from avinet.dataplane.interface import DataPlaneDownError
-from avinet.dataplane.processes import ExitWatch, ProcessId, command_of, identify, send_signal
+from avinet.dataplane.processes import ExitWatch, ProcessId, identify, send_signal
 from avinet.errors import AvinetError
-from avinet.trust.files import write_private
 
 LIVE_TIMEOUT_S = 30.0
 """From start to serving: it waits for the first health check of every server, 4 s by default, and for DNS."""
@@ -40,6 +38,12 @@ ADOPT_TIMEOUT_S = 30.0
 """For one that runs to answer an agent that comes back; longer, and it hangs.  Busy with a large change it takes some
 seconds."""
 POLL_S = 0.05
+SERVICE_TIMEOUT_S = 30.0
+"""For the service manager to start one, before the agent says that none comes; systemd does so in a second or two."""
+SERVICE_POLL_S = 0.2
+"""A look whether it has: one read, and one connection to a socket."""
+TIDY_TIMEOUT_S = 1.0
+"""A process that was ended lets go of its lock with its last thread, some milliseconds after it counts as gone."""
 TERM_TIMEOUT_S = 5.0
 """SIGTERM ends Envoy in well under a second; after this it is killed."""
 FIRST_RESTART_S = 0.2
@@ -48,27 +52,6 @@ SETTLED_S = 60.0
 """Having run this long, its next death starts the back-off anew."""
 
 _log = Logger()
-
-
-def recorded(files: EnvoyFiles) -> ProcessId | None:
-    """The process that the record names, if exactly that one is alive."""
-    try:
-        process = msgspec.json.decode(files.record.read_bytes(), type=ProcessId)
-    except (FileNotFoundError, msgspec.MsgspecError):
-        return None
-    return process if process.alive else None
-
-
-def running(files: EnvoyFiles) -> ProcessId | None:
-    """Our Envoy, if one runs and answers on its admin socket."""
-    peer = peer_of(files.socket)
-    if peer is None:
-        return None
-    process = recorded(files)
-    if process is not None and process.pid == peer:
-        return process
-    # The agent died between starting it and recording it, or the record was lost.
-    return identify(peer) if str(files.bootstrap) in command_of(peer) else None
 
 
 def stop_data_plane(files: EnvoyFiles, sleep: Callable[[float], None] = time.sleep) -> ProcessId | None:
@@ -83,22 +66,45 @@ def stop_data_plane(files: EnvoyFiles, sleep: Callable[[float], None] = time.sle
         send_signal(process, number)
         for _ in range(int(TERM_TIMEOUT_S / POLL_S)):
             if not process.alive:
-                files.forget_process()
+                _tidy_away(files, sleep)
                 return process
             sleep(POLL_S)
     raise DataPlaneDownError(detail=f"process {process.pid} does not end, not even by SIGKILL")
 
 
-def _start_apart(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
+def _tidy_away(files: EnvoyFiles, sleep: Callable[[float], None]) -> None:
+    """Remove what an ended Envoy left, unless the next one is being started."""
+    for _ in range(int(TIDY_TIMEOUT_S / POLL_S)):
+        if _forgotten(files):
+            return
+        sleep(POLL_S)
+
+
+def _forgotten(files: EnvoyFiles) -> bool:
+    try:
+        lock = StartLock.take(files)
+    except FileNotFoundError:
+        return True  # the whole folder was removed
+    if lock is None:
+        return False
+    try:
+        files.forget_process()
+    finally:
+        lock.release()
+    return True
+
+
+def _start_apart(command: list[str], folder: Path, lock: StartLock) -> subprocess.Popen[bytes]:
     """Start ``command`` in a session of its own; its file limit is raised to what the kernel allows."""
     child = subprocess.Popen(
         command,
         cwd=folder,
-        env={"PATH": os.environ.get("PATH", "/usr/bin:/bin")},
+        env=environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        pass_fds=(lock.descriptor,),
     )
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with contextlib.suppress(OSError):
@@ -133,21 +139,57 @@ class EnvoyProcess:
         return self.binary is not None
 
     @property
+    def _by_service(self) -> bool:
+        return self.settings.started_by == "service"
+
+    @property
     def process(self) -> ProcessId | None:
         """What runs now."""
         return self._process
 
     async def start(self, binary: EnvoyBinary) -> None:
-        """Adopt the one that runs, else start one; done when it serves."""
+        """Adopt the one that runs, else start one or wait for it; done when it serves."""
         self.binary = binary
-        self.files.prepare()
+        await self._bring_up(binary)
+
+    async def _bring_up(self, binary: EnvoyBinary) -> None:
+        if not self._by_service:
+            self.files.prepare_folders()
+        waited = 0.0  # not the time that ending a hanging one takes
+        while not await self._adopted() and not self._started(binary):
+            if waited > SERVICE_TIMEOUT_S:
+                raise DataPlaneDownError(detail=self._none_came())
+            await self._sleep(SERVICE_POLL_S)
+            waited += SERVICE_POLL_S
+        await self._until_live()
+
+    async def _adopted(self) -> bool:
         process = await self._adoptable()
         if process is None:
-            await self._spawn(binary)
-        else:
-            _log.info("adopted Envoy, process {pid}", pid=process.pid)
-            self._look_after(process)
-        await self._until_live()
+            return False
+        self.files.prepare()
+        _log.info("adopted Envoy, process {pid}", pid=process.pid)
+        self._look_after(process)
+        return True
+
+    def _started(self, binary: EnvoyBinary) -> bool:
+        """Start one, where that is ours to do and nobody else is doing it."""
+        lock = None if self._by_service else StartLock.take(self.files)
+        if lock is None:
+            return False
+        try:
+            self._spawn(binary, lock)
+        finally:
+            lock.release()
+        return True
+
+    def _none_came(self) -> str:
+        if self._by_service:
+            return (
+                f"the service manager has started no Envoy on {self.files.folder} for {SERVICE_TIMEOUT_S:g} s; "
+                "look at its unit: systemctl status avinet-envoy"
+            )
+        return f"another process holds the lock of {self.files.folder}, and no Envoy answers there"
 
     async def _adoptable(self) -> ProcessId | None:
         process = running(self.files)
@@ -158,7 +200,7 @@ class EnvoyProcess:
             await self._sleep(POLL_S)
             waited += POLL_S
             process = running(self.files)
-        if process is not None and await self._answers():
+        if process is not None and await self._answers(process):
             return process
         mute = process or left
         if mute is not None and mute.alive:
@@ -166,31 +208,22 @@ class EnvoyProcess:
             await self._end(mute)
         return None
 
-    async def _answers(self) -> bool:
+    async def _answers(self, process: ProcessId) -> bool:
         until = self.reactor.seconds() + ADOPT_TIMEOUT_S
-        while self.reactor.seconds() < until:
+        while self.reactor.seconds() < until and process.alive:
             with contextlib.suppress(DataPlaneDownError):
                 await self.admin.state()
                 return True
             await self._sleep(POLL_S)
         return False
 
-    async def _spawn(self, binary: EnvoyBinary) -> None:
-        self.files.prepare_runtime()
-        self.files.socket.unlink(missing_ok=True)
-        self.files.rotate_log()
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        limit = hard if hard != resource.RLIM_INFINITY else 1 << 20
-        self.files.write_bootstrap(connections_within(self.settings, limit))
-        self._child = _start_apart(self.files.command(binary.path, self.settings), self.files.folder)
+    def _spawn(self, binary: EnvoyBinary, lock: StartLock) -> None:
+        command = make_ready(self.files, binary, self.settings)
+        self._child = _start_apart(command, self.files.folder, lock)
         process = identify(self._child.pid)
         if process is None:
             raise DataPlaneDownError(detail=f"it ended at once: {self._last_words()}")
-        try:
-            write_private(self.files.record, msgspec.json.encode(process))
-        except AvinetError as failure:
-            # As if the agent had died just now: its bootstrap tells whose it is.
-            _log.warn("Envoy, process {pid}, is not recorded: {why}", pid=process.pid, why=str(failure))
+        record(self.files, process)
         _log.info("started Envoy {version}, process {pid}", version=binary.version, pid=process.pid)
         try:
             self._look_after(process)
@@ -234,8 +267,9 @@ class EnvoyProcess:
         if self.reactor.seconds() - self._since > SETTLED_S:
             self._delay_s = FIRST_RESTART_S
         _log.error(
-            "Envoy, process {pid}, is gone; starting it again in {delay} s: {words}",
+            "Envoy, process {pid}, is gone; {what} in {delay} s: {words}",
             pid=died.pid if died else 0,
+            what="looking for the service manager's next one" if self._by_service else "starting it again",
             delay=self._delay_s,
             words=words,
         )
@@ -243,19 +277,23 @@ class EnvoyProcess:
 
     def _schedule_restart(self) -> None:
         self._again = self.reactor.callLater(self._delay_s, self._restart)
-        self._delay_s = min(2 * self._delay_s, MAX_RESTART_S)
+        if not self._by_service:  # which has a pace of its own
+            self._delay_s = min(2 * self._delay_s, MAX_RESTART_S)
 
     def _restart(self) -> None:
         self._again = None
         self._restarting = Deferred.fromCoroutine(self._start_again())
-        self._restarting.addErrback(lambda f: _log.failure("Envoy could not be started again", f))
+        self._restarting.addErrback(self._not_restarted)
+
+    def _not_restarted(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            _log.failure("Envoy could not be started again", failure)
 
     async def _start_again(self) -> None:
         if self.binary is None:
             return
         try:
-            await self._spawn(self.binary)
-            await self._until_live()
+            await self._bring_up(self.binary)
         except (AvinetError, OSError) as failure:
             if not self._wanted:
                 return  # stopped meanwhile
@@ -275,6 +313,9 @@ class EnvoyProcess:
             self._again.cancel()
             self._again = None
         self.binary = None
+        if self._restarting is not None:
+            self._restarting.cancel()
+            self._restarting = None
         return process
 
     def detach(self) -> None:
@@ -301,7 +342,9 @@ class EnvoyProcess:
             if not process.alive:
                 break
         self._last_words()
-        self.files.forget_process()
+        until = self.reactor.seconds() + TIDY_TIMEOUT_S
+        while not _forgotten(self.files) and self.reactor.seconds() < until:
+            await self._sleep(POLL_S)
 
     async def _sleep(self, seconds: float) -> None:
         await deferLater(self.reactor, seconds)

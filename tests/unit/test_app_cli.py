@@ -1,6 +1,7 @@
 """The ``avinet`` commands against recorded answers."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.app.cli.main import cli
 from avinet.app.cli.remote import HostKeyUnknownError, target_of
+from avinet.dataplane.envoy_files import EnvoyFiles
+from avinet.dataplane.envoy_start import record
+from avinet.dataplane.processes import identify
 from avinet.trust.locks import StateLock
 from avinet.trust.node import ControllerPaths
 from tests.unit.api_double import Answer, ApiDouble, problem
@@ -145,6 +149,15 @@ class Stopping(CliCase):
         result = self.run_cli("se", "stop", "--data-plane", "--state", str(self.api.state))
         self.assertEqual(result.exit_code, 4)
         self.assertIn("systemctl stop avise", result.stderr)
+
+    def test_an_envoy_that_a_service_manager_started_is_left_to_it(self):
+        self.api.state.chmod(0o700)
+        files = EnvoyFiles(self.api.state / "data-plane")
+        files.prepare()
+        record(files, identify(os.getpid()), by_service=True)
+        result = self.run_cli("se", "stop", "--data-plane", "--state", str(self.api.state))
+        self.assertEqual(result.exit_code, 4)
+        self.assertIn("systemctl stop avinet-envoy", result.stderr)
 
 
 class Images(CliCase):

@@ -63,6 +63,26 @@ class Rest(SynchronousTestCase):
         self.assertEqual([name for name, (_, mode) in files.items() if mode == 0o755], ["install.sh"])
         self.assertIn("avise.service", files)
 
-    def test_the_unit_in_etc_is_the_one_in_images(self):
-        unit, _ = image_files()["avise.service"]
-        self.assertEqual((ROOT / "etc/systemd/avise.service").read_bytes(), unit)
+    def test_the_units_in_etc_are_the_ones_in_images(self):
+        files = image_files()
+        for name in ("avise.service", "avinet-envoy.service"):
+            self.assertEqual((ROOT / "etc/systemd" / name).read_bytes(), files[name][0])
+
+    def test_what_the_two_units_of_an_engine_must_have_in_common_they_have(self):
+        # The agent must see Envoy's process, its socket and its files, and start it on the same settings.
+        files = image_files()
+        agent, envoy = (
+            set(files[name][0].decode().splitlines()) for name in ("avise.service", "avinet-envoy.service")
+        )
+        for line in (
+            "User=avise",
+            "EnvironmentFile=-/var/lib/avinet/boot/options",
+            "EnvironmentFile=-/etc/default/avise",
+            "RuntimeDirectory=avise",
+            "RuntimeDirectoryPreserve=yes",
+            "Environment=XDG_RUNTIME_DIR=/run/avise",
+            "LimitNOFILE=1048576",
+            "AmbientCapabilities=CAP_NET_BIND_SERVICE",
+        ):
+            self.assertIn(line, agent)
+            self.assertIn(line, envoy)

@@ -3,8 +3,11 @@
 import tempfile
 from pathlib import Path
 
+import msgspec
+from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
+from avinet.app.se_tap import started_by
 from avinet.app.settings import (
     SeSettings,
     SettingsError,
@@ -31,6 +34,10 @@ class Wrong(SynchronousTestCase):
     def test_an_unknown_key_is_named_with_its_section(self):
         failure = self.refused("[ssh]\nprot = 22")
         self.assertEqual((failure.where, failure.why), ("[ssh] prot", "there is no such setting"))
+
+    def test_a_word_that_is_none_of_those_allowed_is_named(self):
+        failure = self.refused('[data_plane]\nstarted_by = "me"', load_se_settings)
+        self.assertEqual(failure.where, "[data_plane] started_by")
 
     def test_a_wrong_type_is_named(self):
         failure = self.refused('[ssh]\nport = "22"')
@@ -100,3 +107,14 @@ class Wrong(SynchronousTestCase):
 
     def test_no_file_is_all_defaults(self):
         self.assertEqual(load_se_settings(None), SeSettings())
+
+
+class OnTheCommandLine(SynchronousTestCase):
+    def test_who_starts_envoy_wins_over_the_file_and_leaves_the_rest(self):
+        chosen = msgspec.structs.replace(SeSettings().data_plane, drain_s=7)
+        settings = started_by(SeSettings(data_plane=chosen), "service")
+        self.assertEqual((settings.data_plane.started_by, settings.data_plane.drain_s), ("service", 7))
+
+    def test_who_starts_envoy_is_one_of_two(self):
+        failure = self.assertRaises(UsageError, started_by, SeSettings(), "me")
+        self.assertIn("agent or service", str(failure))

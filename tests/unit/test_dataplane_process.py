@@ -15,10 +15,21 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.dataplane.addresses import check_address
 from avinet.dataplane.envoy_admin import peer_of
-from avinet.dataplane.envoy_binary import EnvoyMissingError, EnvoyUnusableError, find_envoy
+from avinet.dataplane.envoy_binary import EnvoyBinary, EnvoyMissingError, EnvoyUnusableError, find_envoy
 from avinet.dataplane.envoy_files import MAX_LOG_BYTES, EnvoyFiles, RuntimeFolderError
-from avinet.dataplane.envoy_process import recorded, running, stop_data_plane
+from avinet.dataplane.envoy_process import stop_data_plane
 from avinet.dataplane.envoy_settings import EnvoySettings, connections_within
+from avinet.dataplane.envoy_start import (
+    LOCK_TIMEOUT_S,
+    EnvoyLockedError,
+    EnvoyRunsError,
+    StartLock,
+    become_envoy,
+    record,
+    recorded,
+    running,
+    started_by_service,
+)
 from avinet.dataplane.interface import RejectedError
 from avinet.dataplane.processes import ProcessId, identify, send_signal
 
@@ -111,6 +122,45 @@ class Adoption(SynchronousTestCase):
     def test_a_damaged_record_is_as_good_as_none(self):
         self.files.record.write_bytes(b"{")
         self.assertIsNone(recorded(self.files))
+
+
+class Starting(SynchronousTestCase):
+    def setUp(self):
+        self.files = EnvoyFiles(new_folder(self))
+        self.files.prepare()
+
+    def test_the_right_to_start_is_one_holders_until_the_last_descriptor_of_it_is_closed(self):
+        lock = StartLock.take(self.files)
+        self.assertIsNone(StartLock.take(self.files))
+        inherited = os.dup(lock.descriptor)  # as Envoy has it
+        lock.release()
+        self.assertIsNone(StartLock.take(self.files))
+        os.close(inherited)
+        again = StartLock.take(self.files)
+        self.assertIsNotNone(again)
+        again.release()
+
+    def test_the_record_tells_who_started_it_and_an_older_one_that_the_agent_did(self):
+        me = identify(os.getpid())
+        record(self.files, me, by_service=True)
+        self.assertEqual((recorded(self.files), started_by_service(self.files)), (me, me))
+        self.files.record.write_bytes(msgspec.json.encode(me))
+        self.assertEqual((recorded(self.files), started_by_service(self.files)), (me, None))
+
+    def test_whoever_finds_the_folder_locked_for_long_gives_up_and_names_it(self):
+        lock = StartLock.take(self.files)
+        self.addCleanup(lock.release)
+        slept = []
+        with self.assertRaises(EnvoyLockedError) as raised:
+            become_envoy(self.files, EnvoyBinary(Path("/e"), "1.0.0"), EnvoySettings(), slept.append)
+        self.assertIn(str(self.files.folder), str(raised.exception))
+        self.assertAlmostEqual(sum(slept), LOCK_TIMEOUT_S)
+
+    def test_nobody_becomes_envoy_beside_one_that_is_recorded_and_lives(self):
+        record(self.files, identify(os.getpid()))
+        with self.assertRaises(EnvoyRunsError) as raised:
+            become_envoy(self.files, EnvoyBinary(Path("/e"), "1.0.0"), EnvoySettings())
+        self.assertEqual(raised.exception.pid, os.getpid())
 
 
 class Files(SynchronousTestCase):

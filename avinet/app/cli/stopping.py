@@ -11,7 +11,7 @@ import click
 from avinet.app.cli.context import Command, Place, examples, place
 from avinet.app.cli.errors import UsageError
 from avinet.app.cli.output import print_json
-from avinet.dataplane.envoy import stop_data_plane
+from avinet.dataplane.envoy import service_of_data_plane, stop_data_plane
 from avinet.dataplane.processes import ProcessId, identify, send_signal
 from avinet.errors import AvinetError, Kind, error
 from avinet.se.paths import SePaths, lock_state
@@ -44,6 +44,15 @@ class AgentRunsError(AvinetError):
 
 
 @error
+class EnvoySupervisedError(AvinetError):
+    """Envoy (process {pid}) of {state} is a service of its own, whose manager would start it again. Stop it there: systemctl stop avinet-envoy."""
+
+    kind: ClassVar[Kind] = Kind.CONFLICT
+    pid: int
+    state: Path
+
+
+@error
 class NoSeStateError(AvinetError):
     """There is no service engine's state in {state}; name its folder with --state."""
 
@@ -52,7 +61,7 @@ class NoSeStateError(AvinetError):
 
 
 @examples(
-    "systemctl stop avise && avinet se stop --data-plane",
+    "avinet se stop --agent",
     "avinet se stop --agent --data-plane --state ./se-1",
 )
 @click.command(cls=Command)
@@ -69,13 +78,17 @@ class NoSeStateError(AvinetError):
 def stop(where: Place, data_plane: bool, agent: bool, state: Path) -> None:  # noqa: FBT001 - click passes by name
     """End a service engine's parts on this machine.
 
-    An agent's end, wanted or not, leaves its data plane running; this is how to end that too.
+    An agent's end, wanted or not, leaves its data plane running; this is how to end that too. Where Envoy is
+    a service of its own, its manager ends it: systemctl stop avinet-envoy.
     """
     if not (data_plane or agent):
         raise UsageError(what="say what to stop: --data-plane, --agent or both")
     if not state.is_dir():
         raise NoSeStateError(state=state)
     ended: dict[str, int | None] = {}
+    supervised = service_of_data_plane(state / "data-plane") if data_plane else None
+    if supervised is not None:
+        raise EnvoySupervisedError(pid=supervised, state=state)
     running = agent_of(state)
     if agent:
         ended["agent"] = None if running is None else _end_agent(state, running)

@@ -66,12 +66,13 @@ fi
 
 umask 022
 if [ -d /run/systemd/system ]; then
-    cp "$work/avise.service" "$units/avise.service"
+    cp "$work/avinet-envoy.service" "$work/avise.service" "$units/"
     systemctl daemon-reload
-    systemctl enable avise.service
-    # A start, or a restart with the new software; Envoy goes on either way.
+    systemctl enable avinet-envoy.service avise.service
+    # An Envoy that runs goes on; the agent starts, or starts again with the new software.
+    systemctl start avinet-envoy.service
     systemctl restart avise.service
-    echo "avise.service runs; see: journalctl -u avise -f"
+    echo "avise.service and avinet-envoy.service run; see: journalctl -u avise -u avinet-envoy -f"
 else
     echo "There is no systemd here. Start it by:"
     echo "  $home/current/bin/twistd -n avise --image $boot/image.tar${meta:+ --meta-info $boot/meta-info.json} --state /var/lib/avinet/se"
