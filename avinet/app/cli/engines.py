@@ -1,12 +1,13 @@
 """``avinet se``: service engines, from creation to deletion."""
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from avinet.app.cli.client import Client, path_to
 from avinet.app.cli.context import Group, Place, examples, place
-from avinet.app.cli.meta_info import meta_info_option, show_meta_info
+from avinet.app.cli.meta_info import keep_meta_info, meta_info_option, place_of, show_meta_info
 from avinet.app.cli.output import milliseconds, moment, print_facts, print_json, print_table
 from avinet.app.cli.remote import shell_commands
 from avinet.app.cli.stopping import stop
@@ -42,16 +43,21 @@ for _shell in shell_commands():
 )
 @meta_info_option
 @place
-def create(where: Place, name: str, group: str, cloud: str, out: str | None) -> None:
+def create(where: Place, name: str, group: str, cloud: str, out: Path | None) -> None:
     """Create a service engine, and its machine unless that is made by hand."""
-    made = where.client().post(path_to(BASE), {"name": name, "group": group, "cloud": cloud})
-    engine, meta = made["engine"], made.get("meta_info")
+    with place_of(out) as file:
+        made = where.client().post(path_to(BASE), {"name": name, "group": group, "cloud": cloud})
+        engine, meta = made["engine"], made.get("meta_info")
+        if meta is not None:
+            done = f"Service engine {engine['name']} was created"
+            remedy = f"For another: avinet se token create --se {engine['name']} --out FILE"
+            keep_meta_info(meta, file, done=done, remedy=remedy)
     if where.json:
         print_json(made if out is None else {"engine": engine})
-    else:
-        click.echo(f"Service engine {engine['name']} was created: {engine['uuid']}, {engine['loopback']}.")
+        return
+    click.echo(f"Service engine {engine['name']} was created: {engine['uuid']}, {engine['loopback']}.")
     if meta is not None:
-        show_meta_info(meta, out, quiet=where.json)
+        show_meta_info(meta, out)
 
 
 @engines.command("list")

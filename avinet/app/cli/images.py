@@ -1,14 +1,12 @@
 """``avinet image``: what service engines boot from."""
 
-import os
-import tempfile
 from pathlib import Path
 
 import click
 
 from avinet.app.cli.client import path_to
 from avinet.app.cli.context import Group, Place, examples, place
-from avinet.app.cli.errors import FileError
+from avinet.app.cli.out_file import OutFile
 from avinet.app.cli.output import moment, print_json, print_table
 
 BASE = "image"
@@ -34,20 +32,9 @@ def build(where: Place, out: Path, group: str | None, engine: str | None) -> Non
     """Build an SE image.  The file holds the image key: it is 0600, keep it so."""
     wish = {name: value for name, value in {"group": group, "se": engine}.items() if value is not None}
     client = where.client()
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
-    except OSError as why:
-        raise FileError(what="write", path=str(out), why=why.strerror or str(why)) from why
-    part = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            headers = client.download(path_to(BASE), wish, file)
-            file.flush()
-            os.fsync(file.fileno())
-            size = file.tell()
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
+    with OutFile.beside(out) as file:
+        headers = client.download(path_to(BASE), wish, file.file)
+        size = file.keep()
     image = headers.get("x-avinet-image", "")
     if where.json:
         print_json({"image": image, "file": str(out), "bytes": size})

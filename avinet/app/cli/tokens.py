@@ -1,10 +1,12 @@
 """``avinet se token``: one-time tokens for machines made by hand."""
 
+from pathlib import Path
+
 import click
 
 from avinet.app.cli.client import path_to
 from avinet.app.cli.context import Group, Place, examples, place
-from avinet.app.cli.meta_info import meta_info_option, show_meta_info
+from avinet.app.cli.meta_info import keep_meta_info, meta_info_option, place_of, show_meta_info
 from avinet.app.cli.output import moment, print_json, print_table
 
 BASE = "setoken"
@@ -25,19 +27,21 @@ def tokens() -> None:
 @click.option("--se", "engine", help="For this engine, which exists and has not enrolled.")
 @meta_info_option
 @place
-def create(where: Place, group: str | None, count: int | None, engine: str | None, out: str | None) -> None:
+def create(where: Place, group: str | None, count: int | None, engine: str | None, out: Path | None) -> None:
     """Make a token and print what to run on the machine."""
-    wish = {"group": group, "count": count, "se": engine}
-    made = where.client().post(
-        path_to(BASE), {name: value for name, value in wish.items() if value is not None}
-    )
-    token, meta = made["token"], made["meta_info"]
+    given = {"group": group, "count": count, "se": engine}
+    wish = {name: value for name, value in given.items() if value is not None}
+    with place_of(out) as file:
+        made = where.client().post(path_to(BASE), wish)
+        token, meta = made["token"], made["meta_info"]
+        remedy = f"Withdraw it (avinet se token revoke {token['uuid']}) and make another."
+        keep_meta_info(meta, file, done=f"Token {token['uuid']} was made", remedy=remedy)
     if where.json:
         print_json(made if out is None else {"token": token})
-    else:
-        whom = f"service engine {engine}" if engine else f"{token['count']} of group {token['group']}"
-        click.echo(f"Token {token['uuid']} for {whom}, until {moment(token['expires_at'])}.")
-    show_meta_info(meta, out, quiet=where.json)
+        return
+    whom = f"service engine {engine}" if engine else f"{token['count']} of group {token['group']}"
+    click.echo(f"Token {token['uuid']} for {whom}, until {moment(token['expires_at'])}.")
+    show_meta_info(meta, out)
 
 
 @tokens.command("list")

@@ -1,0 +1,44 @@
+"""``--out FILE``: looked at before anything is asked for, told as it is when it fails later."""
+
+import errno
+import os
+from pathlib import Path
+from unittest import mock
+
+from tests.unit.api_double import Answer
+from tests.unit.cli_kit import ENGINE, META, CliCase
+
+TOKEN = {"uuid": "0123456789ab", "count": 1, "group": "G", "expires_at": 0.0}
+
+
+class OutFiles(CliCase):
+    def setUp(self):
+        super().setUp()
+        self.answers["POST", "/api/serviceengine"] = Answer(201, {"engine": ENGINE, "meta_info": META})
+        self.answers["POST", "/api/setoken"] = Answer(201, {"token": TOKEN, "meta_info": META})
+
+    def test_a_folder_that_cannot_be_written_is_told_before_anything_is_made(self):
+        for line in (("se", "create", "--name", "se-1"), ("se", "token", "create"), ("image", "build")):
+            result = self.run_cli(*line, "--out", "/nonexistent/meta.json")
+            self.assertEqual((result.exit_code, self.api.asked), (1, []), line)
+            self.assertIn("/nonexistent/meta.json", result.stderr)
+
+    def test_a_disk_that_is_full_by_then_does_not_hide_what_was_made(self):
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        for line, made in (
+            (("se", "create", "--name", "se-1"), "Service engine se-1 was created"),
+            (("se", "token", "create"), "avinet se token revoke 0123456789ab"),
+        ):
+            with mock.patch("os.fsync", side_effect=full):
+                result = self.run_cli(*line, "--out", str(self.api.state / "m.json"))
+            self.assertEqual(result.exit_code, 1)
+            self.assertIn(made, result.stderr)
+            self.assertNotIn("Nothing was changed", result.stderr)
+            self.assertEqual([path.name for path in self.api.state.iterdir()], ["api.sock"])
+
+    def test_the_steps_name_the_file_as_it_is_called_there_and_the_token(self):
+        out = Path(self.api.state) / "se-9.json"
+        shown = self.answer_of("se", "token", "create", "--out", str(out))
+        self.assertIn("sh -s -- avinet-se.tar se-9.json", shown)
+        self.assertIn("avinet se token revoke a", shown)
+        self.assertIn("venv/bin/pip install", shown)
