@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 from click.testing import CliRunner
 from twisted.trial.unittest import SynchronousTestCase
@@ -82,7 +83,8 @@ class Engines(CliCase):
 
     def test_deletion_asks_first(self):
         self.answers["GET", "/api/serviceengine/se-1"] = Answer(body=ENGINE)
-        self.assertEqual(self.run_cli("se", "delete", "se-1", text="n\n").exit_code, 130)
+        with mock.patch("avinet.app.cli.asking.at_terminal", return_value=True):
+            self.assertEqual(self.run_cli("se", "delete", "se-1", "--json", text="n\n").exit_code, 130)
         self.assertEqual([asked.method for asked in self.api.asked], ["GET"])
 
     def test_deletion_goes_by_uuid(self):

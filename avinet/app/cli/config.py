@@ -8,6 +8,7 @@ from typing import Any
 import click
 import yaml
 
+from avinet.app.cli.asking import ask, yes_option
 from avinet.app.cli.client import Client, path_to
 from avinet.app.cli.context import Group, Place, examples, place
 from avinet.app.cli.errors import FileError, RefusedError, UsageError
@@ -25,6 +26,8 @@ ANSWER_MARGIN_S = 15.0
 """The controller's own word on who is late comes before we give up on the controller."""
 PAGE = 1_000
 """The most objects in one answer."""
+KIND = f"{{{'|'.join(KINDS)}}}"
+"""As usage lines show it."""
 
 
 @click.group(cls=Group)
@@ -124,7 +127,7 @@ def _print_changes(answer: dict[str, Any], *, dry_run: bool) -> None:
     "avinet config get virtualservice web > web.yaml",
 )
 @config.command()
-@click.argument("kind", required=False)
+@click.argument("kind", required=False, metavar=f"[{KIND}]")
 @click.argument("name", required=False)
 @click.option("--yaml", "as_yaml", is_flag=True, help="Whole objects rather than a table.")
 @place
@@ -164,18 +167,26 @@ def _all(client: Client, kind: str) -> Iterator[dict[str, Any]]:
         page += 1
 
 
-@examples("avinet config delete virtualservice web")
+@examples("avinet config delete pool old", "avinet config delete virtualservice web --yes    # in scripts")
 @config.command()
-@click.argument("kind")
+@click.argument("kind", metavar=KIND)
 @click.argument("name")
+@yes_option
 @place
-def delete(where: Place, kind: str, name: str) -> None:
-    """Delete the object of KIND called NAME (or of that UUID)."""
-    where.client().delete(path_to(_kind(kind), name))
+def delete(where: Place, kind: str, name: str, yes: bool) -> None:  # noqa: FBT001 - click passes options by name
+    """Delete the object of KIND called NAME (or of that UUID).
+
+    A virtual service carries traffic: before one is deleted it asks, or needs --yes where there is no terminal.
+    """
+    kind = _kind(kind)
+    if kind == "virtualservice":
+        question = f"Delete virtual service {name}? Its traffic stops."
+        ask(question, yes=yes, needs_yes="avinet config delete virtualservice")
+    where.client().delete(path_to(kind, name))
     if where.json:
-        print_json({"deleted": [f"{_kind(kind)}/{name}"]})
+        print_json({"deleted": [f"{kind}/{name}"]})
     else:
-        click.echo(f"{_kind(kind)} {name} was deleted.")
+        click.echo(f"{kind} {name} was deleted.")
 
 
 @examples("avinet config status --wait 12 --timeout 30")

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from avinet.app.cli.asking import ask, yes_option
 from avinet.app.cli.client import Client, path_to
 from avinet.app.cli.context import Group, Place, examples, place
 from avinet.app.cli.meta_info import keep_meta_info, meta_info_option, place_of, show_meta_info
@@ -148,22 +149,27 @@ def allow_placement(where: Place, engine: str) -> None:
 @engines.command()
 @click.argument("engine")
 @click.option("--note", default="", help="Why; shown beside its state.")
+@yes_option
 @place
-def quarantine(where: Place, engine: str, note: str) -> None:
+def quarantine(where: Place, engine: str, note: str, yes: bool) -> None:  # noqa: FBT001 - click's
     """Cut ENGINE off until it is enabled."""
+    ask(f"Cut {engine} off until it is enabled again?", yes=yes)
     _command(where, engine, "quarantine", {"note": note})
 
 
+@examples("avinet se delete se-1", "avinet se delete se-1 --yes --json    # in scripts")
 @engines.command()
 @click.argument("engine")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @place
 def delete(where: Place, engine: str, yes: bool) -> None:  # noqa: FBT001 - click passes options by name
-    """Delete ENGINE for good, and its machine unless that was made by hand."""
+    """Delete ENGINE for good, and its machine unless that was made by hand.
+
+    It asks on a terminal; elsewhere it needs --yes.
+    """
     client = where.client()
     row = find(client, engine)
-    if not yes and not where.json:
-        click.confirm(f"Delete {row['name']} ({row['state']}) for good?", abort=True, err=True)
+    ask(f"Delete {row['name']} ({row['state']}) for good?", yes=yes, needs_yes="avinet se delete")
     client.delete(path_to(BASE, row["uuid"]))
     if where.json:
         print_json({"deleted": row["uuid"]})

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from avinet.app.cli.asking import ask, yes_option
 from avinet.app.cli.client import path_to
 from avinet.app.cli.context import Group, Place, examples, place
 from avinet.app.cli.out_file import OutFile
@@ -71,9 +72,11 @@ def list_all(where: Place) -> None:
 
 @images.command()
 @click.argument("image")
+@yes_option
 @place
-def revoke(where: Place, image: str) -> None:
+def revoke(where: Place, image: str, yes: bool) -> None:  # noqa: FBT001 - click's
     """Let no machine enrol from IMAGE any more; those that did are not touched."""
+    ask(f"Revoke image {image}? No machine can enrol from it any more.", yes=yes)
     where.client().delete(path_to(BASE, image))
     if where.json:
         print_json({"revoked": image})

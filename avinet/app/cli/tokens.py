@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from avinet.app.cli.asking import ask, yes_option
 from avinet.app.cli.client import path_to
 from avinet.app.cli.context import Group, Place, examples, place
 from avinet.app.cli.meta_info import keep_meta_info, meta_info_option, place_of, show_meta_info
@@ -73,9 +74,11 @@ def list_all(where: Place) -> None:
 
 @tokens.command()
 @click.argument("token")
+@yes_option
 @place
-def revoke(where: Place, token: str) -> None:
+def revoke(where: Place, token: str, yes: bool) -> None:  # noqa: FBT001 - click's
     """End TOKEN (its id, as the list shows it); what enrolled with it stays."""
+    ask(f"Revoke token {token}? No machine can enrol with it any more.", yes=yes)
     where.client().delete(path_to(BASE, token))
     if where.json:
         print_json({"revoked": token})
