@@ -12,6 +12,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from avinet.app.listening import awaited, listen_plain
+from avinet.app.local_machines import require_local_envoy
 from avinet.app.operator_api import OperatorApi
 from avinet.app.renewal import Renewal, Shown
 from avinet.app.settings import ControllerSettings
@@ -283,7 +284,13 @@ class Controller(SessionListener):
         self.local = LocalCloud(
             LocalSettings(base=identity.paths.local_cloud), self.reactor, self.reactor, self._end_data_plane
         )
-        self.machines = Machines(self.engines, {"local": self.local}, self.images.cloud_file, self._meta)
+        self.machines = Machines(
+            self.engines,
+            {"local": self.local},
+            self.images.cloud_file,
+            self._meta,
+            {"local": require_local_envoy},
+        )
         await self.machines.start()
         stack.push_async_callback(self.machines.stop)
 

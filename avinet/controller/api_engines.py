@@ -212,7 +212,7 @@ class EngineApi:
                     201: "Created.",
                     400: "Not a name, or no such cloud.",
                     404: "No such group.",
-                    409: "The name is taken.",
+                    409: "The name is taken, or its cloud cannot make machines now.",
                 },
                 timeout_s=CREATE_TIMEOUT_S,
             ),

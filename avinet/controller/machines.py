@@ -25,6 +25,8 @@ _log = Logger()
 
 ImageFile = Callable[[], Awaitable[Path]]
 """An image on disk, good for any group's token, for drivers to start machines from."""
+Ready = Callable[[], Awaitable[None]]
+"""What a cloud's machines need beyond its driver: an error says what is missing."""
 MakeMeta = Callable[[str], MetaInfo]
 """Meta-info of this cluster around a token's text."""
 
@@ -37,6 +39,8 @@ class Machines:
     clouds: Mapping[str, Cloud]
     image_file: ImageFile
     meta: MakeMeta
+    ready: Mapping[str, Ready] = attrs.field(factory=dict)
+    """By cloud; asked before there is a record."""
 
     def __attrs_post_init__(self) -> None:
         self.engines.listen(self._changed)
@@ -49,6 +53,8 @@ class Machines:
     async def create(self, name: str, group: str, cloud: str) -> tuple[SeRecord, MetaInfo]:
         """An SE and, unless by hand, its machine.  When the driver fails, the record goes again."""
         self.require_cloud(cloud)
+        if cloud in self.ready:
+            await self.ready[cloud]()
         record, token = await self.engines.create(name, group, cloud)
         meta = self.meta(token.text)
         if cloud != MANUAL:

@@ -96,6 +96,16 @@ class Api(SynchronousTestCase):
 
 
 class EngineRoutes(Api):
+    def test_a_cloud_that_lacks_something_is_refused_before_there_is_a_record(self):
+        async def lacking():
+            raise CloudError(cloud="fake", action="create", se="any", detail="no Envoy")
+
+        self.machines.ready = {"fake": lacking}
+        self.assertEqual(503, self.create(cloud="fake").status)
+        self.assertEqual(([], []), (list(self.site.engines.index.deleted()), list(self.site.engines.all())))
+        self.machines.ready = {}
+        self.assertEqual(201, self.create(cloud="fake").status)
+
     def test_one_made_by_hand_is_created_with_meta_info_that_enrols_a_machine(self):
         answer = self.create()
         self.assertEqual(201, answer.status)
