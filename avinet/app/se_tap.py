@@ -45,7 +45,7 @@ class Options(usage.Options):
         try:
             self.settings: SeSettings = load_se_settings(Path(self["config"]) if self["config"] else None)
         except AvinetError as why:
-            raise usage.UsageError(str(why)) from why
+            raise SystemExit(f"{TITLE} cannot start: {why}") from why
         if self["envoy-started-by"]:
             self.settings = started_by(self.settings, self["envoy-started-by"])
         self.state = Path(self["state"]).absolute()
