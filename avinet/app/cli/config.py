@@ -142,7 +142,7 @@ def get(where: Place, kind: str | None, name: str | None, as_yaml: bool) -> None
             _print_yaml([{"kind": _kind(kind), **found}])
         return
     kinds = list(KINDS) if kind is None else [_kind(kind)]
-    rows = [{"kind": each, **row} for each in kinds for row in _all(client, each)]
+    rows = [{"kind": each, **row} for each in kinds for row in all_of(client, each)]
     if where.json:
         print_json({"count": len(rows), "results": rows})
     elif kind is None or as_yaml:
@@ -155,7 +155,7 @@ def get(where: Place, kind: str | None, name: str | None, as_yaml: bool) -> None
         )
 
 
-def _all(client: Client, kind: str) -> Iterator[dict[str, Any]]:
+def all_of(client: Client, kind: str) -> Iterator[dict[str, Any]]:
     """Every object of a kind, page by page."""
     page, told = 1, 0
     while True:

@@ -1,21 +1,31 @@
 """``avinet se``: service engines, from creation to deletion."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import attrs
 import click
 
 from avinet.app.cli.asking import ask, yes_option
 from avinet.app.cli.client import Client, path_to
+from avinet.app.cli.config import all_of
 from avinet.app.cli.context import Group, Place, examples, place
+from avinet.app.cli.errors import UsageError
 from avinet.app.cli.meta_info import keep_meta_info, meta_info_option, place_of, show_meta_info
 from avinet.app.cli.output import milliseconds, moment, print_facts, print_json, print_table
 from avinet.app.cli.remote import shell_commands
 from avinet.app.cli.stopping import stop
 from avinet.app.cli.tokens import tokens
+from avinet.model.engine import SeState
 
 BASE = "serviceengine"
 DEFAULT_GROUP = "Default-Group"
+STATES = tuple(state.value for state in SeState if state is not SeState.DELETED)
+"""What a list can be narrowed to; deleted ones are in no list."""
+NONE_YET = "There is no service engine yet; make one: avinet se create"
+NONE_MATCHES = "No service engine matches; see all: avinet se list"
+NAMED = ("pool", "virtualservice")
+PENDING, QUARANTINED = SeState.PENDING.value, SeState.QUARANTINED.value
 
 
 @click.group("se", cls=Group)
@@ -64,10 +74,14 @@ def create(where: Place, name: str, group: str, cloud: str, out: Path | None) ->
 @engines.command("list")
 @click.option("--name", help="Only the one of this name.")
 @click.option("--group", help="Only those of this group.")
-@click.option("--state", help="Only those in this state: UP, DOWN, PENDING, ...")
+@click.option("--state", metavar="STATE", help=f"Only those in this state: {', '.join(STATES)}.")
 @place
 def list_all(where: Place, name: str | None, group: str | None, state: str | None) -> None:
     """Every service engine with its state."""
+    if state is not None and state.upper() not in STATES:
+        raise UsageError(
+            what=f"{state!r} is no state of a service engine; the states are {', '.join(STATES)}"
+        )
     query = {"name": name, "group": group, "state": state.upper() if state else None}
     answer = where.client().get(path_to(BASE), query)
     if where.json:
@@ -89,7 +103,7 @@ def list_all(where: Place, name: str | None, group: str | None, state: str | Non
             )
             for row in answer["results"]
         ),
-        empty="There is no such service engine; make one: avinet se create",
+        empty=NONE_MATCHES if any(query.values()) else NONE_YET,
     )
 
 
@@ -108,7 +122,7 @@ def show(where: Place, engine: str, runtime: bool) -> None:  # noqa: FBT001 - cl
         return
     _print(where, row)
     if now is not None:
-        _print_runtime(now)
+        _print_runtime(now, _Names.of(client))
 
 
 @examples("avinet se approve se-1 --fingerprint SHA256:...   # as the machine's own log shows it")
@@ -118,7 +132,9 @@ def show(where: Place, engine: str, runtime: bool) -> None:  # noqa: FBT001 - cl
 @place
 def approve(where: Place, engine: str, fingerprint: str | None) -> None:
     """Let ENGINE, which waits for approval, join."""
-    _command(where, engine, "approve", {"fingerprint": fingerprint} if fingerprint else {})
+    before = find(where.client(), engine)
+    said = "" if before["state"] == PENDING else "did not wait for approval; nothing was done"
+    _command(where, engine, "approve", {"fingerprint": fingerprint} if fingerprint else {}, said)
 
 
 @engines.command()
@@ -135,7 +151,9 @@ def disable(where: Place, engine: str, note: str) -> None:
 @place
 def enable(where: Place, engine: str) -> None:
     """Bring ENGINE back from disabled or quarantined."""
-    _command(where, engine, "enable", {})
+    before = find(where.client(), engine)
+    said = "comes back within two minutes" if before["state"] == QUARANTINED else ""
+    _command(where, engine, "enable", {}, said)
 
 
 @engines.command("place")
@@ -143,7 +161,9 @@ def enable(where: Place, engine: str) -> None:
 @place
 def allow_placement(where: Place, engine: str) -> None:
     """Allow virtual services on ENGINE, which enrolled by its image alone."""
-    _command(where, engine, "place", {})
+    before = find(where.client(), engine)
+    said = "was allowed virtual services already; nothing was done" if before["placeable"] else ""
+    _command(where, engine, "place", {}, said)
 
 
 @engines.command()
@@ -183,12 +203,15 @@ def find(client: Client, engine: str) -> dict[str, Any]:
     return row
 
 
-def _command(where: Place, engine: str, verb: str, body: dict[str, Any]) -> None:
+def _command(where: Place, engine: str, verb: str, body: dict[str, Any], said: str = "") -> None:
+    """POST it; ``said`` is what else a person should know of ENGINE."""
     row = where.client().post(path_to(BASE, engine, verb), body)
     if where.json:
         print_json(row)
-    else:
-        click.echo(f"Service engine {row['name']} is {row['state']}.")
+        return
+    click.echo(f"Service engine {row['name']} is {row['state']}.")
+    if said:
+        click.echo(f"It {said}.")
 
 
 def _print(where: Place, row: dict[str, Any]) -> None:
@@ -200,7 +223,28 @@ def _print(where: Place, row: dict[str, Any]) -> None:
     print_facts(shown)
 
 
-def _print_runtime(now: dict[str, Any]) -> None:
+@attrs.frozen
+class _Names:
+    """What operators call the objects of which a data plane reports by UUID."""
+
+    pools: dict[str, str]
+    services: dict[str, str]
+
+    @classmethod
+    def of(cls, client: Client) -> Self:
+        """As the controller has them now."""
+        return cls(*({row["uuid"]: row["name"] for row in all_of(client, kind)} for kind in NAMED))
+
+    def put_into(self, row: dict[str, Any]) -> dict[str, Any]:
+        """``row`` with names; what has none any more stays as it is."""
+        known = {"pool": self.pools, "service": self.services}
+        return {
+            key: known[key].get(str(value).rpartition("/")[2], value) if key in known else value
+            for key, value in row.items()
+        }
+
+
+def _print_runtime(now: dict[str, Any], names: _Names) -> None:
     click.echo()
     facts = {
         "data plane": now["data_plane"],
@@ -213,8 +257,9 @@ def _print_runtime(now: dict[str, Any]) -> None:
         if rows:
             click.echo(f"\n{title}")
             columns = list(rows[0])
+            shown = [names.put_into(row) for row in rows]
             print_table(
                 [name.replace("_", " ") for name in columns],
-                ([row.get(name) for name in columns] for row in rows),
+                ([row.get(name) for name in columns] for row in shown),
                 empty="",
             )
