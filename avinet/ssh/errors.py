@@ -24,6 +24,11 @@ class SshTimeoutError(AvinetError):
 
 
 @error
+class CommandTimeoutError(SshTimeoutError):
+    """{step} took longer than {limit_s} s and was cut."""
+
+
+@error
 class HostKeyMismatchError(AvinetError):
     """The server's host key {fingerprint} is not the one expected. Someone else may be answering there."""
 

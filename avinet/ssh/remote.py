@@ -35,7 +35,7 @@ from avinet.ssh import keys
 from avinet.ssh.channel import ChannelTransport
 from avinet.ssh.client import SecureChannel, connect
 from avinet.ssh.commands import USER
-from avinet.ssh.errors import ConnectionEndedError, SshTimeoutError
+from avinet.ssh.errors import CommandTimeoutError, ConnectionEndedError
 from avinet.ssh.fields import Reader, string, uint32
 
 _READ_BYTES = 32 * 1024
@@ -227,7 +227,7 @@ async def _session(channel: SecureChannel, command: _RemoteCommand) -> ChannelTr
 def run(
     reactor: Any, target: Target, command: str, streams: Streams, timeout_s: float | None = None
 ) -> Deferred[ExitStatus]:
-    """Run ``command`` by the SE's shell.  Past ``timeout_s`` it is cut (the SE kills it): ``SshTimeoutError``."""
+    """Run ``command`` by the SE's shell.  Past ``timeout_s`` it is cut (the SE kills it): ``CommandTimeoutError``."""
 
     async def work() -> ExitStatus:
         channel = await _log_in(reactor, target)
@@ -242,7 +242,7 @@ def run(
     running = Deferred.fromCoroutine(work())
     if timeout_s is None:
         return running
-    late = SshTimeoutError(step=f"The command {command!r}", limit_s=timeout_s)
+    late = CommandTimeoutError(step=f"The command {command!r}", limit_s=timeout_s)
     return running.addTimeout(timeout_s, reactor, onTimeoutCancel=lambda _result, _limit: Failure(late))
 
 

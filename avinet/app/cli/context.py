@@ -1,8 +1,10 @@
 """What every command has: where the controller is, whether JSON is wanted, and how its errors end the process.
 
-``--json`` is an option of every group and command, so it may stand anywhere on the line.
+``--json`` is an option of every group and command, so it may stand anywhere on the line.  With it an error is a document,
+too, on stderr: ``{"error": {"reason": ..., "detail": ..., facts}}``.
 """
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -13,7 +15,15 @@ import attrs
 import click
 
 from avinet.app.cli.client import Client
-from avinet.app.cli.errors import FAILED, INTERRUPTED, RefusedError, UsageError, exit_status
+from avinet.app.cli.errors import (
+    FAILED,
+    INTERRUPTED,
+    EndedError,
+    RefusedError,
+    UsageError,
+    exit_status,
+    facts_of,
+)
 from avinet.errors import AvinetError
 from avinet.trust.files import read_private
 from avinet.trust.node import ControllerPaths
@@ -67,6 +77,10 @@ def _json_option() -> click.Option:
     )
 
 
+class PlainCommand(click.Command):
+    """A command whose answer is no document, such as a terminal."""
+
+
 class Command(click.Command):
     """A command with ``--json``, whose help keeps its examples as they are written."""
 
@@ -94,28 +108,29 @@ class Root(Group):
             return super().main(*args, **kwargs)
         kwargs["standalone_mode"] = False
         _open_standard_streams()
+        where = kwargs.setdefault("obj", Place())
+        words = list(args[0] if args else kwargs.get("args") or sys.argv[1:])
         try:
             status = super().main(*args, **kwargs)
             sys.stdout.flush()
         except click.ClickException as failure:
-            failure.show()
-            sys.exit(failure.exit_code)
+            _end_usage(failure, in_json=where.json or "--json" in words)
         except (click.Abort, KeyboardInterrupt):
-            click.echo("avinet: interrupted", err=True)
-            sys.exit(INTERRUPTED)
-        except AvinetError as failure:
-            _end(lines_of(failure), exit_status(failure))
+            _end(where, ["interrupted"], INTERRUPTED, "interrupted")
+        except (EndedError, AvinetError) as failure:
+            _fail(where, failure)
         except BrokenPipeError:
             # Whoever read our output has gone, as in `... | head`; nothing more may be written, not even at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             sys.exit(FAILED)
         except OSError as failure:
-            _end([f"{failure.strerror or failure}: {failure.filename or 'no file'}"], FAILED)
+            line = f"{failure.strerror or failure}: {failure.filename or 'no file'}"
+            _end(where, [line], FAILED, "os-error")
         except Exception as failure:
             if os.environ.get("AVINET_DEBUG"):
                 raise
             hint = "This is a defect of avinet; AVINET_DEBUG=1 shows where."
-            _end([f"{type(failure).__name__}: {failure}", hint], FAILED)
+            _end(where, [f"{type(failure).__name__}: {failure}", hint], FAILED, "defect")
         else:
             sys.exit(status if isinstance(status, int) else 0)
 
@@ -137,9 +152,33 @@ def lines_of(failure: AvinetError) -> list[str]:
     return lines[: MAX_SHOWN_PROBLEMS + 1]
 
 
-def _end(lines: list[str], status: int) -> NoReturn:
+def _end_usage(failure: click.ClickException, *, in_json: bool) -> NoReturn:
+    if in_json:
+        _end_in_json({"reason": "usage", "detail": failure.format_message()}, failure.exit_code)
+    failure.show()
+    sys.exit(failure.exit_code)
+
+
+def _fail(where: Place, ended: EndedError | AvinetError) -> NoReturn:
+    if isinstance(ended, EndedError):
+        failure, status = ended.failure, ended.status
+    else:
+        failure, status = ended, exit_status(ended)
+    if where.json:
+        _end_in_json(facts_of(failure), status)
+    _end(where, lines_of(failure), status, failure.reason)
+
+
+def _end(where: Place, lines: list[str], status: int, reason: str) -> NoReturn:
+    if where.json:
+        _end_in_json({"reason": reason, "detail": " ".join(lines)}, status)
     for number, line in enumerate(lines):
         click.echo(f"avinet: {line}" if number == 0 else f"  {line}", err=True)
+    sys.exit(status)
+
+
+def _end_in_json(facts: dict[str, Any], status: int) -> NoReturn:
+    click.echo(json.dumps({"error": facts}, indent=2, ensure_ascii=False, default=str), err=True)
     sys.exit(status)
 
 

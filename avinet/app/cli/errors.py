@@ -1,9 +1,10 @@
 """What can go wrong between the command line and a controller, and the exit status each kind of error gets."""
 
 from http import HTTPStatus
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import attrs
+import msgspec
 
 from avinet.errors import AvinetError, Kind, error
 
@@ -17,6 +18,10 @@ DENIED = 6
 TIMEOUT = 7
 INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
+CUT = 124
+"""``se exec``: past its ``--timeout``, as timeout(1) has it."""
+NOT_REACHED = 255
+"""``se exec`` and ``se ssh``: the connection failed, as ssh(1) has it."""
 
 EXIT_STATUS: dict[Kind, int] = {
     Kind.INVALID: INVALID,
@@ -140,6 +145,15 @@ class FileError(AvinetError):
     why: str
 
 
+class EndedError(Exception):
+    """``failure``, and an exit status that is not that of its kind."""
+
+    def __init__(self, failure: AvinetError, status: int) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
+        self.status = status
+
+
 def exit_status(failure: AvinetError) -> int:
     """What the process ends with."""
     return EXIT_STATUS[failure.answered_kind if isinstance(failure, RefusedError) else failure.kind]
@@ -151,3 +165,17 @@ def phrase_of(status: int) -> str:
         return f"{status} {HTTPStatus(status).phrase}"
     except ValueError:
         return str(status)
+
+
+def facts_of(failure: AvinetError) -> dict[str, Any]:
+    """What programs are told with ``--json``: the stable word, the sentence, and beside them the facts."""
+    if isinstance(failure, RefusedError):
+        facts = failure.facts
+    else:
+        fields: Any = attrs.fields(cast("Any", type(failure)))
+        facts = {name: getattr(failure, name) for name in (field.name for field in fields)}
+    return {"reason": failure.reason, "detail": str(failure)} | {
+        name: msgspec.to_builtins(value, enc_hook=str)
+        for name, value in facts.items()
+        if name not in {"reason", "detail"}
+    }

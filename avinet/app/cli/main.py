@@ -1,7 +1,7 @@
 """The ``avinet`` program: global options, and the commands by name.
 
 Exit status: 0 done, 1 failed, 2 invalid, 3 not found, 4 conflict, 5 unavailable, 6 denied, 7 timed out; that of the
-remote command for ``se exec`` and ``se ssh``.
+remote command for ``se exec`` and ``se ssh``, or 124 and 255 as timeout(1) and ssh(1) have them.
 """
 
 import time
@@ -32,7 +32,16 @@ A first tour:
 
 \b
 Exit status: 0 done, 1 failed, 2 invalid, 3 not found, 4 conflict,
-5 unavailable, 6 denied, 7 timed out."""
+5 unavailable, 6 denied, 7 timed out, 130 interrupted. `se exec` and
+`se ssh`: the command's own; 124 past --timeout, 255 no connection.
+
+\b
+With --json an error is on stderr: {"error": {"reason": WORD, "detail":
+SENTENCE, ...}}, with its facts, as "problems" of a configuration.
+
+\b
+Environment: AVINET_STATE, AVINET_API, AVINET_CA and AVINET_USER as the
+options; AVINET_PASSWORD is the password where there is no --password-file."""
 
 
 @click.group(cls=Root, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -63,7 +72,7 @@ Exit status: 0 done, 1 failed, 2 invalid, 3 not found, 4 conflict,
 @click.option(
     "--password-file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="With --api: a 0600 file with the password.",
+    help="With --api: a 0600 file with the password; without it, AVINET_PASSWORD has it.",
 )
 @click.version_option(software_version(), prog_name="avinet")
 @click.pass_context

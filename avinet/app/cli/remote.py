@@ -17,10 +17,11 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from avinet.app.cli.client import path_to
-from avinet.app.cli.context import Command, Place, examples, place
-from avinet.app.cli.errors import INTERRUPTED, FileError, UsageError
+from avinet.app.cli.context import Command, Place, PlainCommand, examples, place
+from avinet.app.cli.errors import CUT, INTERRUPTED, NOT_REACHED, EndedError, FileError, UsageError
 from avinet.app.cli.output import print_json
 from avinet.errors import AvinetError, Kind, error
+from avinet.ssh.errors import CommandTimeoutError
 from avinet.ssh.remote import ExitStatus, Streams, Target, interactive, run
 from avinet.trust.node import ControllerPaths
 
@@ -92,6 +93,16 @@ def in_reactor(work: Work) -> int:
     return INTERRUPTED if outcome.result is None else cast("ExitStatus", outcome.result).status
 
 
+def status_of(work: Work) -> int:
+    """The remote command's own status.  What fails on our side of it ends with a status that few commands have."""
+    try:
+        return in_reactor(work)
+    except CommandTimeoutError as why:
+        raise EndedError(why, CUT) from why
+    except AvinetError as why:
+        raise EndedError(why, NOT_REACHED) from why
+
+
 def line_of(command: tuple[str, ...]) -> str:
     """What the remote shell is given.  Everything after ENGINE comes as it is, a leading ``--`` too: it is ours."""
     words = command[1:] if command[0] == "--" else command
@@ -123,21 +134,24 @@ def _streams() -> Streams:
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @place
 def execute(where: Place, engine: str, command: tuple[str, ...], timeout: float | None) -> int:
-    """Run COMMAND on ENGINE by its shell; the exit status is COMMAND's own.
+    """Run COMMAND on ENGINE by its shell.
 
     One argument is a shell's line; several are quoted so that they arrive as they are.
+
+    The exit status is COMMAND's own; 124 when --timeout was over, 255 when the connection failed or ENGINE refused.
+    Before there is a connection it is avinet's: 3 no such engine, 5 it is not connected.
     """
     target = _target(where, engine, "avinet se exec")
     line = line_of(command)
     if where.json:
         return _captured(target, line, timeout)
-    return in_reactor(lambda reactor: run(reactor, target, line, _streams(), timeout))
+    return status_of(lambda reactor: run(reactor, target, line, _streams(), timeout))
 
 
 def _captured(target: Target, line: str, timeout: float | None) -> int:
     """Run ``line`` with no input; its whole output and status as JSON."""
     out, err = io.BytesIO(), io.BytesIO()
-    status = in_reactor(lambda reactor: run(reactor, target, line, Streams(None, out, err), timeout))
+    status = status_of(lambda reactor: run(reactor, target, line, Streams(None, out, err), timeout))
     texts = {
         "stdout": out.getvalue().decode(errors="replace"),
         "stderr": err.getvalue().decode(errors="replace"),
@@ -147,15 +161,20 @@ def _captured(target: Target, line: str, timeout: float | None) -> int:
 
 
 @examples("avinet se ssh se-1", "avinet se ssh se-1 top")
-@click.command("ssh", cls=Command, context_settings={"allow_interspersed_args": False})
+@click.command("ssh", cls=PlainCommand, context_settings={"allow_interspersed_args": False})
 @click.argument("engine")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @place
 def ssh(where: Place, engine: str, command: tuple[str, ...]) -> int:
-    """Open a terminal on ENGINE: a shell, or COMMAND."""
+    """Open a terminal on ENGINE: a shell, or COMMAND.
+
+    The exit status is its own; 255 when the connection failed.
+    """
+    if where.json:
+        raise UsageError(what="avinet se ssh is a terminal and has no JSON; use avinet se exec --json")
     target = _target(where, engine, "avinet se ssh")
     line = line_of(command) if command else None
-    return in_reactor(lambda reactor: interactive(reactor, target, _streams(), line))
+    return status_of(lambda reactor: interactive(reactor, target, _streams(), line))
 
 
 def shell_commands() -> Iterable[click.Command]:
