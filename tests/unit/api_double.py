@@ -77,6 +77,9 @@ class _Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
     request_queue_size = 16
 
+    def handle_error(self, request, client_address):
+        """A client that hangs up early is part of a test, and no news."""
+
 
 class ApiDouble:
     """``answers[method, target]`` is an ``Answer`` or a list of them; ``asked`` is what came."""
