@@ -1,5 +1,8 @@
 """What ``avinet se`` says of service engines."""
 
+from unittest import mock
+
+from avinet.model.config import KINDS
 from tests.unit.api_double import Answer
 from tests.unit.cli_kit import ENGINE, CliCase
 
@@ -62,3 +65,27 @@ class Runtime(CliCase):
         for word in ("web-pool", "web ", "u-9"):
             self.assertIn(word, shown)
         self.assertNotIn("u-1", shown)
+
+
+class Help(CliCase):
+    def test_kinds_are_listed_where_one_is_wanted(self):
+        for verb in ("get", "delete"):
+            shown = self.answer_of("config", verb, "--help")
+            for kind in KINDS:
+                self.assertIn(kind, shown)
+
+    def test_no_sentence_in_a_list_of_commands_is_cut(self):
+        for group in ((), ("se",), ("config",), ("se", "token")):
+            listed = self.answer_of(*group, "--help").partition("Commands:")[2].partition("A first tour")[0]
+            self.assertNotIn("...", listed)
+
+    def test_the_demo_says_how_many_controllers_it_runs(self):
+        self.assertIn("This version runs one.", self.answer_of("demo", "--help"))
+
+
+class Restored(CliCase):
+    def test_a_restore_is_followed_by_what_to_do_next(self):
+        with mock.patch("avinet.app.restore.mark_restored", return_value=2):
+            shown = self.answer_of("restored")
+        for word in ("start the controller", "Delete again"):
+            self.assertIn(word, shown)

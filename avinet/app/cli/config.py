@@ -26,8 +26,6 @@ ANSWER_MARGIN_S = 15.0
 """The controller's own word on who is late comes before we give up on the controller."""
 PAGE = 1_000
 """The most objects in one answer."""
-KIND = f"{{{'|'.join(KINDS)}}}"
-"""As usage lines show it."""
 
 
 @click.group(cls=Group)
@@ -127,12 +125,15 @@ def _print_changes(answer: dict[str, Any], *, dry_run: bool) -> None:
     "avinet config get virtualservice web > web.yaml",
 )
 @config.command()
-@click.argument("kind", required=False, metavar=f"[{KIND}]")
+@click.argument("kind", required=False)
 @click.argument("name", required=False)
 @click.option("--yaml", "as_yaml", is_flag=True, help="Whole objects rather than a table.")
 @place
 def get(where: Place, kind: str | None, name: str | None, as_yaml: bool) -> None:  # noqa: FBT001 - click's
-    """Show objects: all, those of KIND, or the one of KIND called NAME."""
+    """Show objects: all, those of KIND, or the one of KIND called NAME.
+
+    KIND is virtualservice, pool, healthmonitor or serviceenginegroup.
+    """
     client = where.client()
     if kind is not None and name is not None:
         found = client.get(path_to(_kind(kind), name))
@@ -169,12 +170,14 @@ def all_of(client: Client, kind: str) -> Iterator[dict[str, Any]]:
 
 @examples("avinet config delete pool old", "avinet config delete virtualservice web --yes    # in scripts")
 @config.command()
-@click.argument("kind", metavar=KIND)
+@click.argument("kind")
 @click.argument("name")
 @yes_option
 @place
 def delete(where: Place, kind: str, name: str, yes: bool) -> None:  # noqa: FBT001 - click passes options by name
     """Delete the object of KIND called NAME (or of that UUID).
+
+    KIND is virtualservice, pool, healthmonitor or serviceenginegroup.
 
     A virtual service carries traffic: before one is deleted it asks, or needs --yes where there is no terminal.
     """

@@ -31,6 +31,7 @@ from avinet.trust.node import ControllerPaths
 DEFAULT_STATE = Path("/var/lib/avinet/controller")
 """Where the systemd unit keeps a controller's state."""
 MAX_SHOWN_PROBLEMS = 20
+MAX_SENTENCE_CHARS = 300
 
 
 @attrs.define
@@ -80,8 +81,12 @@ def _json_option() -> click.Option:
 class PlainCommand(click.Command):
     """A command whose answer is no document, such as a terminal."""
 
+    def get_short_help_str(self, limit: int = 45) -> str:
+        """Its whole first sentence: a list of commands wraps rather than cuts it."""
+        return super().get_short_help_str(limit=MAX_SENTENCE_CHARS)
 
-class Command(click.Command):
+
+class Command(PlainCommand):
     """A command with ``--json``, whose help keeps its examples as they are written."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

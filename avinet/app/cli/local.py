@@ -136,8 +136,10 @@ def restored(where: Place, state: Path | None) -> None:
     incarnation = mark_restored(where.local_state("avinet restored").state)
     if where.json:
         print_json({"incarnation": incarnation})
-    else:
-        print_facts({"incarnation": incarnation})
+        return
+    print_facts({"incarnation": incarnation})
+    click.echo("\nNext: start the controller (systemctl start avicontroller), then: avinet se list")
+    click.echo("Delete again, at once, what was deleted since the backup; enrol anew what enrolled since.")
 
 
 @examples("avinet demo", "avinet demo --check", "avinet demo --engines 4 --dir /tmp/fleet")
@@ -148,7 +150,13 @@ def restored(where: Place, state: Path | None) -> None:
     type=click.Path(file_okay=False, path_type=Path),
     help="Where it lives; a fresh one if not given.",
 )
-@click.option("--controllers", type=click.IntRange(1, 3), default=1, show_default=True)
+@click.option(
+    "--controllers",
+    type=click.IntRange(1, 3),
+    default=1,
+    show_default=True,
+    help="This version runs one.",
+)
 @click.option("--engines", type=click.IntRange(1, 64), default=2, show_default=True)
 @click.option("--no-traffic", is_flag=True, help="Send no requests.")
 @click.option("--no-restart", is_flag=True, help="Do not start again what dies.")
