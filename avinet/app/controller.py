@@ -63,7 +63,7 @@ from avinet.trust.authorized_keys import AuthorizedKeys
 from avinet.trust.files import write_public
 from avinet.trust.node import ControllerIdentity, NodeFacts
 from avinet.wire.messages import CONTROL_SERVICE
-from avinet.wire.registration import MetaInfo
+from avinet.wire.registration import MetaInfo, registration_addresses
 
 GOODBYE_S = 1.0
 """For an SE to take its goodbye, which says why and when to come back, before its connections are cut."""
@@ -295,12 +295,7 @@ class Controller(SessionListener):
         stack.push_async_callback(self.machines.stop)
 
     def _meta(self, token: str) -> MetaInfo:
-        members = self.identity.membership.controllers
-        addresses = tuple(
-            f"[{address}]:{c.registration_port}" if ":" in address else f"{address}:{c.registration_port}"
-            for c in members
-            for address in c.addresses
-        )
+        addresses = registration_addresses(self.identity.membership)
         return MetaInfo(cluster=self.identity.cluster, controllers=addresses, token=token)
 
     def _end_data_plane(self, state: Path) -> Deferred[None]:

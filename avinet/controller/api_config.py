@@ -221,20 +221,22 @@ class ConfigApi:
             raise NoSuchVersionError(version=version, newest=newest)
         while not self.sync.settled():
             left = end - clock.seconds()
-            waiting = ", ".join(
-                f"{one.name} ({one.why or one.stand})" for one in stragglers_of(self.engines, self.sync)
-            )
             if self.sync.refused_everywhere():
-                raise RefusedError(version=version, waiting=waiting)
+                raise RefusedError(version=version, waiting=self._missing())
             if left <= 0:
                 raise NotInSyncError(
-                    version=version, waited_s=limit_s, waiting=waiting or "it is being placed"
+                    version=version, waited_s=limit_s, waiting=self._missing() or "it is being placed"
                 )
             changed = self.sync.changed()
             # Placement follows events by a moment of its own, so a look each second closes every gap.
             changed.addTimeout(min(left, 1.0), clock)
             with contextlib.suppress(TimeoutError):
                 await changed
+
+    def _missing(self) -> str:
+        """Who does not have what it should, and why, in words."""
+        stragglers = stragglers_of(self.engines, self.sync)
+        return ", ".join(f"{one.name} ({one.why or one.stand})" for one in stragglers)
 
     def _status(self) -> ConfigStatus:
         rows: list[EngineStand] = []

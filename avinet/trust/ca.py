@@ -17,7 +17,6 @@ from typing import ClassVar
 import attrs
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
@@ -200,11 +199,6 @@ def bears_key(pem: bytes, key: Ed25519PublicKey | EllipticCurvePublicKey) -> boo
         return x509.load_pem_x509_certificate(pem).public_key() == key
     except ValueError:
         return False
-
-
-def certificate_fingerprint(pem: bytes) -> bytes:
-    """SHA-256 of a certificate's DER form."""
-    return x509.load_pem_x509_certificate(pem).fingerprint(hashes.SHA256())
 
 
 def serial_of(pem: bytes) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 from unittest import mock
 
 from click.testing import CliRunner
-from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.app.cli.main import cli
 from avinet.app.cli.remote import HostKeyUnknownError, target_of
@@ -18,36 +17,10 @@ from avinet.dataplane.envoy_start import record
 from avinet.dataplane.processes import identify
 from avinet.trust.locks import StateLock
 from avinet.trust.node import ControllerPaths
-from tests.unit.api_double import Answer, ApiDouble, problem
+from tests.unit.api_double import Answer, problem
+from tests.unit.cli_kit import ENGINE, META, CliCase
 
-ENGINE = {
-    "name": "se-1",
-    "uuid": "se-11",
-    "state": "UP",
-    "in_sync": True,
-    "group": "G",
-    "loopback": "127.1.0.1",
-    "rtt_ms": 1.234,
-    "version": 3,
-    "software": "0.1.0",
-    "created_at": 0.0,
-}
 LIST = {"count": 1, "results": [ENGINE]}
-META = {"cluster": "c", "controllers": ["h:8443"], "token": "avt1.a.b"}
-
-
-class CliCase(SynchronousTestCase):
-    def setUp(self):
-        self.api = ApiDouble(self)
-        self.answers = self.api.answers
-
-    def run_cli(self, *arguments, text=None):
-        return CliRunner().invoke(cli, ["--state", str(self.api.state), *arguments], input=text)
-
-    def answer_of(self, *arguments, text=None):
-        result = self.run_cli(*arguments, text=text)
-        self.assertEqual(result.exit_code, 0, result.output)
-        return result.stdout
 
 
 class Engines(CliCase):
