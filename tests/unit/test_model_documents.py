@@ -127,6 +127,11 @@ class Documents(SynchronousTestCase):
         except DocumentError:
             return
 
+    def test_a_list_tagged_as_a_mapping_is_refused_with_its_place(self):
+        for tag in ("!!map", "!!set"):
+            failure = self.assertRaises(DocumentError, parse_documents, f"a: {tag} [0]\n")
+            self.assertIn("line 1", str(failure))
+
     @settings(deadline=None)
     @given(st.sampled_from(TAGS), st.text(alphabet="-+0x:._eE{}[],\"' aZ9=\n", max_size=12))
     def test_no_tagged_value_makes_it_fail_otherwise(self, tag, value):
