@@ -69,7 +69,9 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: FBT001, FBT002 - PyYAML's signature
         if not isinstance(node, yaml.MappingNode):
-            return super().construct_mapping(node, deep)  # a list tagged as a mapping: refused there, with its place
+            return super().construct_mapping(
+                node, deep
+            )  # a list tagged as a mapping: refused there, with its place
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
