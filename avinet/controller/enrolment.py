@@ -170,13 +170,17 @@ class Enrolment:
             raise TooManyFailuresError(retry_after_s=wait_s)
         self._in_flight += 1
         try:
-            return await self._enrol(body, source)
+            record = await self._enrol(body, source)
         except AvinetError as failure:
             if failure.kind in _QUIET:
                 raise
             self.budget.failed(source)
             self._report(failure, body, source)
             raise _for_strangers(failure) from failure
+        else:
+            # Whoever learns that this SE exists may reach for it with OpenSSH at once.
+            await self.engines.permits.written()
+            return record
         finally:
             self._in_flight -= 1
 

@@ -2,8 +2,9 @@
 
 ``AuthorizedKeys`` is what the SSH server asks; it changes at once with an SE's record.  ``authorized_keys`` and
 ``known_hosts`` are written from it for a stock sshd and the OpenSSH client.  Writing costs a rendering of all
-lines and an fsync, so changes are gathered: the first one waits ``WRITE_DELAY_S`` and takes all that came
-meanwhile along.  A crash between loses nothing, since everything is rendered anew from the store at start.
+lines and two fsyncs, so changes are gathered: one is written at once, those that come meanwhile go together when
+the writer has rested as long as it took.  Whoever must not answer before the files tell of a change waits for
+``written``.  A crash between loses nothing, since everything is rendered anew from the store at start.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,8 +20,8 @@ from avinet.model.ids import SeId
 from avinet.trust.authorized_keys import AuthorizedKeys, Permit, known_hosts_line
 from avinet.trust.files import write_public
 
-WRITE_DELAY_S = 0.5
-"""The server itself never waits for the file; 8,000 lines take about this long to render and sync."""
+MAX_REST_S = 2.0
+"""Between two writes, however slow the disk is: an SE that has just enrolled waits for the next one."""
 RETRY_S = 10.0
 """After a failed write (a full disk): often enough to be right soon after it is freed."""
 
@@ -65,7 +66,9 @@ class Permits:
     _timer: IDelayedCall | None = attrs.field(default=None, init=False)
     _writing: Deferred[None] | None = attrs.field(default=None, init=False)
     _running: bool = attrs.field(default=False, init=False)
-    _delay_s: float = attrs.field(default=WRITE_DELAY_S, init=False)
+    _failing: bool = attrs.field(default=False, init=False)
+    _rest_until: float = attrs.field(default=0.0, init=False)
+    _waiting: list[Deferred[None]] = attrs.field(factory=list, init=False, repr=False)
 
     def update(self, record: SeRecord) -> None:
         """Bring the index to what ``record`` says now; the files follow."""
@@ -101,6 +104,18 @@ class Permits:
         self._running = True
         self._changed()
 
+    def written(self) -> Deferred[None]:
+        """Fires, and never fails, once the files have what the index has now, or could not be written.
+
+        The latter is no reason to wait: the server asks the index, and the files are tried again.
+        """
+        if not self._running or self._failing:
+            return succeed(None)
+        if self._dirty:
+            self._waiting.append(Deferred())
+            return self._waiting[-1]
+        return _shared(self._writing) if self._writing is not None else succeed(None)
+
     async def stop(self) -> None:
         """Write what is still to be written, then stop."""
         self._running = False
@@ -113,11 +128,21 @@ class Permits:
             last = self.in_thread(self._snapshot())
             last.addErrback(self._failed)
             await last
+        self._tell(self._take_waiting())
 
     def _changed(self) -> None:
         self._dirty = True
         if self._running and self._timer is None and self._writing is None:
-            self._timer = self.clock.callLater(self._delay_s, self._write)
+            rest_s = max(0.0, self._rest_until - self.clock.seconds())
+            self._timer = self.clock.callLater(rest_s, self._write)
+
+    def _take_waiting(self) -> list[Deferred[None]]:
+        waiting, self._waiting = self._waiting, []
+        return waiting
+
+    def _tell(self, waiting: list[Deferred[None]]) -> None:
+        for one in waiting:
+            one.callback(None)
 
     def _snapshot(self) -> Callable[[], None]:
         authorized = self.keys.render().encode()
@@ -129,25 +154,31 @@ class Permits:
             write_public(files.known_hosts, known)
 
         self._dirty = False
-        self._delay_s = WRITE_DELAY_S
         return write
 
     def _write(self) -> None:
         self._timer = None
+        begun, waiting = self.clock.seconds(), self._take_waiting()
         written = self.in_thread(self._snapshot())
         self._writing = written
+        written.addCallback(lambda _: self._rest(self.clock.seconds() - begun))
         written.addErrback(self._failed)
-        written.addCallback(self._written)
+        written.addCallback(self._written, waiting)
+
+    def _rest(self, took_s: float) -> None:
+        self._failing = False
+        self._rest_until = self.clock.seconds() + min(took_s, MAX_REST_S)
 
     def _failed(self, failure: object) -> None:
         _log.error("could not write {path}: {why}", path=str(self.files.authorized_keys), why=str(failure))
-        self._dirty = True
-        self._delay_s = RETRY_S
+        self._dirty = self._failing = True
+        self._rest_until = self.clock.seconds() + RETRY_S
 
-    def _written(self, _: None) -> None:
+    def _written(self, _: None, waiting: list[Deferred[None]]) -> None:
         self._writing = None
-        if self._dirty and self._running and self._timer is None:
-            self._timer = self.clock.callLater(self._delay_s, self._write)
+        if self._dirty:
+            self._changed()
+        self._tell(waiting)
 
 
 def _shared(source: Deferred[None]) -> Deferred[None]:

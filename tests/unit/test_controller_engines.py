@@ -20,7 +20,7 @@ from avinet.controller.engines import (
     EngineNotFoundError,
     EngineStateError,
 )
-from avinet.controller.permits import RETRY_S, WRITE_DELAY_S
+from avinet.controller.permits import RETRY_S
 from avinet.controller.tokens import (
     TokenCountError,
     TokenExpiredError,
@@ -322,16 +322,25 @@ class PermitFilesWritten(SynchronousTestCase):
         self.path = self.site.folder / "authorized_keys"
 
     def enrol(self, name):
+        """The answer, which waits for the files."""
         _, token = run(self.site.engines.create(name, "web"))
-        return self.site.enrol(self.site.machine().request(token.text))
+        body = self.site.machine().request(token.text)
+        return Deferred.fromCoroutine(self.site.enrolment.enrol(body, "10.0.0.7"))
+
+    def slow_disk(self):
+        """The end of each write, to be fired by hand."""
+        waiting = []
+        self.site.permits.in_thread = lambda call: (call(), waiting.append(Deferred()))[1] or waiting[-1]
+        return waiting
 
     def test_changes_are_gathered_into_one_write_that_names_every_engine(self):
         writes = []
         self.site.permits.in_thread = lambda call: (writes.append(1), execute(call))[1]
         self.site.permits.start()
-        made = [self.enrol(f"se-{n}") for n in range(5)]
+        answers = [self.enrol(f"se-{n}") for n in range(5)]
         self.assertFalse(self.path.exists())
-        self.site.clock.advance(WRITE_DELAY_S)
+        self.site.clock.advance(0)
+        made = [self.successResultOf(answer) for answer in answers]
         self.assertEqual(1, len(writes))
         lines = self.path.read_text().splitlines()
         self.assertEqual(5, len(lines))
@@ -342,39 +351,70 @@ class PermitFilesWritten(SynchronousTestCase):
         known = (self.site.folder / "known_hosts").read_text()
         self.assertIn(f"[{made[0].loopback}]:5097 {made[0].host_key}", known)
 
-    def test_a_change_during_a_write_is_written_after_it(self):
-        waiting = []
-        self.site.permits.in_thread = lambda call: (call(), waiting.append(Deferred()))[1] or waiting[-1]
+    def test_a_change_during_a_write_is_written_after_it_and_a_rest_as_long(self):
+        waiting = self.slow_disk()
         self.site.permits.start()
         self.enrol("se-1")
-        self.site.clock.advance(WRITE_DELAY_S)
-        self.enrol("se-2")
-        self.site.clock.advance(60)
+        self.site.clock.advance(0)
+        second = self.enrol("se-2")
+        self.site.clock.advance(1.0)
         self.assertEqual(1, len(self.path.read_text().splitlines()))
         waiting[0].callback(None)
-        self.site.clock.advance(WRITE_DELAY_S)
+        self.site.clock.advance(0.9)
+        self.assertEqual(1, len(self.path.read_text().splitlines()))
+        self.site.clock.advance(0.2)
         self.assertEqual(2, len(self.path.read_text().splitlines()))
+        self.assertNoResult(second)
+        waiting[1].callback(None)
+        self.successResultOf(second)
+
+    def test_an_engine_is_answered_only_once_openssh_knows_its_host_key(self):
+        waiting = self.slow_disk()
+        self.site.permits.start()
+        self.site.clock.advance(0)
+        waiting[0].callback(None)
+        answer = self.enrol("se-1")
+        self.assertNoResult(answer)
+        self.site.clock.advance(0)
+        self.assertNoResult(answer)
+        waiting[1].callback(None)
+        record = self.successResultOf(answer)
+        self.assertIn(record.host_key, (self.site.folder / "known_hosts").read_text())
+
+    def test_an_engine_that_asks_again_during_the_write_waits_for_it_too(self):
+        waiting = self.slow_disk()
+        self.site.permits.start()
+        _, token = run(self.site.engines.create("se-1", "web"))
+        body = self.site.machine().request(token.text)
+        for _ in range(2):
+            answer = Deferred.fromCoroutine(self.site.enrolment.enrol(body, "10.0.0.7"))
+            self.site.clock.advance(0)
+            self.assertNoResult(answer)
+        waiting[0].callback(None)
+        self.successResultOf(answer)
 
     def test_records_that_say_the_same_to_ssh_are_not_written_again(self):
         self.site.permits.start()
         self.enrol("se-1")
-        self.site.clock.advance(WRITE_DELAY_S)
+        self.site.clock.advance(0)
         writes = []
         self.site.permits.in_thread = lambda call: (writes.append(1), execute(call))[1]
         self.site.permits.update_all(self.site.engines.all())
-        self.site.clock.advance(WRITE_DELAY_S)
+        self.site.clock.advance(0)
         self.assertEqual([], writes)
         self.site.permits.rules = attrs.evolve(self.site.permits.rules, networks=lambda _: ("10.0.0.0/8",))
         self.site.permits.update_all(self.site.engines.all())
-        self.site.clock.advance(WRITE_DELAY_S)
+        self.site.clock.advance(0)
         self.assertEqual([1], writes)
         self.assertIn('from="10.0.0.0/8"', self.path.read_text())
 
     def test_a_failed_write_is_tried_again(self):
         self.site.permits.in_thread = lambda call: fail(OSError(28, "No space left on device"))
         self.site.permits.start()
-        self.enrol("se-1")
-        self.site.clock.advance(WRITE_DELAY_S)
+        answer = self.enrol("se-1")
+        self.site.clock.advance(0)
+        self.successResultOf(answer)
+        self.successResultOf(self.site.permits.written())
         self.site.permits.in_thread = execute
         self.site.clock.advance(RETRY_S)
         self.assertEqual(1, len(self.path.read_text().splitlines()))
@@ -386,16 +426,16 @@ class PermitFilesWritten(SynchronousTestCase):
         self.assertEqual(1, len(self.path.read_text().splitlines()))
 
     def test_stopping_during_a_write_writes_what_came_meanwhile_and_leaves_no_timer(self):
-        waiting = []
-        self.site.permits.in_thread = lambda call: (call(), waiting.append(Deferred()))[1] or waiting[-1]
+        waiting = self.slow_disk()
         self.site.permits.start()
         self.enrol("se-1")
-        self.site.clock.advance(WRITE_DELAY_S)
-        self.enrol("se-2")
+        self.site.clock.advance(0)
+        answer = self.enrol("se-2")
         stopped = Deferred.fromCoroutine(self.site.permits.stop())
         waiting[0].callback(None)
         waiting[1].callback(None)
         self.successResultOf(stopped)
+        self.successResultOf(answer)
         self.assertEqual(2, len(self.path.read_text().splitlines()))
         pending = [
             call
@@ -406,16 +446,17 @@ class PermitFilesWritten(SynchronousTestCase):
 
     def test_a_deleted_engine_leaves_the_files(self):
         self.site.permits.start()
-        record = self.enrol("se-1")
-        run(self.site.engines.delete(record.uuid))
-        self.site.clock.advance(WRITE_DELAY_S)
+        answer = self.enrol("se-1")
+        self.site.clock.advance(0)
+        run(self.site.engines.delete(self.successResultOf(answer).uuid))
+        self.site.clock.advance(0)
         self.assertEqual("", self.path.read_text())
 
     def test_the_groups_networks_appear_as_from(self):
         self.site.set_group(allowed_networks=("10.0.0.0/8",))
         self.site.permits.start()
         self.enrol("se-1")
-        self.site.clock.advance(WRITE_DELAY_S)
+        self.site.clock.advance(0)
         self.assertIn('from="10.0.0.0/8"', self.path.read_text())
 
 
