@@ -1,11 +1,15 @@
-"""Whose port is it: the one clear error for a port in use, and the look into /proc that names the holder.
+"""Whose port is it: the clear errors for a port that cannot be had, and the look into /proc that names the holder.
 
 At the bottom of the layers, since HTTP, SSH and the data plane all listen.
 """
 
+import errno
+import pwd
 from ipaddress import ip_address
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import attrs
 
 from avinet.errors import AvinetError, Kind, error
 
@@ -26,17 +30,35 @@ class PortTakenError(AvinetError):
     holder: str
 
 
-def port_taken(port: int, address: str, setting: str) -> PortTakenError:
-    """The error, with the holder looked up now."""
-    return PortTakenError(
-        port=port, address=address or "any address", setting=setting, holder=holder_of(port, address)
-    )
+@error
+class CannotBindError(AvinetError):
+    """Cannot listen on {address} port {port}: {detail}. Check the setting {setting}."""
+
+    kind: ClassVar[Kind] = Kind.UNAVAILABLE
+    address: str
+    port: int
+    setting: str
+    detail: str
+
+
+def cannot_listen(port: int, address: str, setting: str, why: Any) -> PortTakenError | CannotBindError:
+    """The error to raise for what bind or listen said, with the holder of a taken port looked up now.
+
+    ``address`` is empty for any; ``why`` is an ``OSError`` or what else Twisted found wrong.
+    """
+    shown = address or "any address"
+    if getattr(why, "errno", None) == errno.EADDRINUSE:
+        return PortTakenError(port=port, address=shown, setting=setting, holder=holder_of(port, address))
+    return CannotBindError(port=port, address=shown, setting=setting, detail=str(why))
 
 
 def holder_of(port: int, address: str, proc: Path = Path("/proc")) -> str:
-    """``pid 4711 (nginx: master)`` for whoever listens there, as far as this user may see."""
-    inodes = _listening_inodes(port, address, proc)
-    if not inodes:
+    """``pid 4711 (nginx: master)`` for whoever listens there, as far as this user may see.
+
+    Without an address it is told too: the holder of one address keeps others from listening on all of them.
+    """
+    held = _listening(port, address, proc)
+    if not held:
         return "a program that is gone already or cannot be seen"
     for entry in proc.iterdir():
         if not entry.name.isdigit():
@@ -44,15 +66,25 @@ def holder_of(port: int, address: str, proc: Path = Path("/proc")) -> str:
         try:
             for descriptor in (entry / "fd").iterdir():
                 target = str(descriptor.readlink())
-                if target.startswith("socket:[") and target[8:-1] in inodes:
-                    return f"pid {entry.name} ({_command(entry)})"
+                if target.startswith("socket:[") and target[8:-1] in held:
+                    where = "" if address else f", on {held[target[8:-1]].address}"
+                    return f"pid {entry.name} ({_command(entry)}){where}"
         except OSError:
             continue  # it ended meanwhile, or is another user's
-    return "another user's program (look as root: ss -ltnp)"
+    first = next(iter(held.values()))
+    where = "" if address else f", on {first.address}"
+    return f"a program of user {_user(first.uid)} (look as root: ss -ltnp){where}"
 
 
-def _listening_inodes(port: int, address: str, proc: Path) -> set[str]:
-    found: set[str] = set()
+@attrs.frozen
+class _Listening:
+    address: str
+    uid: int
+
+
+def _listening(port: int, address: str, proc: Path) -> dict[str, _Listening]:
+    """By inode."""
+    found: dict[str, _Listening] = {}
     for name in ("tcp", "tcp6"):
         try:
             lines = (proc / "net" / name).read_text().splitlines()[1:]
@@ -62,8 +94,15 @@ def _listening_inodes(port: int, address: str, proc: Path) -> set[str]:
             fields = line.split()
             host, _, held = fields[1].rpartition(":")
             if fields[3] == _LISTENING and int(held, 16) == port and _overlap(_address(host), address):
-                found.add(fields[9])
+                found[fields[9]] = _Listening(_address(host), int(fields[7]))
     return found
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _address(text: str) -> str:

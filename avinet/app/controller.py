@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ from avinet.rest.site import BoundedSite
 from avinet.ssh.gate import GateLimits
 from avinet.ssh.login import Access
 from avinet.ssh.reverse import ReverseListeners
+from avinet.ssh.reverse_socket import shared_socket
 from avinet.ssh.server import SecureChannelServer, ServerSettings
 from avinet.ssh.services import ServiceTable
 from avinet.store.eventlog import open_event_log
@@ -234,7 +236,10 @@ class Controller(SessionListener):
         settings = self.settings.ssh
         services = ServiceTable()
         services.register(CONTROL_SERVICE, self.settings.control.port, self.sessions.build)
-        reverse = ReverseListeners(self.reactor, self.reactor)
+        reverse = ReverseListeners(
+            self.reactor, self.reactor, partial(shared_socket, port=settings.reverse_port)
+        )
+        stack.push_async_callback(reverse.stop)
         users = {"aviseuser": self.engines.permits.keys, "avictlruser": AuthorizedKeys()}
         gate = GateLimits(
             total=settings.max_unauthenticated, per_network=settings.max_unauthenticated_per_network
@@ -251,7 +256,6 @@ class Controller(SessionListener):
         self.engines.permits.start()
         stack.push_async_callback(self.engines.permits.stop)
         port = listen_plain(self.reactor, settings.port, settings.bind, "[ssh] port", self.ssh)
-        stack.push_async_callback(reverse.stop)
         stack.callback(self.ssh.drop_all, "the controller stops")
         stack.push_async_callback(awaited(self.sessions.stop))
         stack.push_async_callback(awaited(port.stopListening))

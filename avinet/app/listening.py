@@ -1,14 +1,13 @@
 """Opening a port without TLS, and undoing steps whose undoing may take a while."""
 
-import errno
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 
-from avinet.ports import port_taken
-from avinet.rest.listen import BACKLOG, CannotBindError
+from avinet.ports import cannot_listen
+from avinet.rest.listen import BACKLOG
 
 
 def listen_plain(reactor: Any, port: int, interface: str, setting: str, factory: Any) -> Any:
@@ -16,11 +15,7 @@ def listen_plain(reactor: Any, port: int, interface: str, setting: str, factory:
     try:
         return reactor.listenTCP(port, factory, backlog=BACKLOG, interface=interface)
     except CannotListenError as why:
-        if getattr(why.socketError, "errno", None) == errno.EADDRINUSE:
-            raise port_taken(port, interface, setting) from why
-        raise CannotBindError(
-            address=interface or "any address", port=port, setting=setting, detail=str(why.socketError)
-        ) from why
+        raise cannot_listen(port, interface, setting, why.socketError) from why
 
 
 def awaited(call: Callable[[], Any]) -> Callable[[], Awaitable[Any]]:

@@ -1,7 +1,6 @@
 """Opening the ports that HTTP is served on: TLS over TCP, and a UNIX socket whose file mode is the login."""
 
 import contextlib
-import errno
 import os
 import socket
 from pathlib import Path
@@ -13,7 +12,7 @@ from twisted.internet.interfaces import IListeningPort, IOpenSSLServerConnection
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from avinet.errors import AvinetError, Kind, error
-from avinet.ports import port_taken
+from avinet.ports import cannot_listen
 from avinet.rest.connections import DEFAULT_LIMITS, LimitedFactory, Limits
 from avinet.rest.site import BoundedSite
 
@@ -21,17 +20,6 @@ BACKLOG = 1_024
 """Connections the kernel holds while the reactor is busy: a fleet comes back at once after a restart."""
 MAX_UNIX_PATH_BYTES = 107
 """``sun_path`` less its NUL (unix(7))."""
-
-
-@error
-class CannotBindError(AvinetError):
-    """Cannot listen on {address} port {port}: {detail}. Check the setting {setting}."""
-
-    kind: ClassVar[Kind] = Kind.UNAVAILABLE
-    address: str
-    port: int
-    setting: str
-    detail: str
 
 
 @error
@@ -77,15 +65,7 @@ def listen_tls(
             place.port, limited, backlog=BACKLOG, interface=place.interface
         )
     except CannotListenError as why:
-        cause = why.socketError
-        if getattr(cause, "errno", None) == errno.EADDRINUSE:
-            raise port_taken(place.port, place.interface, place.setting) from why
-        raise CannotBindError(
-            address=place.interface or "any address",
-            port=place.port,
-            setting=place.setting,
-            detail=str(cause),
-        ) from why
+        raise cannot_listen(place.port, place.interface, place.setting, why.socketError) from why
     return listening
 
 

@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import stat
+import tempfile
 from pathlib import Path
 
 from OpenSSL import SSL
@@ -14,10 +15,9 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.ports import PortTakenError, holder_of
+from avinet.ports import CannotBindError, PortTakenError, holder_of
 from avinet.rest.connections import LimitedFactory, Limits
 from avinet.rest.listen import (
-    CannotBindError,
     Place,
     SocketTakenError,
     SocketUnusableError,
@@ -144,6 +144,23 @@ class ListenTests(SynchronousTestCase):
             held.bind(("127.0.0.1", 0))
             held.listen()
             self.assertIn("gone", holder_of(held.getsockname()[1], "127.9.9.9"))
+
+    def test_a_holder_of_one_address_is_named_with_it_to_who_wants_them_all(self):
+        with socket.socket() as held:
+            held.bind(("127.9.9.9", 0))
+            held.listen()
+            self.assertRegex(
+                holder_of(held.getsockname()[1], ""), rf"pid {os.getpid()} \(.*\), on 127\.9\.9\.9$"
+            )
+
+    def test_another_users_program_is_named_by_its_user(self):
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "net").mkdir()
+            line = "0: 0302017F:13E9 00000000:0000 0A 00000000:00000000 00:00000000 00000000 {} 0 4711 1\n"
+            for uid, name in ((0, "root"), (4_000_000_001, "4000000001")):
+                (Path(folder) / "net" / "tcp").write_text("header\n" + line.format(uid))
+                self.assertIn(f"user {name} ", holder_of(5097, "127.1.2.3", Path(folder)))
+                self.assertIn("on 127.1.2.3", holder_of(5097, "", Path(folder)))
 
 
 class UnixTests(SynchronousTestCase):
