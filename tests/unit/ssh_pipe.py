@@ -13,6 +13,7 @@ from avinet.ssh import keys
 from avinet.ssh.client import SecureChannel, Timeouts, _Login
 from avinet.ssh.login import Access
 from avinet.ssh.reverse import ReverseListeners
+from avinet.ssh.reverse_socket import SocketEach
 from avinet.ssh.server import SecureChannelServer, ServerSettings
 from avinet.ssh.services import ServiceTable
 from avinet.trust.authorized_keys import AuthorizedKeys, Permit
@@ -107,9 +108,9 @@ class PipeEnd:
 
 
 class Pipe:
-    def __init__(self, client, server, clock, source="10.1.2.3"):
+    def __init__(self, client, server, clock, source="10.1.2.3", at=("10.9.9.9", 22)):
         self.clock = clock
-        self.client_end, self.server_end = PipeEnd(source, 40000), PipeEnd("10.9.9.9", 22)
+        self.client_end, self.server_end = PipeEnd(source, 40000), PipeEnd(*at)
         self.client_end.peer, self.server_end.peer = self.server_end, self.client_end
         self.client_end.protocol, self.server_end.protocol = client, server
         server.makeConnection(self.server_end)
@@ -187,14 +188,14 @@ class Echo(Protocol):
 class Controller:
     """A server with one service, an echo, at localhost:5001."""
 
-    def __init__(self, reactor=None, settings=None):
+    def __init__(self, reactor=None, settings=None, sockets=SocketEach):
         self.clock = Clock()
         self.host_key = Ed25519PrivateKey.generate()
         self.index = AuthorizedKeys()
         self.services = ServiceTable()
         self.peers = []
         self.observer = RecordingObserver()
-        self.reverse = ReverseListeners(reactor, self.clock)
+        self.reverse = ReverseListeners(reactor, self.clock, sockets)
         access = Access(
             {"aviseuser": self.index, "avictlruser": AuthorizedKeys()}, self.services, self.reverse
         )
