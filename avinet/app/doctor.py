@@ -20,6 +20,8 @@ from avinet.dataplane.envoy_binary import find_envoy
 from avinet.errors import AvinetError
 from avinet.ports import holder_of
 from avinet.se.paths import SePaths
+from avinet.ssh.reverse_socket import SETTING as REVERSE_SETTING
+from avinet.ssh.reverse_socket import device_refusal
 from avinet.trust.ca import days_left
 from avinet.trust.node import ControllerPaths
 from avinet.units import GIB, MIB, show_bytes
@@ -211,10 +213,16 @@ def _certificates(paths: ControllerPaths, now: float) -> Findings:
 
 
 def _ports(settings: ControllerSettings, *, running: bool) -> Findings:
+    each = device_refusal()
+    yield Finding(
+        "reverse forwards", OK, f"one socket an SE, since {each}" if each else "one socket for all SEs"
+    )
     for setting, bind, port in (
         ("[ssh] port", settings.ssh.bind, settings.ssh.port),
         ("[registration] port", settings.registration.bind, settings.registration.port),
         ("[api] port", settings.api.bind, settings.api.port),
+        # With a socket an SE there is nothing to listen on before the first is attached.
+        *([] if each else [(REVERSE_SETTING, "", settings.ssh.reverse_port)]),
     ):
         why = _bind_error(bind, port)
         if running:

@@ -79,6 +79,16 @@ def loopback_socket(port: int, make: Callable[[], socket.socket] = socket.socket
     return listening
 
 
+def device_refusal() -> str:
+    """Why SEs have a socket each here; empty where they share one."""
+    with socket.socket() as probe:
+        try:
+            _bind_to_device(probe)
+        except DeviceBindingError as why:
+            return why.detail
+    return ""
+
+
 def _bind_to_device(one: socket.socket) -> None:
     option = getattr(socket, "SO_BINDTODEVICE", None)
     if option is None:

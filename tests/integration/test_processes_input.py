@@ -1,5 +1,6 @@
 """Bad input to processes as operators start them: each with one clear line and exit status 1, nothing half done."""
 
+import os
 import re
 import shutil
 import socket
@@ -83,20 +84,19 @@ def test_a_second_controller_on_one_state_folder_is_refused(site):
     site.add_engine("se-1")
 
 
-def test_a_taken_reverse_port_is_an_event_and_costs_commands_only(site):
+def test_a_reverse_port_taken_on_any_loopback_address_is_named_at_the_start(site):
+    with socket.create_server(("127.1.77.7", site.ports.reverse)):
+        failed(
+            site.run_controller(),
+            f"Port {site.ports.reverse} ",
+            "[ssh] reverse_port",
+            f"pid {os.getpid()} ",
+            "on 127.1.77.7",
+        )
     site.start()
-    meta = site.create("se-1")
-    loopback = site.row("se-1")["loopback"]
-    with socket.create_server((loopback, site.ports.reverse)):
-        agent = site.run_engine("se-1", image=site.image(), meta=meta)
-        row = site.until_up("se-1", agent)
-        event = site.until_event("SE_REVERSE_FAILED", str(site.ports.reverse), "pid")
-        assert "reverse_port" in event["text"], event
-        assert row["state"] == "UP"
-    # It asks again each 30 s, and at once after a new start.
-    agent.kill()
-    agent = site.run_engine("se-1")
-    site.until_up("se-1", agent)
+    agent = site.add_engine("se-1")
+    with pytest.raises(OSError, match="in use"):
+        socket.create_server((site.row("se-1")["loopback"], site.ports.reverse))
     until(lambda: site.cli("se", "exec", "se-1", "true").returncode == 0, why=lambda: agent.log[-2000:])
 
 

@@ -11,6 +11,7 @@ import socket
 import stat
 import struct
 import termios
+from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -33,6 +34,7 @@ from avinet.ssh.login import Access
 from avinet.ssh.process import CommandPolicy
 from avinet.ssh.remote import Streams, Target, interactive, run
 from avinet.ssh.reverse import ReverseListeners
+from avinet.ssh.reverse_socket import shared_socket
 from avinet.ssh.server import SecureChannelServer
 from avinet.ssh.services import ServiceTable
 from avinet.trust.authorized_keys import AuthorizedKeys
@@ -111,7 +113,7 @@ class World:
         self.index.put(permit(self.se_key, loopback=self.loopback, reverse_port=self.reverse_port))
         self.services = ServiceTable()
         self.services.register("echo", 5001, lambda peer: Echo())
-        self.reverse = ReverseListeners(reactor, reactor)
+        self.reverse = ReverseListeners(reactor, reactor, partial(shared_socket, port=self.reverse_port))
         access = Access({"aviseuser": self.index}, self.services, self.reverse)
         self.server = SecureChannelServer(self.host_key, access, reactor, self.observer)
         self.listening = reactor.listenTCP(0, self.server, interface="127.0.0.1")

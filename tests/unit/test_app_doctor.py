@@ -6,6 +6,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from avinet.app import doctor
 from avinet.app.doctor import EARLIEST_CLOCK, Examination, examine
 from avinet.model.ids import ControllerName
 from avinet.trust.node import ControllerIdentity, ControllerPaths, NodeFacts
@@ -25,13 +26,14 @@ class Doctor(SynchronousTestCase):
         self.folder = Path(folder.name)
         self.state = self.folder / "c1"
         self.config = self.folder / "c.toml"
-        self.ports = [free_port() for _ in range(3)]
+        self.ports = [free_port() for _ in range(4)]
         self.configure()
 
     def configure(self, extra=""):
-        ssh, registration, api = self.ports
+        ssh, registration, api, reverse = self.ports
         self.config.write_text(
-            f'[controller]\naddresses = ["127.0.0.1"]\n[ssh]\nport = {ssh}\nbind = "127.0.0.1"\n{extra}'
+            f'[controller]\naddresses = ["127.0.0.1"]\n[ssh]\nport = {ssh}\nbind = "127.0.0.1"\n'
+            f"reverse_port = {reverse}\n{extra}"
             f'[registration]\nport = {registration}\nbind = "127.0.0.1"\n[api]\nport = {api}\nbind = "127.0.0.1"\n'
         )
 
@@ -88,6 +90,20 @@ class Doctor(SynchronousTestCase):
         taken.listen()
         found = self.outcomes()
         self.assertEqual((found["[registration] port"], found["[ssh] port"]), ("failed", "ok"))
+
+    def test_what_one_loopback_address_keeps_from_the_reverse_forwards_is_found(self):
+        self.init()
+        with socket.create_server(("127.1.77.7", self.ports[3])):
+            findings = examine(Examination(controller_state=self.state, controller_config=self.config))
+        (found,) = [found for found in findings if found.check == "[ssh] reverse_port"]
+        self.assertEqual(found.outcome, "failed")
+        self.assertIn("on 127.1.77.7", found.found)
+
+    def test_ses_that_have_a_socket_each_need_no_port_of_the_controllers(self):
+        self.init()
+        self.patch(doctor, "device_refusal", lambda: "it is not to be had")
+        self.assertNotIn("[ssh] reverse_port", self.outcomes())
+        self.assertEqual(self.outcomes()["reverse forwards"], "ok")
 
     def test_wrong_settings_are_found(self):
         self.init()
