@@ -36,7 +36,7 @@ class DemoPorts:
     registration: int
     api: int
     reverse: int
-    """Bound on each SE's own loopback address."""
+    """Bound on every address of the device ``lo``; each SE has its own."""
     service: int
     """Where the virtual service answers."""
     backends: tuple[int, ...]
