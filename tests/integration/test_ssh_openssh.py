@@ -473,6 +473,7 @@ async def test_a_stock_sshd_enforces_the_same_file_and_works_with_our_client(w):
     sshd = need("sshd")
     port = free_port()
     make_privilege_folder()
+    await w.reverse.stop()  # the forward's port is the daemon's now
     w.write("host", w.host_key)
     user = pwd.getpwuid(os.getuid()).pw_name
     allowed = AuthorizedKeys()
