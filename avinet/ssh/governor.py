@@ -48,6 +48,8 @@ DRAIN_EVERY_S = 3.0
 """How long the minimum may go unseen; stretched to ``DRAIN_EVERY_RTTS`` on long paths."""
 DRAIN_EVERY_RTTS = 60
 """A drain costs about half a round trip of sending: 1 % at most."""
+FIRST_PATIENCE = 0.25
+"""Of that time, before the first drain, and doubled by each: a latecomer must learn the truth soon (LEDBAT++)."""
 DRAIN_SHARE = 0.5
 """Of rate times minimum, the least during a drain (BBR version 2's choice)."""
 DRAIN_DEPTH_S = 0.025
@@ -61,8 +63,18 @@ NEAR_S = 0.001
 SMOOTHING = 1 / 8
 """RFC 6298's alpha."""
 
+YIELD_SHARE = 0.25
+"""Of the window when the minimum was last seen: no less is kept when giving up the rest did not shorten the round
+trip, since the delay is then the path's, or a latecomer's who knows no better, and not our queue."""
+LATE_ROUNDS = 4
+"""That many rounds in a row: our own queue would be gone after two."""
+LOCAL_S = 0.002
+"""Below this minimum the loops of Python at both ends are the noise, so the least of a round is the measure."""
+
 _OCTAVE_S = (TARGET_MOST_S - TARGET_LEAST_S) / math.log2(CEILING_BYTES / FIRST_BYTES)
 _LEAST_RTT_S = 1e-6
+_STEERING, _DRAINING, _DRAINED, _PROBING = range(4)
+"""How far a drain has come: none; the window is down; the queue of ours is gone; the ping of it is on its way."""
 
 
 class BulkGovernor:
@@ -74,23 +86,27 @@ class BulkGovernor:
     __slots__ = (
         "_acked",
         "_bucket_at",
+        "_calm",
         "_cap",
-        "_drained",
-        "_fast",
+        "_drain_state",
         "_full",
-        "_kept",
+        "_late",
         "_marked",
         "_marked_at",
         "_marks",
         "_min_new",
         "_min_old",
         "_min_seen_at",
+        "_patience",
+        "_probe",
+        "_refill",
         "_round_at",
         "_round_end",
-        "_round_first",
         "_round_first_at",
         "_round_min",
         "_round_start",
+        "_round_was",
+        "_seen_window",
         "_sent",
         "min_rtt_s",
         "packet_bytes",
@@ -111,13 +127,18 @@ class BulkGovernor:
         self._marks: deque[tuple[int, float, int]] | None = None
         self._min_new = self._min_old = math.inf
         self._min_seen_at = self._bucket_at = 0.0
-        self._fast = True
-        self._cap = float(CEILING_BYTES)
-        self._kept = 0.0
-        self._drained = -1
-        self._round_start = self._round_end = self._round_first = 0
+        self._calm = CALM_ROUNDS
+        self._late = 0
+        self._patience = FIRST_PATIENCE
+        self._cap = 2.0 * FIRST_BYTES
+        self._drain_state = _STEERING
+        self._probe = self._refill = 0
+        self._round_start = self._round_end = 0
         self._round_at = self._round_first_at = 0.0
-        self._round_min = math.inf
+        self._round_min = self._round_was = math.inf
+        """The least round trip of this round, and of the one before."""
+        self._seen_window = FIRST_BYTES
+        """The window when the minimum was last seen."""
 
     @property
     def in_flight(self) -> int:
@@ -126,30 +147,38 @@ class BulkGovernor:
 
     @property
     def room(self) -> int:
-        """Bytes that may be sent now."""
+        """Bytes that may be sent now; 0 until a packet worth sending fits (RFC 9293's silly window avoidance)."""
         room = self.window - self._sent + self._acked
-        return room if room > 0 else 0
+        return room if room >= self.packet_bytes or room * 2 > self.window else 0
 
     @property
     def target_s(self) -> float:
         """The queueing delay that the window aims at."""
         return TARGET_MOST_S - _OCTAVE_S * math.log2(max(self.window / FIRST_BYTES, 1.0))
 
+    @property
+    def _every(self) -> float:
+        """Seconds between drains."""
+        known = self.min_rtt_s if self.min_rtt_s < math.inf else 0.0
+        return max(DRAIN_EVERY_S, DRAIN_EVERY_RTTS * known)
+
     def sent(self, size: int) -> None:
         """Governed bytes were handed to the socket."""
         self._sent += size
-        if self._sent - self._acked >= self.window:
+        if not self.room:
             self._full = self._sent
 
     def mark_due(self, now: float, *, idle: bool = False) -> bool:
         """Whether a ping should go out behind what was sent; ``idle`` when nothing more is ready to be sent."""
-        unmarked = self._sent - self._marked
-        if not unmarked or (self._marks is not None and len(self._marks) >= MARKS):
+        if self._marks is not None and len(self._marks) >= MARKS:
             return False
+        unmarked = self._sent - self._marked
+        if not unmarked:
+            return self._drain_state == _DRAINED
         return (
             idle
             or unmarked >= max(self.packet_bytes, self.window // MARKS_A_WINDOW)
-            or self._sent - self._acked >= self.window
+            or not self.room
             or now - self._marked_at >= max(MARK_AGE_S, self.rtt_s / MARKS_A_WINDOW)
         )
 
@@ -161,6 +190,9 @@ class BulkGovernor:
         self._marks.append((self._sent, now, flight if flight > self.window else self.window))
         self._marked = self._sent
         self._marked_at = now
+        if self._drain_state == _DRAINED:
+            self._probe = len(self._marks)
+            self._drain_state = _PROBING
 
     def acked(self, now: float) -> None:
         """The pong of the oldest mark came; one for which there is no mark is the peer's fault."""
@@ -173,16 +205,20 @@ class BulkGovernor:
         self._acked = position
         self.rtt_s += (rtt - self.rtt_s) * (SMOOTHING if self.rtt_s else 1.0)
         self._see(now, rtt)
+        if self._round_min == math.inf:
+            self._round_first_at = now
         if rtt < self._round_min:
             self._round_min = rtt
-        if self._kept:
-            self._drain(position)
+        if self._drain_state != _STEERING:
+            self._drain()
+        elif self._refill:
+            self._fill(size, rtt)
         else:
             self._steer(size, volume, rtt, limited=limited)
         if position >= self._round_end:
             self._turn(now, limited=limited)
         if not self._marks:
-            self._marks = None
+            self._marks = None  # an idle connection keeps no deque of 600 bytes
 
     def rtt_sample(self, now: float, rtt_s: float) -> None:
         """A round trip known from elsewhere, as a heartbeat's: only the minimum learns from it."""
@@ -190,7 +226,7 @@ class BulkGovernor:
 
     def _see(self, now: float, rtt: float) -> None:
         """Keep the minimum over two buckets."""
-        every = max(DRAIN_EVERY_S, DRAIN_EVERY_RTTS * self.rtt_s)
+        every = self._every
         if now - self._bucket_at >= every:
             self._min_old = self._min_new if now - self._bucket_at < 2 * every else math.inf
             self._min_new = math.inf
@@ -200,17 +236,23 @@ class BulkGovernor:
         self.min_rtt_s = min(self._min_new, self._min_old)
         if rtt <= self.min_rtt_s * (1 + 1 / 16) + NEAR_S:
             self._min_seen_at = now
+            self._seen_window = self._refill or self.window
 
     def _steer(self, size: int, volume: int, rtt: float, *, limited: bool) -> None:
         """Move the window by one acknowledgement of ``size`` bytes."""
         window = self.window
         ceiling = self.min_rtt_s + self.target_s
-        if self._fast and limited and rtt < ceiling and window < self._cap:
+        if self.min_rtt_s < LOCAL_S and self._round_was < rtt:
+            rtt = self._round_was
+        if self._calm >= CALM_ROUNDS and limited and rtt < ceiling:
+            if window >= self._cap:
+                return
             window = int(min(window + size, self._cap))
         else:
-            goal = volume * ceiling / rtt
-            step = (goal - window) * size / volume
+            step = (volume * ceiling / rtt - window) * size / volume
             if step > 0 and not limited:
+                return
+            if step < 0 and self._late > LATE_ROUNDS and window <= self._seen_window * YIELD_SHARE:
                 return
             window += int(min(step, size))
         self.window = min(max(window, FLOOR_BYTES), CEILING_BYTES)
@@ -223,33 +265,55 @@ class BulkGovernor:
             if limited or rate > self.rate_bytes_s:
                 self.rate_bytes_s = rate if not self.rate_bytes_s else (self.rate_bytes_s + rate) / 2
                 self._fit_packets()
-        target = self.target_s
-        if not self._kept:
-            self._fast = limited and self._round_min - self.min_rtt_s < target / 4
-            self._cap = 2.0 * self.window
-            if (
-                limited
-                and self.window > FLOOR_BYTES
-                and now - self._min_seen_at > max(DRAIN_EVERY_S, DRAIN_EVERY_RTTS * self.rtt_s)
-            ):
-                self._kept = float(self.window)
-                share = DRAIN_SHARE * self.min_rtt_s / max(self._round_min, self.min_rtt_s)
-                self.window = max(int(self.window * share), FLOOR_BYTES)
-                self._drained = -1
-                self._min_seen_at = now
+        if self._drain_state == _STEERING and not self._refill and limited:
+            self._judge(now)
         self._round_start = self._acked
         self._round_end = self._sent
         self._round_at = now
-        self._round_min = math.inf
+        self._round_was, self._round_min = self._round_min, math.inf
 
-    def _drain(self, position: int) -> None:
-        """Hold the window down until a mark that was sent with a drained queue is back."""
-        if self._drained < 0:
-            if self._sent - position <= self.window:
-                self._drained = self._sent
-        elif position > self._drained:
-            self._fast, self._cap = True, self._kept
-            self._kept = 0.0
+    def _judge(self, now: float) -> None:
+        """Whether the next round may double the window, and how far; or whether it is time for a drain."""
+        target = self.target_s
+        if self._round_min - self.min_rtt_s < target / 4:
+            self._calm += 1
+        else:
+            self._calm = 0
+        self._late = self._late + 1 if self._round_min > self.min_rtt_s + target * 1.25 else 0
+        train = now - self._round_first_at
+        self._cap = self.window * max(
+            min(2.0, (self.min_rtt_s + target) / train if train > 0 else 2.0), 1 + REFILL
+        )
+        if (
+            now - self._min_seen_at > self._every * self._patience
+            and self.window > FLOOR_BYTES
+        ):
+            self._refill = self.window
+            least = self.min_rtt_s
+            share = max(DRAIN_SHARE * least, least - DRAIN_DEPTH_S) / self._round_min
+            self.window = max(int(self.window * min(share, 1.0)), FLOOR_BYTES)
+            self._drain_state = _DRAINING
+            self._patience = min(2 * self._patience, 1.0)
+            self._min_seen_at = now
+            self._calm = 0
+
+    def _drain(self) -> None:
+        """Hold the window down until a ping that left with the queue drained is answered."""
+        if self._drain_state == _DRAINING:
+            if self._sent - self._acked <= self.window:
+                self._drain_state = _DRAINED
+        elif self._drain_state == _PROBING:
+            self._probe -= 1
+            if self._probe == 0:
+                self._drain_state = _STEERING
+
+    def _fill(self, size: int, rtt: float) -> None:
+        """Go back to the window before the drain."""
+        self.window = min(self.window + max(int(size * REFILL), 1), self._refill)
+        if self.window >= self._refill or (
+            self._late <= LATE_ROUNDS and rtt > self.min_rtt_s + self.target_s
+        ):
+            self._refill = 0
 
     def _fit_packets(self) -> None:
         """The largest power of two that lasts no longer than ``PACKET_S``."""
