@@ -186,12 +186,14 @@ class BulkGovernor:
         """A ping was written behind everything sent so far."""
         if self._marks is None:
             self._marks = deque()
+            self._round_at = now  # a round does not span a time when nothing was on its way
+            self._round_start, self._round_end, self._round_min = self._acked, self._sent, math.inf
         flight = self._sent - self._acked
-        self._marks.append((self._sent, now, flight if flight > self.window else self.window))
+        self._marks.append((self._sent, now, max(self.window, flight)))
         self._marked = self._sent
         self._marked_at = now
         if self._drain_state == _DRAINED:
-            self._probe = len(self._marks)
+            self._probe = len(self._marks)  # pongs until its own
             self._drain_state = _PROBING
 
     def acked(self, now: float) -> None:
@@ -207,8 +209,7 @@ class BulkGovernor:
         self._see(now, rtt)
         if self._round_min == math.inf:
             self._round_first_at = now
-        if rtt < self._round_min:
-            self._round_min = rtt
+        self._round_min = min(self._round_min, rtt)
         if self._drain_state != _STEERING:
             self._drain()
         elif self._refill:
@@ -231,8 +232,7 @@ class BulkGovernor:
             self._min_old = self._min_new if now - self._bucket_at < 2 * every else math.inf
             self._min_new = math.inf
             self._bucket_at = now
-        if rtt < self._min_new:
-            self._min_new = rtt
+        self._min_new = min(self._min_new, rtt)
         self.min_rtt_s = min(self._min_new, self._min_old)
         if rtt <= self.min_rtt_s * (1 + 1 / 16) + NEAR_S:
             self._min_seen_at = now
@@ -284,10 +284,7 @@ class BulkGovernor:
         self._cap = self.window * max(
             min(2.0, (self.min_rtt_s + target) / train if train > 0 else 2.0), 1 + REFILL
         )
-        if (
-            now - self._min_seen_at > self._every * self._patience
-            and self.window > FLOOR_BYTES
-        ):
+        if now - self._min_seen_at > self._every * self._patience and self.window > FLOOR_BYTES:
             self._refill = self.window
             least = self.min_rtt_s
             share = max(DRAIN_SHARE * least, least - DRAIN_DEPTH_S) / self._round_min

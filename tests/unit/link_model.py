@@ -100,11 +100,13 @@ class Link:
 
     def _pump(self, flow):
         governor = flow.governor
+        if governor.mark_due(self.now):
+            self._ping(flow)
         while flow.start <= self.now < flow.stop:
-            size = governor.packet_bytes
+            size = min(governor.packet_bytes, governor.room)
             if flow.demand:
                 size = min(size, flow.offered)
-            if not size or not governor.room or sum(item[1] for item in flow.socket) > 128 * 1024:
+            if not size or sum(item[1] for item in flow.socket) > 128 * 1024:
                 break
             flow.offered -= size if flow.demand else 0
             governor.sent(size)
