@@ -306,7 +306,8 @@ class BulkGovernor:
 
     def _fill(self, size: int, rtt: float) -> None:
         """Go back to the window before the drain."""
-        self.window = min(self.window + max(int(size * REFILL), 1), self._refill)
+        step = size if self.min_rtt_s < LOCAL_S else max(int(size * REFILL), 1)
+        self.window = min(self.window + step, self._refill)
         if self.window >= self._refill or (
             self._late <= LATE_ROUNDS and rtt > self.min_rtt_s + self.target_s
         ):
