@@ -36,8 +36,8 @@ PACKET_S = 0.005
 """A control packet waits for at most one data packet of this long (issue 3)."""
 TARGET_MOST_S = 0.020
 """The queue that a window of up to ``FIRST_BYTES`` aims at (DESIGN 4)."""
-TARGET_LEAST_S = 0.008
-"""The queue that a window of ``CEILING_BYTES`` aims at; more than a busy Python loop's noise."""
+TARGET_LEAST_S = 0.006
+"""The queue that a window of ``CEILING_BYTES`` aims at: 1.75 ms an octave, since minima are known to about 1 ms."""
 MARKS = 64
 """The most pings without a pong; in practice 16 by bytes and 16 by time."""
 MARKS_A_WINDOW = 16
@@ -56,8 +56,8 @@ DRAIN_DEPTH_S = 0.025
 """On long paths a drain leaves a gap of this length: deeper than the queue, short enough to refill in two rounds."""
 REFILL = 0.25
 """Growth for each acknowledged byte after a drain: quicker would put the refill into the queue as one burst."""
-CALM_ROUNDS = 3
-"""Rounds in a row without a standing queue before the window doubles again: another flow's drain lasts two."""
+CALM_ROUNDS = 6
+"""Rounds in a row without a standing queue before the window doubles again: another flow's drain and refill last five."""
 NEAR_S = 0.001
 """A round trip within this (and 1/16) of the minimum sees the minimum again."""
 SMOOTHING = 1 / 8
