@@ -55,6 +55,7 @@ from avinet.ssh.gate import GateLimits
 from avinet.ssh.login import Access
 from avinet.ssh.reverse import ReverseListeners
 from avinet.ssh.reverse_socket import shared_socket
+from avinet.ssh.scheduler import Priority
 from avinet.ssh.server import SecureChannelServer, ServerSettings
 from avinet.ssh.services import ServiceTable
 from avinet.store.eventlog import open_event_log
@@ -235,7 +236,7 @@ class Controller(SessionListener):
     async def _listen_ssh(self, stack: contextlib.AsyncExitStack) -> None:
         settings = self.settings.ssh
         services = ServiceTable()
-        services.register(CONTROL_SERVICE, self.settings.control.port, self.sessions.build)
+        services.register(CONTROL_SERVICE, self.settings.control.port, self.sessions.build, Priority.CONTROL)
         reverse = ReverseListeners(
             self.reactor, self.reactor, partial(shared_socket, port=settings.reverse_port)
         )

@@ -20,6 +20,7 @@ from avinet.se.backoff import Backoff, BackoffSettings
 from avinet.se.session import ControlSession, SeParts
 from avinet.se.uplink_machine import Channel, Loss, UplinkInputs, UplinkMachine, UplinkState
 from avinet.ssh.errors import HostKeyMismatchError, ServerBusyError
+from avinet.ssh.scheduler import Priority
 from avinet.wire.messages import Goodbye, Welcome
 
 T = TypeVar("T")
@@ -290,7 +291,7 @@ class Uplink:
         self.session = session
 
         async def open_control() -> None:
-            await channel.open(self.place.control_port, session.protocol)
+            await channel.open(self.place.control_port, session.protocol, priority=Priority.CONTROL)
 
         self._begin(open_control(), OPEN_TIMEOUT_S, _nothing_more, self._not_opened)
 

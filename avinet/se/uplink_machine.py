@@ -18,6 +18,7 @@ from automat import TypeMachineBuilder
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol
 
+from avinet.ssh.scheduler import Priority
 from avinet.wire.messages import Welcome
 
 
@@ -50,7 +51,7 @@ class Channel(Protocol):
 
     lost: Deferred[Exception]
 
-    def open(self, port: int, protocol: IProtocol) -> Deferred[IProtocol]:
+    def open(self, port: int, protocol: IProtocol, *, priority: Priority) -> Deferred[IProtocol]:
         """Connect to a service."""
 
     def listen(self, address: str, port: int, build: Callable[[], IProtocol]) -> Deferred[None]:

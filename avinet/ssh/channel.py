@@ -1,15 +1,17 @@
 """A channel that is a transport: any Twisted protocol runs over it as over TCP.
 
-Both directions push back.  What the protocol writes beyond the peer's window waits here (bounded, then the
-channel is cut) while a registered producer is paused; what arrives is handed over at once, or waits here within
-the window while the protocol has paused us, and credit goes back only for what was handed over.  Conch's own
-channel returns credit on arrival and tells a writer to stop only once the window is *exceeded*, never when it
-is used up to the byte.
+Both directions push back.  What the protocol writes waits here (bounded, then the channel is cut) until it is this
+channel's turn, while a registered producer is paused; what arrives is handed over at once, or waits here within the
+window while the protocol has paused us, and credit goes back only for what was handed over.  Conch's own channel
+returns credit on arrival and tells a writer to stop only once the window is *exceeded*, never when it is used up to
+the byte.  The window itself grows while the peer fills it within a round trip (``Connection.received``), and shrinks
+when memory is short.
 
 Either direction can end first: ``loseWriteConnection`` sends EOF; the peer's EOF reaches an
 ``IHalfCloseableProtocol`` as ``readConnectionLost`` and closes the channel of any other protocol, as TCP does.
 """
 
+import struct
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
@@ -34,10 +36,17 @@ from avinet.errors import AvinetError
 from avinet.ssh import profile
 from avinet.ssh.fields import malformed
 from avinet.ssh.quiet import conch_log
+from avinet.ssh.scheduler import Priority
 
 STDOUT = 0
 """The plain data of a channel; other numbers are RFC 4254's extended data types."""
 STDERR = 1
+
+_CREDIT_SHARE = 4
+"""Credit goes back for each quarter of the window: a round trip before the sender needs it, at most windows in use."""
+_MSG_DATA, _MSG_EXTENDED_DATA = 94, 95
+_DATA_HEAD = struct.Struct(">BLL")
+_EXTENDED_HEAD = struct.Struct(">BLLL")
 
 _own_log = Logger(namespace="avinet.ssh.channel")
 
@@ -48,6 +57,13 @@ class ExtendedReceiver(Protocol):
 
     def extended_received(self, kind: int, data: bytes) -> None:
         """Some data of type ``kind``, in order with the rest."""
+
+
+class ViewReceiver(Protocol):
+    """A protocol that takes plain data without a copy of its own, as a file does."""
+
+    def view_received(self, view: memoryview) -> None:
+        """In place of ``dataReceived``; ``view`` is good during the call only."""
 
 
 @runtime_checkable
@@ -80,11 +96,16 @@ class ChannelTransport(SSHChannel):
         protocol: IProtocol,
         name: bytes = b"direct-tcpip",
         *,
+        priority: Priority = Priority.COMMANDS,
         window: int = profile.WINDOW_BYTES,
         max_unsent: int = profile.MAX_UNSENT_BYTES,
     ) -> None:
         super().__init__(localWindow=window, localMaxPacket=profile.MAX_DATA_PACKET)
         self.name = name
+        self.priority = priority
+        self.base_window = window
+        self.received = 0
+        """Bytes of data so far; wraps never."""
         self.protocol: IProtocol = protocol
         self.connected = False
         self.disconnecting = False
@@ -96,8 +117,9 @@ class ChannelTransport(SSHChannel):
         self._producer: IPushProducer | IPullProducer | None = None
         self._streaming = False
         self._producer_paused = False
-        self._pulling = False
         self._pending: deque[tuple[int, bytes]] = deque()
+        self._pending_bytes = 0
+        self._view_received: Callable[[memoryview], None] | None = getattr(protocol, "view_received", None)
         self._delivering = False
         self._paused = False
         self._eof_received = False
@@ -109,7 +131,7 @@ class ChannelTransport(SSHChannel):
 
     def channelOpen(self, specificData: bytes) -> None:
         """Both sides agreed: the protocol gets its transport."""
-        self.remoteMaxPacket = min(self.remoteMaxPacket, profile.MAX_DATA_PACKET)
+        self.remoteMaxPacket = min(self.remoteMaxPacket, self.conn.transport.most_data)
         self.connected = True
         self._guarded(self.protocol.makeConnection, self)
 
@@ -136,8 +158,8 @@ class ChannelTransport(SSHChannel):
         self.connected = False
         self.disconnecting = True
         self._forget_unsent()
-        self._pending.clear()
-        producer, self._producer = self._producer, None
+        self._forget_pending()
+        producer = self._drop_producer()
         if producer is not None:
             self._guarded(producer.stopProducing)
         reason = Failure(self._end or ConnectionDone())
@@ -166,7 +188,7 @@ class ChannelTransport(SSHChannel):
         self.disconnecting = True
         self._eof_wanted = True
         if self.localClosed:
-            self._pending.clear()
+            self._forget_pending()
             self._finish_soon(ConnectionDone())
         else:
             self._send()
@@ -182,13 +204,20 @@ class ChannelTransport(SSHChannel):
             return
         self.disconnecting = True
         self._forget_unsent()
-        self._pending.clear()
+        self._forget_pending()
         self.conn.sendClose(self)
         self._finish_soon(ConnectionAborted())
 
     def _forget_unsent(self) -> None:
         self._unsent.clear()
+        self.conn.memory.release(self._unsent_bytes)
         self._unsent_bytes = 0
+        self.conn.scheduler.withdraw(self)
+
+    def _forget_pending(self) -> None:
+        self._pending.clear()
+        self.conn.memory.release(self._pending_bytes)
+        self._pending_bytes = 0
 
     # -- sending
 
@@ -209,6 +238,7 @@ class ChannelTransport(SSHChannel):
             return
         self._unsent.append((kind, memoryview(bytes(data))))
         self._unsent_bytes += len(data)
+        self.conn.memory.hold(len(data))
         self._send()
         if self._unsent_bytes > self._max_unsent:
             _own_log.warn(
@@ -219,20 +249,53 @@ class ChannelTransport(SSHChannel):
             self.abortConnection()
 
     def _send(self) -> None:
-        """Send what window and link allow; then close, half close, or ask the producer for more."""
+        """Ask for turns as long as there is something that may be sent; then close, half close, or go on producing."""
         if not self.connected or self.localClosed:
             return
-        while self._unsent and self.remoteWindowLeft and self.conn.transport.writable:
-            kind, data = self._unsent.popleft()
-            size = min(len(data), self.remoteWindowLeft, self.remoteMaxPacket)
+        if self.remoteWindowLeft and (self._unsent or self._pulls):
+            self.conn.scheduler.ready(self)
+            self.conn.pump()
+        self._settle()
+
+    @property
+    def _pulls(self) -> bool:
+        """Whether the producer has to be asked for each piece."""
+        return self._producer is not None and not self._streaming and not self.disconnecting
+
+    def send_packet(self, most: int) -> int:
+        """It is our turn: send one packet with at most ``most`` bytes of data; how many were sent.
+
+        Withdraws from the scheduler when there is nothing left that may be sent.
+        """
+        if not self._unsent and self._pulls:
+            self._guarded(self._producer.resumeProducing)  # type: ignore[union-attr]  # it pulls
+        size = 0
+        if self._unsent and self.remoteWindowLeft and not self.localClosed:
+            kind, data = self._unsent[0]
+            size = min(len(data), self.remoteWindowLeft, self.remoteMaxPacket, most)
             if size < len(data):
-                self._unsent.appendleft((kind, data[size:]))
-            self._unsent_bytes -= size
-            self.remoteWindowLeft -= size
-            if kind == STDOUT:
-                self.conn.sendData(self, bytes(data[:size]))
+                self._unsent[0] = (kind, data[size:])
+                data = data[:size]
             else:
-                self.conn.sendExtendedData(self, kind, bytes(data[:size]))
+                self._unsent.popleft()
+            self._unsent_bytes -= size
+            self.conn.memory.release(size)
+            self.remoteWindowLeft -= size
+            theirs = self.conn.channelsToRemoteChannel[self]
+            head = (
+                _DATA_HEAD.pack(_MSG_DATA, theirs, size)
+                if kind == STDOUT
+                else _EXTENDED_HEAD.pack(_MSG_EXTENDED_DATA, theirs, kind, size)
+            )
+            self.conn.transport.send_data(head, data)
+        if self.localClosed or not self.remoteWindowLeft or not (self._unsent or (size and self._pulls)):
+            self.conn.scheduler.withdraw(self)
+        return size
+
+    def _settle(self) -> None:
+        """After sending: the end that was asked for, or the producer's turn."""
+        if not self.connected or self.localClosed:
+            return
         if not self._unsent and self._eof_wanted:
             if not self._eof_sent:
                 self._eof_sent = True
@@ -248,21 +311,13 @@ class ChannelTransport(SSHChannel):
         return bool(self._unsent) or not self.remoteWindowLeft or not self.conn.transport.writable
 
     def _drive_producer(self) -> None:
+        """Pause a push producer while there is anything unsent, and let it go on when there is not."""
         producer = self._producer
-        if producer is None or self._pulling:
+        if producer is None or not self._streaming:
             return
-        if self._streaming:
-            if self._blocked != self._producer_paused:
-                self._producer_paused = self._blocked
-                self._guarded(producer.pauseProducing if self._blocked else producer.resumeProducing)  # type: ignore[union-attr]  # streaming
-            return
-        self._pulling = True
-        while self._producer is producer and not self._blocked and not self.disconnecting:
-            before = self.remoteWindowLeft
-            self._guarded(producer.resumeProducing)
-            if self.remoteWindowLeft == before:
-                break
-        self._pulling = False
+        if self._blocked != self._producer_paused:
+            self._producer_paused = self._blocked
+            self._guarded(producer.pauseProducing if self._blocked else producer.resumeProducing)  # type: ignore[union-attr]  # streaming
 
     def addWindowBytes(self, data: int) -> None:
         """The peer gives credit."""
@@ -271,9 +326,10 @@ class ChannelTransport(SSHChannel):
         self.remoteWindowLeft += data
         self._send()
 
-    def writable_changed(self) -> None:
-        """The connection takes data again, or takes none for now."""
-        self._send()
+    def settle(self) -> None:
+        """The connection has sent what it could."""
+        if self._producer is not None or self._eof_wanted:
+            self._settle()
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:  # noqa: FBT001 - IConsumer's
         """``producer`` writes to us and is paused while the peer gives no credit."""
@@ -285,55 +341,97 @@ class ChannelTransport(SSHChannel):
         self._producer = producer  # type: ignore[assignment]  # IProducer is one of the two
         self._streaming, self._producer_paused = streaming, False
         if self.connected:
-            self._drive_producer()
+            self._send()
 
     def unregisterProducer(self) -> None:
         """No producer any more."""
-        self._producer = None
+        self._drop_producer()
+
+    def _drop_producer(self) -> IPushProducer | IPullProducer | None:
+        producer, self._producer = self._producer, None
+        return producer
 
     # -- receiving
 
-    def dataReceived(self, data: bytes) -> None:
-        """Plain data arrived, within the window."""
+    def dataReceived(self, data: bytes | memoryview) -> None:
+        """Plain data arrived, within the window; a view is good during the call only."""
         self._receive(STDOUT, data)
 
     def extReceived(self, dataType: int, data: bytes) -> None:
         """Extended data arrived, within the window."""
         self._receive(dataType, data)
 
-    def _receive(self, kind: int, data: bytes) -> None:
+    def _receive(self, kind: int, data: bytes | memoryview) -> None:
         if self._eof_received:
             raise malformed("data after EOF")
         if self.disconnecting or self._over:
             return
-        if data:
-            self._pending.append((kind, data))
-        self._deliver()
+        self.received += len(data)
+        if self._pending or self._paused or self._delivering:
+            self._pending.append((kind, bytes(data)))
+            self._pending_bytes += len(data)
+            self.conn.memory.hold(len(data))
+            return
+        self._delivering = True
+        self._hand_over(kind, data)
+        self._delivering = False
+        if self._pending:
+            self._deliver()
+        else:
+            self._account()
+
+    def _hand_over(self, kind: int, data: bytes | memoryview) -> None:
+        self._consumed += len(data)
+        if kind != STDOUT:
+            if isinstance(self.protocol, ExtendedReceiver):
+                self._guarded(self.protocol.extended_received, kind, bytes(data))
+        elif self._view_received is not None:
+            self._guarded(self._view_received, memoryview(data))
+        else:
+            self._guarded(self.protocol.dataReceived, bytes(data))
 
     def _deliver(self) -> None:
-        """Hand over what waits, in order, until paused; then give credit for it."""
+        """Hand over what waits, in order, until paused."""
         if self._delivering:
             return
         self._delivering = True
         while self._pending and not self._paused and not self.disconnecting:
             kind, data = self._pending.popleft()
-            self._consumed += len(data)
-            if kind == STDOUT:
-                self._guarded(self.protocol.dataReceived, data)
-            elif isinstance(self.protocol, ExtendedReceiver):
-                self._guarded(self.protocol.extended_received, kind, data)
+            self._pending_bytes -= len(data)
+            self.conn.memory.release(len(data))
+            self._hand_over(kind, data)
         self._delivering = False
+        self._account()
+
+    def _account(self) -> None:
+        """After a delivery: credit for what was consumed, and the end if it is next."""
         if self.disconnecting:
-            self._pending.clear()
+            self._forget_pending()
         elif self._paused:
             return
-        if self._consumed >= self.localWindowSize // 2 and not self._eof_received:
-            credit, self._consumed = self._consumed, 0
-            self.conn.adjustWindow(self, credit)
+        if self._consumed >= self.localWindowSize // _CREDIT_SHARE and not self._eof_received:
+            self._give_credit()
         if self._end is not None and not self._pending:
             self._finish()
         elif self._eof_received and not self._pending:
             self._hand_over_eof()
+
+    def _give_credit(self) -> None:
+        credit, self._consumed = self._consumed, 0
+        surplus = self.localWindowSize - self.base_window
+        if surplus and self.conn.memory.pressed:
+            kept = min(surplus, credit)
+            self.localWindowSize -= kept
+            credit -= kept
+        if credit:
+            self.conn.adjustWindow(self, credit)
+
+    def grow_window(self, wanted: int) -> None:
+        """Let the peer have up to ``wanted`` bytes unconsumed."""
+        if wanted > self.localWindowSize and not (self._paused or self._eof_received or self.disconnecting):
+            more = wanted - self.localWindowSize
+            self.localWindowSize = wanted
+            self.conn.adjustWindow(self, more)
 
     def _hand_over_eof(self) -> None:
         if self.disconnecting or self._over or self._end is not None:

@@ -20,6 +20,7 @@ from avinet.ssh.errors import ConnectionEndedError, DialError, HostKeyMismatchEr
 from avinet.ssh.fields import Reader, string, uint32
 from avinet.ssh.links import ClientLink
 from avinet.ssh.profile import LinkLimits
+from avinet.ssh.scheduler import Priority
 from avinet.ssh.userauth import KeyProof
 
 Build = Callable[[], IProtocol]
@@ -64,8 +65,15 @@ class SecureChannel:
         self.connection = Connection(self)
         self.lost: Deferred[AvinetError] = Deferred()
 
-    def open(self, port: int, protocol: IProtocol, host: str = "localhost") -> Deferred[IProtocol]:
-        """Connect ``protocol`` to the service at the server's ``host:port``.
+    def open(
+        self,
+        port: int,
+        protocol: IProtocol,
+        host: str = "localhost",
+        *,
+        priority: Priority = Priority.COMMANDS,
+    ) -> Deferred[IProtocol]:
+        """Connect ``protocol`` to the service at the server's ``host:port``; what it sends has ``priority``.
 
         Fails with ``ChannelRefusedError``, ``SshTimeoutError`` or ``ConnectionEndedError``.
         """
@@ -73,7 +81,7 @@ class SecureChannel:
             return _failed(ConnectionEndedError(detail="it is closed already"))
         details = string(host.encode()) + uint32(port) + string(b"127.0.0.1") + uint32(0)
         what = f"{host}:{port}"
-        opening = self.connection.open(b"direct-tcpip", details, protocol, what)
+        opening = self.connection.open(b"direct-tcpip", details, protocol, what, priority)
         return self._in_time(opening, f"Opening {what}")
 
     def listen(self, address: str, port: int, build: Build) -> Deferred[None]:

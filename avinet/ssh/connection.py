@@ -4,8 +4,13 @@ Conch's service believes the peer: an unknown channel number is a ``KeyError``, 
 ``IndexError``, a short packet a ``struct.error``, and the number of channels is the peer's choice.  This one
 reads every field strictly and raises ``RemoteProtocolError`` for what may not happen, which ends the connection.
 What a peer may open or ask is decided by an ``Acceptor``, so that server and client share all the rest.
+
+Here channels take turns: ``pump`` lets the scheduler say whose packet is next as long as the link takes any, and holds
+everything but control traffic to what the governor allows on its way.
 """
 
+import struct
+from collections import deque
 from typing import Any, Protocol
 
 from twisted.conch import error as conch_error
@@ -17,15 +22,25 @@ from twisted.internet.interfaces import IProtocol
 from avinet.errors import AvinetError
 from avinet.ssh.channel import ChannelTransport
 from avinet.ssh.errors import ChannelRefusedError, ConnectionEndedError, ForwardRefusedError
+from avinet.ssh.exchange import MSG_PING
 from avinet.ssh.fields import Reader, malformed, string, uint32
 from avinet.ssh.flow import RateGuard
-from avinet.ssh.profile import MIN_DATA_PACKET
+from avinet.ssh.governor import BulkGovernor
+from avinet.ssh.memory import ConnectionMemory, ProcessMemory
+from avinet.ssh.profile import MAX_WINDOW_BYTES, MIN_DATA_PACKET
 from avinet.ssh.quiet import conch_log
+from avinet.ssh.scheduler import Priority, Scheduler
 from avinet.ssh.transport import Link
 
 GRANTED = b""
 """A global request's answer without data; None is a refusal."""
 _REFUSED = "refused"
+_DATA = struct.Struct(">LL")
+_PING = string(b"")
+_KEEPALIVE = b"keepalive@openssh.com"
+"""A question that every SSH peer answers, in order, with a refusal at least: the ping of those that have none."""
+_PROBE_SHARE = 4
+"""A window is tried for growth after each quarter of it."""
 
 
 class Acceptor(Protocol):
@@ -51,8 +66,8 @@ def refused(
 class _Opening(ChannelTransport):
     """A channel that we asked for."""
 
-    def __init__(self, protocol: IProtocol, name: bytes, what: str) -> None:
-        super().__init__(protocol, name)
+    def __init__(self, protocol: IProtocol, name: bytes, what: str, priority: Priority) -> None:
+        super().__init__(protocol, name, priority=priority)
         self.what = what
         self.opened: Deferred[IProtocol] = Deferred(lambda _: self._give_up())
         self._given_up = False
@@ -86,9 +101,16 @@ class Connection(SSHConnection):
     _log = conch_log()
     transport: Link
 
-    def __init__(self, acceptor: Acceptor) -> None:
+    def __init__(self, acceptor: Acceptor, process: ProcessMemory | None = None) -> None:
         super().__init__()
         self.acceptor = acceptor
+        self.scheduler = Scheduler()
+        self.governor = BulkGovernor()
+        self.memory = ConnectionMemory(process or ProcessMemory(), self._cut)
+        self._pumping = False
+        self._pings: deque[tuple[ChannelTransport, int] | None] = deque()
+        """What each ping under way is for: a channel's window and what that had received, or the governor."""
+        self._probing = False
         self._incoming = 0
         self._guard: RateGuard | None = None
         self._idle: Any = None
@@ -106,6 +128,7 @@ class Connection(SSHConnection):
         if self._idle is not None and self._idle.active():
             self._idle.cancel()
         super().serviceStopped()
+        self.memory.release(self.memory.held)
         why = self.transport.ended or ConnectionEndedError(detail="the peer closed it")
         self.acceptor.connection_stopped(why)
 
@@ -121,10 +144,85 @@ class Connection(SSHConnection):
             return
         self._idle = self.transport.clock.callLater(limits.idle_s, self._check_idle)
 
+    def _cut(self, why: AvinetError) -> None:
+        self.transport.violate(why)
+
+    # -- taking turns
+
     def writable_changed(self) -> None:
         """The link takes data again, or none for now."""
+        self.pump()
         for channel in list(self.channels.values()):
-            channel.writable_changed()
+            channel.settle()
+
+    def pump(self) -> None:
+        """Send whatever may be sent now, most urgent first."""
+        if self._pumping:
+            return
+        self._pumping = True
+        link, scheduler, governor = self.transport, self.scheduler, self.governor
+        try:
+            while link.writable:
+                channel = scheduler.next(governed=governor.room > 0)
+                if channel is None:
+                    break
+                if channel.priority == Priority.CONTROL:
+                    scheduler.sent(channel, channel.send_packet(link.most_data))  # type: ignore[attr-defined]  # a channel
+                else:
+                    size = channel.send_packet(min(governor.packet_bytes, governor.room))  # type: ignore[attr-defined]  # a channel
+                    scheduler.sent(channel, size)
+                    governor.sent(size)
+                    self._mark(idle=False)
+            if governor.in_flight:
+                self._mark(idle=not len(scheduler))
+        finally:
+            self._pumping = False
+
+    def _mark(self, *, idle: bool) -> None:
+        """Have what was sent so far acknowledged, if it is time."""
+        now = self.transport.clock.seconds()
+        if self.transport.writable and self.governor.mark_due(now, idle=idle):
+            self._ping(None)
+            self.governor.mark(now)
+
+    def received(self, channel: ChannelTransport) -> None:
+        """Data has come for ``channel``: see how much of its window a round trip takes, unless that is known."""
+        if self._probing or channel.localWindowSize >= MAX_WINDOW_BYTES or not self.transport.writable:
+            return
+        if channel.localWindowLeft * _PROBE_SHARE < channel.localWindowSize * (_PROBE_SHARE - 1):
+            self._probing = True
+            self._ping((channel, channel.received))
+
+    def _ping(self, purpose: tuple[ChannelTransport, int] | None) -> None:
+        self._pings.append(purpose)
+        if self.transport.peer_pings:
+            self.transport.sendPacket(MSG_PING, _PING)
+        else:
+            answered = self.sendGlobalRequest(_KEEPALIVE, b"", wantReply=1)
+            answered.addBoth(lambda _: self.pong_received(_PING))
+
+    def pong_received(self, packet: bytes) -> None:
+        """The oldest ping is answered: everything sent before it has arrived."""
+        if not self._pings:
+            raise malformed("it answers a ping that was not sent")
+        purpose = self._pings.popleft()
+        if purpose is None:
+            self.governor.acked(self.transport.clock.seconds())
+            self.pump()
+            for channel in list(self.channels.values()):
+                channel.settle()
+            return
+        self._probing = False
+        channel, before = purpose
+        taken = channel.received - before
+        if (
+            taken * 2 > channel.localWindowSize
+            and channel in self.channelsToRemoteChannel
+            and not self.memory.pressed
+        ):
+            channel.grow_window(min(2 * taken, MAX_WINDOW_BYTES))
+
+    # -- bounds
 
     def _count(self) -> None:
         if self._guard is not None and not self._guard.allow(self.transport.clock.seconds()):
@@ -138,9 +236,18 @@ class Connection(SSHConnection):
 
     # -- opening
 
-    def open(self, kind: bytes, details: bytes, protocol: IProtocol, what: str) -> Deferred[IProtocol]:
+    def open(
+        self,
+        kind: bytes,
+        details: bytes,
+        protocol: IProtocol,
+        what: str,
+        priority: Priority = Priority.COMMANDS,
+    ) -> Deferred[IProtocol]:
         """Ask the peer for a channel to ``protocol``; cancelling closes it if it opens after all."""
-        channel = _Opening(protocol, kind, what)
+        channel = _Opening(protocol, kind, what, priority)
+        channel.localMaxPacket = self.transport.most_data
+        channel.conn = self
         self.openChannel(channel, details)
         return channel.opened
 
@@ -161,6 +268,7 @@ class Connection(SSHConnection):
             return
         self._incoming += 1
         channel.conn = self
+        channel.localMaxPacket = self.transport.most_data
         channel.id = self.localChannelID
         channel.incoming = True  # type: ignore[attr-defined]  # counted until it closes
         channel.remoteWindowLeft, channel.remoteMaxPacket = window, largest
@@ -212,27 +320,33 @@ class Connection(SSHConnection):
 
     # -- data
 
-    def _take(self, channel: ChannelTransport, data: bytes) -> None:
-        if len(data) > channel.localWindowLeft:
+    def _take(self, channel: ChannelTransport, size: int) -> None:
+        if size > channel.localWindowLeft:
             raise malformed("data beyond the window")
-        if len(data) > channel.localMaxPacket:
+        if size > channel.localMaxPacket:
             raise malformed("a data packet longer than was agreed")
-        channel.localWindowLeft -= len(data)
+        if not size:
+            self._count()  # it costs the sender nothing, and us a turn
+        channel.localWindowLeft -= size
 
-    def ssh_CHANNEL_DATA(self, packet: bytes) -> None:
+    def ssh_CHANNEL_DATA(self, packet: bytes | memoryview) -> None:
         """Data within the window."""
-        reader = Reader(packet, "CHANNEL_DATA")
-        channel = self._channel(reader.uint32())
-        data = reader.string()
-        self._take(channel, data)
-        channel.dataReceived(data)
+        if len(packet) < _DATA.size:
+            raise malformed("CHANNEL_DATA ends inside an integer")
+        number, size = _DATA.unpack_from(packet)
+        if len(packet) - _DATA.size != size:
+            raise malformed("CHANNEL_DATA has a string that runs past its end")
+        channel = self._channel(number)
+        self._take(channel, size)
+        channel.dataReceived(packet[_DATA.size :])
+        self.received(channel)
 
     def ssh_CHANNEL_EXTENDED_DATA(self, packet: bytes) -> None:
         """Data of another type within the window."""
         reader = Reader(packet, "CHANNEL_EXTENDED_DATA")
         channel = self._channel(reader.uint32())
         kind, data = reader.uint32(), reader.string()
-        self._take(channel, data)
+        self._take(channel, len(data))
         channel.extReceived(kind or conch.EXTENDED_DATA_STDERR, data)
 
     def ssh_CHANNEL_WINDOW_ADJUST(self, packet: bytes) -> None:

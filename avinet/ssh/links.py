@@ -1,31 +1,32 @@
 """The two sides of a connection: who answers a key exchange, and who checks whose key.
 
-The server side keeps Conch's key exchange; the client side has its own, for the hybrid exchange that Conch's
-client lacks, and checks the host key before it believes anything.
+The server signs with its host key what both sides have seen; the client checks that signature and the host key before
+it believes anything.
 """
 
-import hashlib
 import struct
 from collections.abc import Callable
 
 from twisted.conch.ssh import transport as conch
 from twisted.conch.ssh.keys import Key
 from twisted.conch.ssh.service import SSHService
-from twisted.conch.ssh.transport import SSHClientTransport, SSHServerTransport, SSHTransportBase
 from twisted.python.failure import Failure
 
 from avinet.errors import AvinetError
 from avinet.ssh import kex, keys, profile
 from avinet.ssh.errors import ServerBusyError
+from avinet.ssh.exchange import Exchange
 from avinet.ssh.fields import Reader, malformed, string
 from avinet.ssh.transport import Link
 
 
-class ServerLink(Link, SSHServerTransport):
+class ServerLink(Link):
     """The side that has a host key.  ``host_key`` and ``userauth`` are set by the factory that builds it."""
 
-    our_strict_marker = profile.STRICT_SERVER
-    their_strict_marker = profile.STRICT_CLIENT
+    isClient = False
+    our_marker, their_marker = profile.STRICT_SERVER, profile.STRICT_CLIENT
+    our_extensions, their_extensions = profile.EXTENSIONS_SERVER, profile.EXTENSIONS_CLIENT
+    extensions = (*Link.extensions, (b"server-sig-algs", keys.ALGORITHM))
     host_key: Key
     host_key_public: Key
     userauth: Callable[[], SSHService]
@@ -45,13 +46,20 @@ class ServerLink(Link, SSHServerTransport):
     def _login_late(self) -> None:
         self.violate(malformed("the login took too long"))
 
-    def ssh_KEXINIT(self, packet: bytes) -> None:
-        """Settle the algorithms."""
-        self.before_key_exchange(packet)
-        super().ssh_KEXINIT(packet)
-
-    def _getHostKeys(self, keyAlg: bytes) -> tuple[Key, Key]:
-        return self.host_key_public, self.host_key
+    def ssh_KEX_DH_GEX_REQUEST_OLD(self, packet: bytes) -> None:
+        """Message 30 of every exchange that we speak: the client's half.  Conch names it by its oldest use."""
+        exchange = self._exchange
+        if exchange is None or exchange.agreed is None:
+            raise AssertionError("the order of messages is checked before")
+        reader = Reader(packet, "the key exchange offer")
+        offered = reader.string()
+        reader.end()
+        reply, secret = kex.answer(exchange.agreed.kex, offered)
+        host_key = self.host_key_public.blob()
+        hashed = kex.exchange_hash(self.hashed_parts(exchange, host_key, offered, reply), secret)
+        signature = self.host_key.sign(hashed)
+        self.sendPacket(conch.MSG_KEXDH_REPLY, string(host_key) + string(reply) + string(signature))
+        self.change_keys(exchange, secret, hashed)
 
     def ssh_SERVICE_REQUEST(self, packet: bytes) -> None:
         """Once, for the login; the connection service follows it by itself (RFC 4252 section 5.1)."""
@@ -65,62 +73,53 @@ class ServerLink(Link, SSHServerTransport):
 
     def logged_in(self, service: SSHService) -> None:
         """The login succeeded; ``service`` goes on."""
-        self.authenticated = True
         self._login_timer.cancel()
-        self.setService(service)
+        self.enter(service)
 
 
-class ClientLink(Link, SSHClientTransport):
+class ClientLink(Link):
     """The side that checks a host key and proves itself with a user key."""
 
-    our_strict_marker = profile.STRICT_CLIENT
-    their_strict_marker = profile.STRICT_SERVER
+    isClient = True
+    our_marker, their_marker = profile.STRICT_CLIENT, profile.STRICT_SERVER
+    our_extensions, their_extensions = profile.EXTENSIONS_CLIENT, profile.EXTENSIONS_SERVER
+    key_slack = 1.25
+    """A server that asks for new keys costs one round trip, a client two: where both would, let the server."""
     check_host_key: Callable[[bytes], None]
     """Given the host key's wire form; raises an ``AvinetError`` to refuse it."""
     secured: Callable[[], None]
     """Called once the server has proved its key: ask for a service now."""
     entered: Callable[[], None]
     """Called once we are logged in and the connection service runs."""
-    _exchange: kex.ClientExchange
     _wanted: SSHService | None = None
 
-    def ssh_KEXINIT(self, packet: bytes) -> None:
-        """Settle the algorithms and send our half."""
-        self.before_key_exchange(packet)
-        # Conch's client method would start an exchange of its own.
-        if SSHTransportBase.ssh_KEXINIT(self, packet) is None:
-            return
-        self._exchange = kex.start(self.kexAlg)
-        self.sendPacket(conch.MSG_KEXDH_INIT, string(self._exchange.offer()))
+    def offers_exchanged(self, exchange: Exchange) -> None:
+        """Send our half."""
+        if exchange.agreed is not None:
+            exchange.client = kex.start(exchange.agreed.kex)
+            self.sendPacket(conch.MSG_KEXDH_INIT, string(exchange.client.offer()))
 
     def ssh_KEX_DH_GEX_GROUP(self, packet: bytes) -> None:
         """Message 31 of every exchange that we speak: host key, the server's half, its signature over it all."""
+        exchange = self._exchange
+        if exchange is None or exchange.client is None:
+            raise AssertionError("the order of messages is checked before")
         reader = Reader(packet, "the key exchange reply")
         host_key, answer, signature = reader.string(), reader.string(), reader.string()
         reader.end()
-        secret = self._exchange.secret(answer)
-        hashed = hashlib.sha256()
-        for part in (
-            self.ourVersionString,
-            self.otherVersionString,
-            self.ourKexInitPayload,
-            self.otherKexInitPayload,
-            host_key,
-            self._exchange.offer(),
-            answer,
-        ):
-            hashed.update(string(part))
-        hashed.update(secret)
-        if not keys.verifies(host_key, signature, hashed.digest()):
+        secret = exchange.client.secret(answer)
+        parts = self.hashed_parts(exchange, host_key, exchange.client.offer(), answer)
+        hashed = kex.exchange_hash(parts, secret)
+        if not keys.verifies(host_key, signature, hashed):
             raise malformed("the host key's signature is wrong")
         try:
             self.check_host_key(host_key)
         except AvinetError as refusal:
             self.end(refusal, conch.DISCONNECT_HOST_KEY_NOT_VERIFIABLE, "host key not accepted")
             return
-        self._keySetup(secret, hashed.digest())
+        self.change_keys(exchange, secret, hashed)
 
-    def connectionSecure(self) -> None:
+    def keys_changed(self) -> None:
         """After each key exchange; the first one leads on to the login."""
         if self._wanted is None:
             self.secured()
@@ -139,8 +138,7 @@ class ClientLink(Link, SSHClientTransport):
 
     def logged_in(self, service: SSHService) -> None:
         """The server let us in; ``service`` goes on."""
-        self.authenticated = True
-        self.setService(service)
+        self.enter(service)
         self.entered()
 
     def peer_left(self, code: int, text: str) -> AvinetError | None:

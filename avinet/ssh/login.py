@@ -15,6 +15,7 @@ from avinet.ssh.channel import ChannelTransport
 from avinet.ssh.connection import GRANTED, Connection, refused
 from avinet.ssh.fields import Reader, string, uint32
 from avinet.ssh.links import ServerLink
+from avinet.ssh.memory import ProcessMemory
 from avinet.ssh.observer import Observer
 from avinet.ssh.reverse import ReverseListeners
 from avinet.ssh.services import LOCAL_NAMES, ChannelPeer, Permit, PermitIndex, ServiceTable
@@ -33,6 +34,8 @@ class Access:
     users: Mapping[str, PermitIndex]
     services: ServiceTable
     reverse: ReverseListeners
+    memory: ProcessMemory = attrs.field(factory=ProcessMemory)
+    """What all logins hold together."""
 
 
 class SeLogin:
@@ -46,7 +49,7 @@ class SeLogin:
         self._reverse = access.reverse
         self._observer = observer
         self.peer = ChannelPeer(se=permit.se, address=address, permit=permit, connection=self)
-        self.connection = Connection(self)
+        self.connection = Connection(self, access.memory)
         self.attached = False
         self.forward: tuple[str, int] | None = None
         self.forgotten: Callable[[SeLogin], None] = lambda login: None
@@ -94,7 +97,7 @@ class SeLogin:
         if not _permits(self.peer.permit, host, port) or service is None:
             self._observer.refused(self.peer, f"direct-tcpip {what}")
             raise refused(what, f"{what} is not permitted")
-        return ChannelTransport(service.build(self.peer), service.name.encode())
+        return ChannelTransport(service.build(self.peer), service.name.encode(), priority=service.priority)
 
     def global_request(self, kind: str, details: Reader) -> bytes | None:
         """Its own reverse forward; nothing else."""

@@ -11,6 +11,7 @@ import attrs
 from twisted.internet.interfaces import IProtocol
 
 from avinet.model.ids import SeId
+from avinet.ssh.scheduler import Priority
 
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1"})
 """How a client may name the controller's own services."""
@@ -80,6 +81,8 @@ class Service:
     name: str
     port: int
     build: ServiceFactory
+    priority: Priority
+    """Of what the service sends."""
 
 
 @attrs.define
@@ -88,11 +91,13 @@ class ServiceTable:
 
     _by_port: dict[int, Service] = attrs.field(factory=dict)
 
-    def register(self, name: str, port: int, factory: ServiceFactory) -> None:
+    def register(
+        self, name: str, port: int, factory: ServiceFactory, priority: Priority = Priority.COMMANDS
+    ) -> None:
         """Offer ``factory``'s protocols at ``localhost:port``.  A port that is taken is a defect."""
         if port in self._by_port:
             raise ValueError(f"port {port} is {self._by_port[port].name}'s; {name} needs another")
-        self._by_port[port] = Service(name, port, factory)
+        self._by_port[port] = Service(name, port, factory, priority)
 
     def find(self, host: str, port: int) -> Service | None:
         """The service at ``host:port``, if ``host`` means this machine."""

@@ -1,22 +1,27 @@
-"""One SSH connection below its services: Conch's transport with our profile, bounds and strictness.
+"""One SSH connection below its services: Conch's transport with our packets, profile, bounds and strictness.
 
-``Link`` holds what both sides share.  It differs from Conch's base in this:
+``Link`` holds what both sides share.  It keeps Conch's life cycle of a connection and its services, and has its own:
 
-- only the algorithms of ``profile``, with strict key exchange (sequence numbers restart, nothing unexpected may
-  come before the first keys), so that nobody can cut packets out of a handshake;
-- a message is accepted only where the protocol allows it (no service before encryption, no second key exchange
-  inside one), and whatever cannot be parsed ends the connection with a reason, never with a traceback;
-- packets, bytes before login, parked replies and every wait are bounded;
-- ``writable`` says whether data may be sent: not while keys are exchanged or the socket is full.  Channels wait
-  for it, so what piles up here are short replies only.
+- packet codec (``codec``, ``ciphers``) and key exchange (``exchange``, ``negotiation``, ``kex``), with strict key
+  exchange (sequence numbers restart, nothing unexpected may come before the first keys), so that nobody can cut
+  packets out of a handshake, and with new keys by bytes, packets and time;
+- order: a message is accepted only where the protocol allows it, and whatever cannot be parsed ends the connection
+  with a reason, never with a traceback;
+- bounds: packets, bytes before login, parked replies and every wait;
+- ``writable``, which says whether data may be sent: not while keys are exchanged or the socket is full.  Channels
+  wait for it, so what piles up here are short replies only.
 
 The sides themselves are ``ServerLink`` and ``ClientLink``.
 """
 
+import random
+import socket
 import struct
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from twisted.conch.ssh import transport as conch
+from twisted.conch.ssh.service import SSHService
 from twisted.conch.ssh.transport import SSHTransportBase
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime, ITCPTransport
 from twisted.logger import Logger
@@ -24,17 +29,36 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from avinet.errors import AvinetError, RemoteProtocolError
-from avinet.ssh import profile
+from avinet.ssh import kex, profile
+from avinet.ssh.ciphers import MacError, protection
+from avinet.ssh.codec import SEQUENCE_MASK, PacketReader, PacketWriter
+from avinet.ssh.exchange import (
+    MSG_EXT_INFO,
+    MSG_PING,
+    MSG_PONG,
+    Exchange,
+    KeyLife,
+    check_order,
+    may_send,
+    offer,
+)
 from avinet.ssh.fields import Reader, malformed, string
-from avinet.ssh.flow import RateGuard
+from avinet.ssh.negotiation import COOKIE_BYTES, Algorithms, KexInit, agree, guess_was_right
 from avinet.ssh.profile import LinkLimits
 from avinet.ssh.quiet import conch_log
 
-_FIRST_CONNECTION = 80
-_SEQUENCE_MASK = 0xFFFFFFFF
-_MIN_PADDING = 4
+MSG_CHANNEL_DATA = 94
 _PACKET_OVERHEAD = 64
-"""Length, padding and MAC of a packet, rounded up."""
+"""Length, padding and tag of a packet, rounded up."""
+_MAX_EXTENSIONS = 64
+_MAX_PING_BYTES = 1024
+_CHANCE = random.SystemRandom()
+_READ_BYTES = 256 * 1024
+"""What one read of the socket takes while data comes in bulk; Twisted's own 64 KiB otherwise."""
+_SEND_BYTES = 512 * 1024
+"""What one write to the socket offers; Twisted's own is 128 KiB."""
+_UNSENT_BYTES = 128 * 1024
+"""TCP_NOTSENT_LOWAT: what the kernel keeps beyond what is on its way.  Priorities end where its queue begins."""
 
 _debug = Logger(namespace="avinet.ssh")
 
@@ -62,31 +86,44 @@ class Link(SSHTransportBase):
     _log = conch_log()
     ourVersionString = profile.VERSION
     supportedVersions = (b"2.0", b"2.0")  # Conch's type wants two
-    supportedKeyExchanges = profile.KEY_EXCHANGES
-    supportedPublicKeys = profile.HOST_KEYS
-    supportedCiphers = profile.CIPHERS
-    supportedMACs = profile.MACS
-    supportedCompressions = profile.COMPRESSIONS
-    our_strict_marker: ClassVar[bytes]
-    their_strict_marker: ClassVar[bytes]
+    our_marker: ClassVar[bytes]
+    """Of strict key exchange."""
+    their_marker: ClassVar[bytes]
+    our_extensions: ClassVar[bytes]
+    """That we take extension messages (RFC 8308)."""
+    their_extensions: ClassVar[bytes]
+    key_slack: ClassVar[float] = 1.0
+    """How much longer than the limits say the keys may serve before this side asks for new ones."""
+    extensions: ClassVar[tuple[tuple[bytes, bytes], ...]] = ((profile.PING_EXTENSION, b"0"),)
 
     transport: Any
     """TCP, or anything else that takes producers and can abort, such as a channel."""
     clock: IReactorTime
     limits: LinkLimits
+    chance: Callable[[], float] = _CHANCE.random
+    """Numbers from 0 to 1."""
+    hybrid_only = False
+    """Offer no key exchange but the post-quantum one."""
 
     authenticated = False
     ended: AvinetError | None = None
     """Why the connection ends, once something here decided that; the first reason stands."""
+    algorithms: Algorithms | None = None
+    """Settled by the latest key exchange."""
+    exchanges = 0
+    """Key exchanges that were completed."""
+    peer_pings = False
+    """Whether the peer answers ``MSG_PING``."""
     _ended = False
     _strict = False
-    _their_kexinit = False
+    _takes_extensions = False
+    _encrypted = False
     _full = False
-    _first: bytes | None = None
     _parked_bytes = 0
     _bytes_before_login = 0
-    _packets_in = 0
-    _rekey_timer: IDelayedCall | None = None
+    _exchange: Exchange | None = None
+    _exchange_timer: IDelayedCall | None = None
+    _age_timer: IDelayedCall | None = None
     _cut_timer: IDelayedCall | None = None
 
     # -- life
@@ -96,14 +133,24 @@ class Link(SSHTransportBase):
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)
+            self._tune_socket()
         self.transport.registerProducer(_Outlet(self), True)
-        self._exchanges = RateGuard(profile.MAX_KEY_EXCHANGES, profile.KEY_EXCHANGES_PER_S)
-        super().connectionMade()
+        self.reader, self.writer = PacketReader(), PacketWriter()
+        self._life = KeyLife(self.limits, self.chance, self.key_slack)
+        self._parked: list[bytes] = []
+        self.transport.write(self.ourVersionString + b"\r\n")
+        self.sendKexInit()
+
+    def _tune_socket(self) -> None:
+        handle = getattr(self.transport, "getHandle", lambda: None)()
+        if isinstance(handle, socket.socket) and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+            self.transport.SEND_LIMIT = _SEND_BYTES
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """Stop the service and every timer."""
         self._ended = True
-        for timer in (self._rekey_timer, self._cut_timer):
+        for timer in (self._exchange_timer, self._age_timer, self._cut_timer):
             if timer is not None and timer.active():
                 timer.cancel()
         if self.service is not None:
@@ -130,7 +177,7 @@ class Link(SSHTransportBase):
         self._close()
 
     def sendDisconnect(self, reason: int, desc: bytes | str) -> None:
-        """Conch's own reasons to cut, such as no common algorithm."""
+        """Conch's own reasons to cut."""
         text = desc.decode(errors="replace") if isinstance(desc, bytes) else desc
         self.end(malformed(text), reason, text)
 
@@ -149,6 +196,18 @@ class Link(SSHTransportBase):
         self.transport.loseConnection()
         self._cut_timer = self.clock.callLater(self.limits.disconnect_s, self.transport.abortConnection)
 
+    def enter(self, service: SSHService) -> None:
+        """The login succeeded; ``service`` goes on."""
+        self.authenticated = True
+        self.reader.limit = profile.MAX_PACKET_BYTES
+        self.setService(service)
+
+    def isEncrypted(self, direction: str = "out") -> bool:
+        """Whether keys protect what is sent and received; both change with the first key exchange."""
+        return self._encrypted
+
+    isVerified = isEncrypted
+
     # -- receiving
 
     def dataReceived(self, data: bytes) -> None:
@@ -160,14 +219,38 @@ class Link(SSHTransportBase):
             if self._bytes_before_login > profile.MAX_BYTES_BEFORE_LOGIN:
                 self.violate(malformed("too much data before the login"))
                 return
-        self.buf += data
         try:
-            if not self.gotVersion and not self._take_version():
-                return
-            while not self._ended and (packet := self.getPacket()) is not None:
-                self.dispatchMessage(packet[0], packet[1:])
+            if not self.gotVersion:
+                self.buf += data
+                if not self._take_version():
+                    return
+                data, self.buf = self.buf, b""
+            self._take_packets(data)
+        except MacError as failure:
+            self.violate(failure, conch.DISCONNECT_MAC_ERROR)
         except RemoteProtocolError as failure:
             self.violate(failure)
+
+    def _take_packets(self, data: bytes) -> None:
+        reader = self.reader
+        reader.feed(data)
+        while not self._ended and (payload := reader.next()) is not None:
+            if payload[0] == MSG_CHANNEL_DATA and self.authenticated and self._exchange is None:
+                self._guarded(MSG_CHANNEL_DATA, self.service.ssh_CHANNEL_DATA, payload[1:])  # type: ignore[union-attr]  # logged in
+            else:
+                self.dispatchMessage(payload[0], bytes(payload[1:]))
+        if self.authenticated and not self._ended:
+            self._fit_reads(len(data))
+            if self._exchange is None and self._life.over(reader, self.writer):
+                self.sendKexInit()
+
+    def _fit_reads(self, size: int) -> None:
+        """Read more at a time while there is more; an idle connection goes back to little."""
+        buffer = getattr(self.transport, "bufferSize", 0)
+        if size == buffer:
+            self.transport.bufferSize = _READ_BYTES
+        elif buffer == _READ_BYTES and size < _READ_BYTES // 16:
+            del self.transport.bufferSize
 
     def _take_version(self) -> bool:
         """RFC 4253 section 4.2.  Only a server may send other lines first, and not many."""
@@ -194,101 +277,155 @@ class Link(SSHTransportBase):
             raise malformed("no SSH version in the first bytes")
         return False
 
-    def getPacket(self) -> bytes | None:
-        """The next whole packet's payload (never empty), or None until more bytes come."""
-        ciphers = self.currentEncryptions
-        block, mac = ciphers.decBlockSize, ciphers.verifyDigestSize
-        if len(self.buf) < block:
-            return None
-        first = self._first if self._first is not None else ciphers.decrypt(self.buf[:block])
-        length, padding = struct.unpack_from(">LB", first)
-        most = profile.MAX_PACKET_BYTES if self.authenticated else profile.MAX_PACKET_BEFORE_LOGIN
-        if length > most:
-            raise malformed(f"a packet of {length} bytes; {most} is the most")
-        if (length + 4) % block or length < block - 4 or not _MIN_PADDING <= padding < length - 1:
-            raise malformed("a packet whose length or padding is impossible")
-        if len(self.buf) < 4 + length + mac:
-            self._first = first
-            return None
-        self._first = None
-        packet: bytes = first + ciphers.decrypt(self.buf[block : 4 + length])
-        tag = self.buf[4 + length : 4 + length + mac]
-        self.buf = self.buf[4 + length + mac :]
-        if mac and not ciphers.verify(self.incomingPacketSequence, packet, tag):
-            self.violate(malformed("a packet whose MAC is wrong"), conch.DISCONNECT_MAC_ERROR)
-            return None
-        self.incomingPacketSequence = (self.incomingPacketSequence + 1) & _SEQUENCE_MASK
-        self._packets_in += 1
-        return packet[5 : 4 + length - padding]
-
     def dispatchMessage(self, messageNum: int, payload: bytes) -> None:
         """Hand a message to whoever takes it, if it may come now."""
-        self._check_order(messageNum)
+        exchange = self._exchange
+        check_order(
+            messageNum,
+            exchange,
+            first_keys=not self._encrypted,
+            strict=self._strict,
+            authenticated=self.authenticated,
+        )
+        if (
+            exchange is not None
+            and exchange.ignore_next
+            and messageNum not in {conch.MSG_KEXINIT, conch.MSG_DISCONNECT}
+        ):
+            exchange.ignore_next = False
+        elif messageNum == MSG_PING:
+            self._guarded(messageNum, self._answer_ping, payload)
+        elif messageNum == MSG_PONG:
+            self._guarded(messageNum, self.service.pong_received, payload)  # type: ignore[union-attr]  # logged in
+        else:
+            self._guarded(messageNum, super().dispatchMessage, messageNum, payload)
+
+    def _guarded(self, number: int, handler: Callable[..., object], *arguments: object) -> None:
+        """Run a handler of a message: whatever comes out of it ends the connection in good order."""
         try:
-            super().dispatchMessage(messageNum, payload)
+            handler(*arguments)
         except RemoteProtocolError:
             raise
         except Exception as failure:
             # Conch indexes, unpacks and looks up what the peer sent without checks; which of the many types
             # comes out says nothing.  A defect of ours would look the same, hence the traceback at debug.
-            _debug.debug(
-                "message {number} raised {failure}", number=messageNum, failure=Failure().getTraceback()
-            )
-            raise malformed(f"message {messageNum} makes no sense") from failure
+            _debug.debug("message {number} raised {failure}", number=number, failure=Failure().getTraceback())
+            raise malformed(f"message {number} makes no sense") from failure
 
-    def _check_order(self, number: int) -> None:
-        # Not Conch's state: the side that answers a KEXINIT stays in "requested" until the new keys.
-        progressing = self._their_kexinit
-        first_keys = self.sessionID is None or not self.isEncrypted("in")
-        if 30 <= number <= 49 or number == conch.MSG_NEWKEYS:
-            keys_ready = progressing and self.nextEncryptions.encBlockSize != 0
-            if not progressing or keys_ready != (number == conch.MSG_NEWKEYS):
-                raise malformed(f"key exchange message {number} out of order")
-        elif number == conch.MSG_KEXINIT:
-            if progressing:
-                raise malformed("a key exchange inside a key exchange")
-        elif first_keys and (number > conch.MSG_DEBUG or (self._strict and number != conch.MSG_DISCONNECT)):
-            raise malformed(f"message {number} before the first keys")
-        elif number >= _FIRST_CONNECTION and not self.authenticated:
-            raise malformed(f"message {number} before the login")
+    def _answer_ping(self, payload: bytes) -> None:
+        echo = Reader(payload, "PING").string()
+        if len(echo) > _MAX_PING_BYTES:
+            raise malformed(f"a ping of {len(echo)} bytes")
+        self.sendPacket(MSG_PONG, string(echo))
 
-    def before_key_exchange(self, packet: bytes) -> None:
-        """Each KEXINIT, before Conch settles the algorithms; the first settles whether both sides are strict."""
+    # -- key exchange
+
+    def sendKexInit(self) -> None:
+        """Begin a key exchange, or answer the peer's beginning; once in each."""
+        exchange = self._exchange = self._exchange or Exchange()
+        if exchange.ours is not None:
+            return
+        first = self.sessionID is None
+        ours = offer(self.our_marker, self.our_extensions, first=first, hybrid_only=self.hybrid_only)
+        payload = ours.encode(_CHANCE.randbytes(COOKIE_BYTES))
+        self._emit(payload)
+        exchange.ours = payload
+        if self._exchange_timer is None:
+            late = malformed("the key exchange took too long")
+            self._exchange_timer = self.clock.callLater(self.limits.rekey_s, self.violate, late)
+
+    def ssh_KEXINIT(self, packet: bytes) -> None:
+        """The peer's offer: settle the algorithms; the first also settles whether both sides are strict."""
+        theirs = KexInit.decode(packet)
         if self.sessionID is None:
-            self._strict = self.their_strict_marker in Reader(packet[16:], "KEXINIT").string().split(b",")
-            if self._strict and self._packets_in != 1:
+            self._strict = self.their_marker in theirs.kex
+            self._takes_extensions = self.their_extensions in theirs.kex
+            if self._strict and self.reader.packets != 1:
                 raise malformed("KEXINIT was not the first packet of a strict key exchange")
         elif not self.authenticated:
             raise malformed("a second key exchange before the login")
-        elif not self._exchanges.allow(self.clock.seconds()):
+        elif self._exchange is None and not self._life.allow(self.clock.seconds(), self.reader, self.writer):
             raise malformed("too many key exchanges")
-        self._their_kexinit = True
-        self._watch_key_exchange()
+        self.sendKexInit()
+        exchange = self._exchange
+        if exchange is None or exchange.ours is None:
+            raise AssertionError("an exchange has our half")
+        exchange.theirs = bytes((conch.MSG_KEXINIT,)) + packet
+        ours = KexInit.decode(exchange.ours[1:])
+        client, server = (ours, theirs) if self.isClient else (theirs, ours)
+        try:
+            exchange.agreed = agree(client, server, profile.KEY_EXCHANGES)
+        except RemoteProtocolError as failure:
+            self.violate(failure, conch.DISCONNECT_KEY_EXCHANGE_FAILED)
+            return
+        exchange.ignore_next = theirs.guessed and not guess_was_right(client, server)
+        self.offers_exchanged(exchange)
 
-    def sendKexInit(self) -> None:
-        """Offer our algorithms, the first time with the marker of strict key exchange."""
-        if self.sessionID is None:
-            self.supportedKeyExchanges = [*profile.KEY_EXCHANGES, self.our_strict_marker]
-        super().sendKexInit()
-        self._watch_key_exchange()
-        self.supportedKeyExchanges = profile.KEY_EXCHANGES  # the marker itself is never negotiated
+    def offers_exchanged(self, exchange: Exchange) -> None:
+        """Both offers are known; the client goes on."""
 
-    def _watch_key_exchange(self) -> None:
-        if self._rekey_timer is None:
-            late = malformed("the key exchange took too long")
-            self._rekey_timer = self.clock.callLater(self.limits.rekey_s, self.violate, late)
+    def hashed_parts(
+        self, exchange: Exchange, host_key: bytes, offered: bytes, answer: bytes
+    ) -> tuple[bytes, ...]:
+        """What the exchange hash covers, in order (RFC 8731 section 3)."""
+        ours, theirs = exchange.ours or b"", exchange.theirs or b""
+        versions = (self.ourVersionString, self.otherVersionString)
+        offers = (ours, theirs)
+        if not self.isClient:
+            versions, offers = (versions[1], versions[0]), (theirs, ours)
+        return (*versions, *offers, host_key, offered, answer)
 
-    def _newKeys(self) -> None:
-        """Both sides have keys: switch, and send what was parked."""
-        if self._rekey_timer is not None:
-            self._rekey_timer.cancel()
-            self._rekey_timer = None
-        if self._strict:
-            self.incomingPacketSequence = 0
-        self._parked_bytes = 0
-        self._their_kexinit = False
-        super()._newKeys()
+    def change_keys(self, exchange: Exchange, secret: bytes, exchange_hash: bytes) -> None:
+        """Both sides have the secret: send NEWKEYS, and what follows under the new keys."""
+        if exchange.agreed is None:
+            raise AssertionError("keys follow an agreement")
+        first = self.sessionID is None
+        session = self.sessionID = self.sessionID or exchange_hash
+        agreed = exchange.agreed
+
+        def derive(letter: bytes, size: int) -> bytes:
+            return kex.derive(secret, exchange_hash, session, letter, size)
+
+        cs = protection(agreed.cipher_cs, agreed.mac_cs, b"ACE", derive)
+        sc = protection(agreed.cipher_sc, agreed.mac_sc, b"BDF", derive)
+        sealer, opener = (cs, sc) if self.isClient else (sc, cs)
+        self._emit(bytes((conch.MSG_NEWKEYS,)))
+        self.writer.switch(sealer, restart=self._strict)
+        exchange.opener = opener
+        if first and self._takes_extensions:
+            listed = b"".join(string(name) + string(value) for name, value in self.extensions)
+            self._emit(bytes((MSG_EXT_INFO,)) + struct.pack(">L", len(self.extensions)) + listed)
+        parked, self._parked, self._parked_bytes = self._parked, [], 0
+        for payload in parked:
+            self._emit(payload)
         self._tell_service()
+
+    def ssh_NEWKEYS(self, packet: bytes) -> None:
+        """The peer's keys change with its next packet; the exchange is over."""
+        exchange = self._exchange
+        if exchange is None or exchange.opener is None:
+            raise AssertionError("the order of messages is checked before")
+        self.reader.switch(exchange.opener, restart=self._strict)
+        self.algorithms = exchange.agreed
+        self.exchanges += 1
+        self._encrypted = True
+        self._exchange = None
+        if self._exchange_timer is not None:
+            self._exchange_timer.cancel()
+            self._exchange_timer = None
+        if self._age_timer is not None and self._age_timer.active():
+            self._age_timer.cancel()
+        self._age_timer = self.clock.callLater(self._life.seconds, self._keys_aged)
+        self.keys_changed()
+
+    def keys_changed(self) -> None:
+        """An exchange is complete."""
+
+    def _keys_aged(self) -> None:
+        if self.authenticated and not self._ended:
+            self.sendKexInit()
+
+    # -- other messages of the transport layer
 
     def ssh_DISCONNECT(self, packet: bytes) -> None:
         """The peer is leaving and says why."""
@@ -309,11 +446,17 @@ class Link(SSHTransportBase):
         """Not for us."""
 
     def ssh_EXT_INFO(self, packet: bytes) -> None:
-        """No extension is used."""
+        """What else the peer can do (RFC 8308)."""
+        reader = Reader(packet, "EXT_INFO")
+        count = reader.uint32()
+        if count > _MAX_EXTENSIONS:
+            raise malformed(f"{count} extensions")
+        names = [(reader.string(), reader.string())[0] for _ in range(count)]
+        self.peer_pings = profile.PING_EXTENSION in names
 
     def sendUnimplemented(self) -> None:
         """RFC 4253 section 11.4: names the sequence number of the packet itself."""
-        number = (self.incomingPacketSequence - 1) & _SEQUENCE_MASK
+        number = (self.reader.sequence - 1) & SEQUENCE_MASK
         self.sendPacket(conch.MSG_UNIMPLEMENTED, struct.pack(">L", number))
 
     # -- sending
@@ -321,12 +464,18 @@ class Link(SSHTransportBase):
     @property
     def writable(self) -> bool:
         """Whether data should be sent now; channels keep theirs until it is."""
-        return not (self._full or self._ended or self._keyExchangeState != self._KEY_EXCHANGE_NONE)
+        return not (self._full or self._ended or (self._exchange is not None and self._exchange.holds_back))
+
+    @property
+    def most_data(self) -> int:
+        """Data in one packet, either way: between two of us more than others expect."""
+        ours = self.otherVersionString == profile.VERSION
+        return profile.MAX_OWN_DATA_PACKET if ours else profile.MAX_DATA_PACKET
 
     def outlet_changed(self, *, full: bool) -> None:
         """The socket takes no more, or takes more again."""
         self._full = full
-        if not full:
+        if not full and not self._parked:
             self._parked_bytes = 0
         self._tell_service()
 
@@ -339,16 +488,30 @@ class Link(SSHTransportBase):
         """Send, or park while keys are exchanged; a peer that lets replies pile up is cut."""
         if self._ended:
             return
+        message = bytes((messageType,)) + payload
         if not self.writable:
-            self._parked_bytes += len(payload) + _PACKET_OVERHEAD
+            self._parked_bytes += len(message) + _PACKET_OVERHEAD
             if self._parked_bytes > profile.MAX_PARKED_BYTES:
                 self.ended = self.ended or malformed("it does not read what it asked for")
                 self.abort()
                 return
-        super().sendPacket(messageType, payload)
-        self.outgoingPacketSequence &= _SEQUENCE_MASK
-        if messageType == conch.MSG_NEWKEYS and self._strict:
-            self.outgoingPacketSequence = 0
+            if self._exchange is not None and self._exchange.holds_back and not may_send(messageType):
+                self._parked.append(message)
+                return
+        self._emit(message)
+
+    def send_data(self, head: bytes, data: memoryview) -> None:
+        """A packet of channel data, ``head`` first; only while ``writable``."""
+        self._emit(head, data)
+        if self._exchange is None and self._life.over(self.reader, self.writer):
+            self.sendKexInit()
+
+    def _emit(self, head: bytes, data: bytes | memoryview = b"") -> None:
+        pieces = self.writer.seal(head, data)
+        if len(pieces) == 1 or len(data) < _PACKET_OVERHEAD:
+            self.transport.write(b"".join(pieces))
+        else:
+            self.transport.writeSequence(pieces)
 
     def logPrefix(self) -> str:
         """For Twisted's own messages."""

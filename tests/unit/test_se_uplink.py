@@ -135,7 +135,7 @@ class Channel:
         self.wire = None
         self.listening = lambda: succeed(None)
 
-    def open(self, port, protocol):
+    def open(self, port, protocol, *, priority):
         self.calls.append(("open", port))
         self.wire = Wire(protocol).connect()
         return succeed(protocol)

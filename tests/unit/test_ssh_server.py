@@ -33,8 +33,9 @@ class Login(SynchronousTestCase):
     def test_a_known_key_logs_in_and_both_sides_use_the_hybrid_exchange_and_strictness(self):
         pipe, _channel = self.controller.channel(self.key)
         link = pipe.client_end.protocol
-        self.assertEqual(link.kexAlg, b"mlkem768x25519-sha256")
-        self.assertEqual(link.currentEncryptions.outCipType, b"aes256-ctr")
+        self.assertEqual(link.algorithms.kex, b"mlkem768x25519-sha256")
+        self.assertEqual(link.algorithms.cipher_cs, b"aes256-gcm@openssh.com")
+        self.assertEqual(link.algorithms, pipe.server_end.protocol.algorithms)
         self.assertTrue(link._strict)
         self.assertTrue(pipe.server_end.protocol._strict)
         self.assertEqual(
@@ -44,7 +45,7 @@ class Login(SynchronousTestCase):
     def test_the_curve_alone_works_too(self):
         self.patch(profile, "KEY_EXCHANGES", [b"curve25519-sha256"])
         pipe, _ = self.controller.channel(self.key)
-        self.assertEqual(pipe.client_end.protocol.kexAlg, b"curve25519-sha256")
+        self.assertEqual(pipe.client_end.protocol.algorithms.kex, b"curve25519-sha256")
 
     def test_a_strangers_key_is_refused_with_its_fingerprint(self):
         stranger = Ed25519PrivateKey.generate()

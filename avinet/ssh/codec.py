@@ -1,0 +1,197 @@
+"""The packet codec: bytes in, payloads out, and back.  Sans-IO; one reader and one writer a connection.
+
+Whole packets are verified where they lie in what was read; only one that straddles two reads is put together in a
+buffer first.  A payload is a view that is good until the next one is asked for: large ones share a scratch buffer,
+so that bulk data is written once on its way from the socket's bytes to its consumer.  The buffers exist only while
+large packets come and go; an idle connection has none.
+"""
+
+import os
+import struct
+
+from avinet.ssh.ciphers import LENGTH_BYTES, Opener, Plain, Sealer
+from avinet.ssh.fields import malformed
+from avinet.ssh.profile import MAX_PACKET_BEFORE_LOGIN
+
+SEQUENCE_MASK = 0xFFFFFFFF
+_MIN_PADDING = 4
+_HEAD = struct.Struct(">LB")
+_SMALL_BYTES = 4096
+"""Packets up to this size get memory of their own; it is not worth keeping any for them."""
+_CALM_PACKETS = 64
+"""Small packets in a row after which the buffers of the large ones go."""
+
+
+class PacketReader:
+    """Takes what was received and gives the payloads in it."""
+
+    __slots__ = ("_at", "_calm", "_carried", "_carry", "_data", "_need", "_opener", "_scratch",
+                 "limit", "opened_bytes", "packets", "sequence")  # fmt: skip
+
+    def __init__(self) -> None:
+        self.limit = MAX_PACKET_BEFORE_LOGIN
+        """The longest packet's length field."""
+        self.sequence = 0
+        self.packets = 0
+        """Taken since the beginning."""
+        self.opened_bytes = 0
+        """Taken under the present keys."""
+        self._opener: Opener = Plain()
+        self._data = memoryview(b"")
+        self._at = 0
+        self._carry = bytearray()
+        self._carried = 0
+        self._need = 0
+        self._scratch = bytearray()
+        self._calm = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes; ``next`` must have said None before."""
+        self._data = memoryview(data)
+        self._at = 0
+
+    def next(self) -> memoryview | None:
+        """The next payload (never empty); None when more bytes must come.  ``RemoteProtocolError`` for what cannot
+        be a packet, ``MacError`` for one that was changed.
+        """
+        packet = self._whole() if not self._carried else self._completed()
+        return None if packet is None else self._open(packet)
+
+    def switch(self, opener: Opener, *, restart: bool) -> None:
+        """From the next packet on; ``restart`` counts sequence numbers from 0 again (strict key exchange)."""
+        if self._carried:
+            # The length of what is begun was read under the old keys.
+            raise malformed("a packet runs into new keys")
+        self._opener = opener
+        self.opened_bytes = 0
+        if restart:
+            self.sequence = 0
+
+    def _length(self, head: memoryview) -> int:
+        """Bytes of the whole packet that begins so."""
+        opener = self._opener
+        length = opener.length(self.sequence, bytes(head))
+        if length > self.limit:
+            raise malformed(f"a packet of {length} bytes; {self.limit} is the most")
+        if (length + opener.plain_head) % opener.block or length < opener.block - opener.plain_head:
+            raise malformed("a packet whose length or padding is impossible")
+        return LENGTH_BYTES + length + opener.tag
+
+    def _whole(self) -> memoryview | None:
+        """A packet that lies in one piece, else its beginning is carried."""
+        at, left = self._at, len(self._data) - self._at
+        if left >= LENGTH_BYTES:
+            self._need = self._length(self._data[at : at + LENGTH_BYTES])
+            if left >= self._need:
+                self._at = at + self._need
+                return self._data[at : self._at]
+        if left:
+            self._take(left, max(self._need, LENGTH_BYTES))
+        return None
+
+    def _take(self, size: int, room: int) -> None:
+        """Carry ``size`` more bytes, in a buffer with ``room`` for what they belong to."""
+        if len(self._carry) < room:
+            grown = bytearray(room)
+            grown[: self._carried] = self._carry[: self._carried]
+            self._carry = grown
+        self._carry[self._carried : self._carried + size] = self._data[self._at : self._at + size]
+        self._carried += size
+        self._at += size
+
+    def _completed(self) -> memoryview | None:
+        """The packet that is carried, once it is whole."""
+        left = len(self._data) - self._at
+        if not self._need:
+            size = min(LENGTH_BYTES - self._carried, left)
+            self._take(size, LENGTH_BYTES)
+            left -= size
+            if self._carried < LENGTH_BYTES:
+                return None
+            self._need = self._length(memoryview(self._carry)[:LENGTH_BYTES])
+        size = min(self._need - self._carried, left)
+        self._take(size, self._need)
+        if self._carried < self._need:
+            return None
+        self._carried = 0
+        return memoryview(self._carry)[: self._need]
+
+    def _open(self, packet: memoryview) -> memoryview:
+        opener, size = self._opener, len(packet)
+        length = size - LENGTH_BYTES - opener.tag
+        self._need = 0
+        body = memoryview(bytearray(length) if size <= _SMALL_BYTES else self._room(length))[:length]
+        opener.open(self.sequence, packet, body)
+        padding = body[0]
+        if not _MIN_PADDING <= padding < length - 1:
+            raise malformed("a packet whose length or padding is impossible")
+        self.sequence = (self.sequence + 1) & SEQUENCE_MASK
+        self.packets += 1
+        self.opened_bytes += size
+        if size <= _SMALL_BYTES:
+            self._calm += 1
+            if self._calm == _CALM_PACKETS:
+                self._scratch, self._carry = bytearray(), bytearray()
+        return body[1 : length - padding]
+
+    def _room(self, length: int) -> bytearray:
+        self._calm = 0
+        if len(self._scratch) < length:
+            self._scratch = bytearray(length)
+        return self._scratch
+
+
+class PacketWriter:
+    """Makes packets."""
+
+    __slots__ = ("_calm", "_scratch", "_sealer", "packets", "sealed_bytes", "sequence")
+
+    def __init__(self) -> None:
+        self.sequence = 0
+        self.packets = 0
+        """Made since the beginning."""
+        self.sealed_bytes = 0
+        """Made under the present keys."""
+        self._sealer: Sealer = Plain()
+        self._scratch = bytearray()
+        self._calm = 0
+
+    def switch(self, sealer: Sealer, *, restart: bool) -> None:
+        """See ``PacketReader.switch``."""
+        self._sealer = sealer
+        self.sealed_bytes = 0
+        if restart:
+            self.sequence = 0
+
+    def seal(self, head: bytes, data: bytes | memoryview = b"") -> tuple[bytes, ...]:
+        """The packet with payload ``head + data``, in pieces for the socket."""
+        sealer = self._sealer
+        payload = len(head) + len(data)
+        # RFC 4253 counts the length field into the block; what authenticates it in the clear does not.
+        padding = sealer.block - (sealer.plain_head + 1 + payload) % sealer.block
+        if padding < _MIN_PADDING:
+            padding += sealer.block
+        size = _HEAD.size + payload + padding
+        lengths = _HEAD.pack(size - LENGTH_BYTES, padding)
+        if size <= _SMALL_BYTES:
+            plain = memoryview(b"".join((lengths, head, data, os.urandom(padding))))
+            self._calm += 1
+            if self._calm == _CALM_PACKETS:
+                self._scratch = bytearray()
+        else:
+            plain = self._assembled(size, lengths + head, data, padding)
+        pieces = sealer.seal(self.sequence, plain)
+        self.sequence = (self.sequence + 1) & SEQUENCE_MASK
+        self.packets += 1
+        self.sealed_bytes += size
+        return pieces
+
+    def _assembled(self, size: int, head: bytes, data: bytes | memoryview, padding: int) -> memoryview:
+        self._calm = 0
+        if len(self._scratch) < size:
+            self._scratch = bytearray(size)
+        plain = memoryview(self._scratch)[:size]
+        plain[: len(head)] = head
+        plain[len(head) : size - padding] = data
+        plain[size - padding :] = os.urandom(padding)
+        return plain
