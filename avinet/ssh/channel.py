@@ -42,8 +42,8 @@ STDOUT = 0
 """The plain data of a channel; other numbers are RFC 4254's extended data types."""
 STDERR = 1
 
-_CREDIT_SHARE = 4
-"""Credit goes back for each quarter of the window: a round trip before the sender needs it, at most windows in use."""
+_CREDIT_SHARE = 2
+"""Credit goes back for each half of the window, which holds two round trips."""
 _MSG_DATA, _MSG_EXTENDED_DATA = 94, 95
 _DATA_HEAD = struct.Struct(">BLL")
 _EXTENDED_HEAD = struct.Struct(">BLLL")

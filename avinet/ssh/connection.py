@@ -341,6 +341,13 @@ class Connection(SSHConnection):
         channel.dataReceived(packet[_DATA.size :])
         self.received(channel)
 
+    def adjustWindow(self, channel: Any, bytesToAdd: int) -> None:
+        """Give the peer credit.  Conch's own also logs, which costs more than the packet."""
+        if channel in self.channelsToRemoteChannel and not channel.localClosed:
+            channel.localWindowLeft += bytesToAdd
+            theirs = self.channelsToRemoteChannel[channel]
+            self.transport.sendPacket(conch.MSG_CHANNEL_WINDOW_ADJUST, uint32(theirs) + uint32(bytesToAdd))
+
     def ssh_CHANNEL_EXTENDED_DATA(self, packet: bytes) -> None:
         """Data of another type within the window."""
         reader = Reader(packet, "CHANNEL_EXTENDED_DATA")

@@ -45,8 +45,8 @@ MAX_BYTES_BEFORE_LOGIN = 128 * KIB
 """All that a stranger may make us parse; a login with six keys and a hybrid key exchange takes 6 KiB."""
 MAX_PARKED_BYTES = 1 * MIB
 """Replies that wait while keys are exchanged or while the peer does not read; data waits in its channel."""
-WINDOW_BYTES = 1 * MIB
-"""Credit a channel starts with; it grows with what a round trip takes."""
+WINDOW_BYTES = 2 * MIB
+"""Credit a channel starts with, as OpenSSH's; it grows with what a round trip takes."""
 MAX_WINDOW_BYTES = 16 * MIB
 """The most: 228 MiB/s at 70 ms."""
 MAX_UNSENT_BYTES = 4 * MIB
