@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
+from avinet.app.garbage import Garbage
 from avinet.app.listening import awaited, listen_plain
 from avinet.app.local_machines import require_local_envoy
 from avinet.app.operator_api import OperatorApi
@@ -20,7 +21,7 @@ from avinet.app.software import software_version
 from avinet.app.steady import WallClock
 from avinet.app.watchdog import Watchdog
 from avinet.cloud.local import LocalCloud, LocalSettings
-from avinet.controller.api_status import StrangerCounts, Whole
+from avinet.controller.api_status import StrangerCounts, Whole, resident_kib
 from avinet.controller.candidates import Candidates
 from avinet.controller.config_store import ConfigStore
 from avinet.controller.configuration import ConfigService
@@ -132,6 +133,9 @@ class Controller(SessionListener):
         await self._start_machines(stack)
         await self._listen_api(stack)
         self._renew_in_time(stack)
+        garbage = Garbage(self.reactor, resident_kib)
+        stack.callback(garbage.stop)
+        garbage.start()
         self._ready = True
         self.events.emit(
             "CONTROLLER_STARTED", Level.INFO, "controller", f"Controller {self.identity.name} started."
