@@ -128,14 +128,15 @@ class Controller(SessionListener):
         stack.callback(self.watchdog.stop)
         await self._load()
         self._make_sessions(stack)
+        # Before the fleet comes: it looks at all that there is.
+        garbage = Garbage(self.reactor, resident_kib)
+        stack.callback(garbage.stop)
+        garbage.start()
         await self._listen_ssh(stack)
         await self._listen_registration(stack)
         await self._start_machines(stack)
         await self._listen_api(stack)
         self._renew_in_time(stack)
-        garbage = Garbage(self.reactor, resident_kib)
-        stack.callback(garbage.stop)
-        garbage.start()
         self._ready = True
         self.events.emit(
             "CONTROLLER_STARTED", Level.INFO, "controller", f"Controller {self.identity.name} started."
@@ -156,7 +157,11 @@ class Controller(SessionListener):
         settings, identity, emit = self.settings, self.identity, self.events.emit
         wall = WallClock(self.reactor)
         self.config = ConfigService(
-            ConfigStore(self.store), wall, self._needs, ConfigEvents(self.events.emit).committed
+            ConfigStore(self.store),
+            wall,
+            self._needs,
+            ConfigEvents(self.events.emit).committed,
+            deferToThread,
         )
         await self.config.load()
         permits = Permits(

@@ -139,6 +139,7 @@ class Watchdog:
     _thread: threading.Thread | None = attrs.field(default=None, init=False)
     _gc_began: float = attrs.field(default=0.0, init=False)
     _log_at: float = attrs.field(default=0.0, init=False)
+    _logged_s: float = attrs.field(default=0.0, init=False)
     _unlogged: int = attrs.field(default=0, init=False)
 
     def start(self, *, thread: bool = True) -> None:
@@ -192,7 +193,7 @@ class Watchdog:
             where = UNSEEN
         if late_s >= EVENT_S:
             self.blocked(late_s, where)
-        if now < self._log_at:
+        if now < self._log_at and late_s < 2 * self._logged_s:
             self._unlogged += 1
             return
         _log.warn(
@@ -201,7 +202,7 @@ class Watchdog:
             where=where,
             more=self._unlogged,
         )
-        self._log_at, self._unlogged = now + LOG_EVERY_S, 0
+        self._log_at, self._logged_s, self._unlogged = now + LOG_EVERY_S, late_s, 0
 
     def _collected(self, phase: str, info: dict[str, Any]) -> None:
         if info["generation"] < 2:
