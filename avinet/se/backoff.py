@@ -16,8 +16,8 @@ UNPROVEN_WAIT_S = 60.0
 PROVEN_WAIT_S = 3600.0
 """Even a controller may be wrong; an SE that is gone for longer looks dead."""
 PATIENCE = 5
-"""Failures in a row after which a server's wish no longer shortens the jitter.  A fleet of 8,000 that comes back at once
-is turned away three times at most (``tests/unit/test_ssh_storm.py``)."""
+"""Times in a row that a server may say when to come back, before that no longer shortens the jitter.  A fleet of 8,000 that comes back at once
+is turned away once or twice (``tests/unit/test_ssh_storm.py``)."""
 
 
 @attrs.frozen
@@ -35,14 +35,18 @@ class Backoff:
     random: Callable[[], float]
     settings: BackoffSettings = attrs.field(factory=BackoffSettings)
     failures: int = attrs.field(default=0, init=False)
+    told: int = attrs.field(default=0, init=False)
+    """How many of the last ones were a server that said when to come back."""
 
     def next_wait_s(self, asked_s: float | None = None, *, proven: bool = False) -> float:
         """The wait after one more failure; ``asked_s`` is what the server asked for at least, ``proven`` or not."""
         ceiling = min(self.settings.cap_s, self.settings.base_s * float(1 << min(self.failures, 32)))
         self.failures += 1
         if asked_s is None or not asked_s > 0:
+            self.told = 0
             return ceiling * self.random()
-        if self.failures <= PATIENCE:
+        self.told += 1
+        if self.told <= PATIENCE:
             ceiling = min(ceiling, self.settings.base_s)
         jitter = ceiling * self.random()
         return min(asked_s, PROVEN_WAIT_S if proven else UNPROVEN_WAIT_S) + jitter
@@ -53,4 +57,4 @@ class Backoff:
 
     def reset(self) -> None:
         """It worked for a while."""
-        self.failures = 0
+        self.failures = self.told = 0

@@ -118,6 +118,17 @@ class Waits(SynchronousTestCase):
         self.assertEqual(backoff.next_wait_s(86_400.0), 60.0)
         self.assertEqual(backoff.next_wait_s(86_400.0, proven=True), PROVEN_WAIT_S)
 
+    def test_a_place_in_a_queue_is_kept_also_after_a_long_outage(self):
+        backoff = Backoff(lambda: 1.0)
+        for _ in range(10):
+            backoff.next_wait_s()
+        self.assertEqual([backoff.next_wait_s(3.0) for _ in range(5)], [4.0] * 5)
+
+    def test_to_be_told_again_and_again_is_no_queue(self):
+        backoff = Backoff(lambda: 1.0)
+        waits = [backoff.next_wait_s(0.1) for _ in range(20)]
+        self.assertEqual((waits[4], waits[-1]), (1.1, 60.1))
+
     def test_nonsense_is_no_wait(self):
         for asked in (-5.0, 0.0, float("nan")):
             self.assertEqual(Backoff(lambda: 0.0).next_wait_s(asked), 0.0)
