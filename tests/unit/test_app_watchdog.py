@@ -18,7 +18,7 @@ class Blocks(SynchronousTestCase):
 
     def ticks(self, count):
         for _ in range(count):
-            self.clock.advance(0.025)
+            self.clock.advance(0.05)
 
     def test_a_reactor_that_is_on_time_has_blocked_nobody(self):
         self.ticks(1000)
@@ -26,20 +26,20 @@ class Blocks(SynchronousTestCase):
         self.assertEqual((health.over_50_ms, health.longest_hour_ms, health.p99_ms), (0, 0.0, 1))
 
     def test_what_blocks_is_counted_and_the_longest_kept_for_its_time(self):
-        for late_s in (0.08, 0.03, 0.12):
-            self.clock.advance(0.025 + late_s)
+        for late_s in (0.08, 0.02, 0.12):
+            self.clock.advance(0.05 + late_s)
             self.ticks(3)
         health = self.dog.health()
-        self.assertEqual((health.over_50_ms, health.longest_minute_ms), (2, 120.0))
-        self.ticks(70 * 40)
+        self.assertEqual((health.over_50_ms, health.longest_minute_ms), (2, 145.0))
+        self.ticks(70 * 20)
         health = self.dog.health()
-        self.assertEqual((health.longest_minute_ms, health.longest_hour_ms, health.p99_ms), (0.0, 120.0, 1))
+        self.assertEqual((health.longest_minute_ms, health.longest_hour_ms, health.p99_ms), (0.0, 145.0, 1))
 
     def test_a_long_one_names_what_was_seen_in_the_log(self):
         with capturedLogs() as lines:
-            self.clock.rightNow += 0.3
+            self.clock.rightNow += 0.35
             self.dog.look()
-            self.clock.advance(0.1)
+            self.clock.advance(0.05)
         [line] = lines
         self.assertAlmostEqual(line["seconds"], 0.375)
         self.assertIn("test_a_long_one_names_what_was_seen", line["where"])
@@ -49,8 +49,8 @@ class Blocks(SynchronousTestCase):
         with capturedLogs() as lines:
             for _ in range(5):
                 self.clock.advance(1.525)
-            self.clock.advance(10.0)
-        self.assertEqual(self.told, [(1.5, UNSEEN)] * 5 + [(9.97, UNSEEN)])
+            self.clock.advance(10.025)
+        self.assertEqual(self.told, [(1.5, UNSEEN)] * 5 + [(10.0, UNSEEN)])
         self.assertEqual([line["more"] for line in lines], [0, 4])
 
     def test_what_was_seen_of_one_block_is_not_told_of_the_next(self):
