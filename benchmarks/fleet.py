@@ -229,7 +229,7 @@ class SimulatedEngine:
             if uplink.attached and uplink.session is not None:
                 uplink.session.send(message)
 
-    def _command_connection(self) -> IProtocol:
+    def _command_connection(self, controller: str) -> IProtocol:
         """A real command server, made when somebody connects first."""
         if self._commands is None:
             self._commands = CommandServer(
@@ -238,7 +238,7 @@ class SimulatedEngine:
                 self.reactor,
                 lambda use: None,
             )
-        return self._commands.buildProtocol(None)
+        return self._commands.build(controller)
 
     @property
     def attached(self) -> bool:

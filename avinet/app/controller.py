@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
+from avinet.app.garbage import Garbage
 from avinet.app.listening import awaited, listen_plain
 from avinet.app.local_machines import require_local_envoy
 from avinet.app.operator_api import OperatorApi
@@ -19,8 +20,9 @@ from avinet.app.renewal import Renewal, Shown
 from avinet.app.settings import ControllerSettings
 from avinet.app.software import software_version
 from avinet.app.steady import WallClock
+from avinet.app.watchdog import Watchdog
 from avinet.cloud.local import LocalCloud, LocalSettings
-from avinet.controller.api_status import Whole
+from avinet.controller.api_status import StrangerCounts, Whole, resident_kib
 from avinet.controller.candidates import Candidates
 from avinet.controller.config_store import ConfigStore
 from avinet.controller.configuration import ConfigService
@@ -34,7 +36,7 @@ from avinet.controller.image_keys import ImageKeys
 from avinet.controller.images import Images, ImageSources
 from avinet.controller.machines import Machines
 from avinet.controller.operators import Operators, local_operator
-from avinet.controller.permits import PermitFiles, PermitRules, Permits
+from avinet.controller.permits import LOGS_IN, PermitFiles, PermitRules, Permits
 from avinet.controller.registration_api import RegistrationApi
 from avinet.controller.reports import ChannelEvents, ConfigEvents, SessionEvents
 from avinet.controller.session import SeSession, SessionSettings
@@ -114,6 +116,7 @@ class Controller(SessionListener):
     candidates: Candidates = attrs.field(init=False)
     sync: Sync = attrs.field(init=False)
     ssh: SecureChannelServer = attrs.field(init=False)
+    watchdog: Watchdog = attrs.field(init=False)
     _shown: Shown = attrs.field(init=False)
     started_at: float = attrs.field(default=0.0, init=False)
     _ready: bool = attrs.field(default=False, init=False)
@@ -123,8 +126,15 @@ class Controller(SessionListener):
         self.started_at = self.reactor.seconds()
         self._shown = Shown.of(self.identity)
         await self._open_stores(stack)
+        self.watchdog = Watchdog(self.reactor, self._blocked)
+        self.watchdog.start()
+        stack.callback(self.watchdog.stop)
         await self._load()
         self._make_sessions(stack)
+        # Before the fleet comes: it looks at all that there is.
+        garbage = Garbage(self.reactor, resident_kib)
+        stack.callback(garbage.stop)
+        garbage.start()
         await self._listen_ssh(stack)
         await self._listen_registration(stack)
         await self._start_machines(stack)
@@ -150,7 +160,11 @@ class Controller(SessionListener):
         settings, identity, emit = self.settings, self.identity, self.events.emit
         wall = WallClock(self.reactor)
         self.config = ConfigService(
-            ConfigStore(self.store), wall, self._needs, ConfigEvents(self.events.emit).committed
+            ConfigStore(self.store),
+            wall,
+            self._needs,
+            ConfigEvents(self.events.emit).committed,
+            deferToThread,
         )
         await self.config.load()
         permits = Permits(
@@ -243,7 +257,10 @@ class Controller(SessionListener):
         stack.push_async_callback(reverse.stop)
         users = {"aviseuser": self.engines.permits.keys, "avictlruser": AuthorizedKeys()}
         gate = GateLimits(
-            total=settings.max_unauthenticated, per_network=settings.max_unauthenticated_per_network
+            total=settings.max_unauthenticated,
+            per_network=settings.max_unauthenticated_per_network,
+            strangers_per_s=settings.max_strangers_per_s,
+            per_network_per_s=settings.max_strangers_per_network_per_s,
         )
         server = ServerSettings(gate=gate)
         server = attrs.evolve(server, link=attrs.evolve(server.link, login_s=settings.auth_timeout_s))
@@ -254,12 +271,21 @@ class Controller(SessionListener):
             ChannelEvents(self.events.emit, self._name_of),
             server,
         )
+        # After a start nobody has logged in yet, and the whole fleet comes at once.
+        for record in self.engines.all():
+            self._expect(None, record)
+        self.engines.listen(self._expect)
         self.engines.permits.start()
         stack.push_async_callback(self.engines.permits.stop)
         port = listen_plain(self.reactor, settings.port, settings.bind, "[ssh] port", self.ssh)
         stack.callback(self.ssh.drop_all, "the controller stops")
         stack.push_async_callback(awaited(self.sessions.stop))
         stack.push_async_callback(awaited(port.stopListening))
+
+    def _expect(self, before: SeRecord | None, after: SeRecord) -> None:
+        """Its network is an SE's from now on, as far as the SSH server's bounds go."""
+        if after.lifecycle in LOGS_IN and after.source and (before is None or before.source != after.source):
+            self.ssh.gate.know(after.source)
 
     async def _listen_registration(self, stack: contextlib.AsyncExitStack) -> None:
         settings, identity = self.settings.registration, self.identity
@@ -353,11 +379,32 @@ class Controller(SessionListener):
             config=self.config,
             sync=self.sync,
             not_ready=lambda: "" if self._ready else "it is starting",
+            reactor=self.watchdog.health,
+            logins=self._logins,
         )
         api = OperatorApi(whole, self.commands, self.machines, self.images, self.events, self._meta)
         return api.routes(self.reactor)
 
     # What the parts ask and tell
+
+    def _blocked(self, seconds: float, where: str) -> None:
+        self.events.emit(
+            "REACTOR_BLOCKED",
+            Level.WARNING,
+            "controller",
+            f"For {seconds:.1f} s the controller did nothing else than {where}.",
+            reason="blocked",
+            seconds=round(seconds, 2),
+            where=where,
+        )
+
+    def _logins(self) -> StrangerCounts:
+        gate = self.ssh.gate
+        return StrangerCounts(
+            in_progress=gate.total,
+            turned_away=gate.turned_away,
+            login_ms=round(gate.rate.interval_s * 1000, 2),
+        )
 
     def _login_refused(self, source: str, user: str) -> None:
         self.events.emit(

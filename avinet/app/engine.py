@@ -129,7 +129,7 @@ class Engine:
             Place(
                 enrolled.loopback,
                 enrolled.services.get(CONTROL_SERVICE, CONTROL_PORT),
-                lambda: commands.buildProtocol(None),
+                commands.build,
             ),
             SeParts(
                 enrolled.cluster,

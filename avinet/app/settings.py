@@ -30,6 +30,7 @@ CertificateName = Annotated[
     str, msgspec.Meta(pattern=r"^((\*\.)?[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)\Z")
 ]
 """What a certificate may bear: a host name, with ``*.`` before it or not, or an IP address."""
+PerSecond = Annotated[float, msgspec.Meta(gt=0, le=1_000_000)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
 MAX_FILE_BYTES = 256 * 1024
@@ -72,7 +73,11 @@ class SshSection(_Section, frozen=True, kw_only=True):
     max_unauthenticated: Count = 1024
     """Connections that have not logged in yet, in all."""
     max_unauthenticated_per_network: Count = 32
-    """The same from one /24 (IPv6: /56) from which no SE has logged in lately."""
+    """The same from one /24 (IPv6: /56) from which no SE has enrolled or logged in lately."""
+    max_strangers_per_s: PerSecond = 100.0
+    """Connections a second that come to nothing, from all such networks together."""
+    max_strangers_per_network_per_s: PerSecond = 5.0
+    """The same from one of them."""
 
 
 class RegistrationSection(_Section, frozen=True, kw_only=True):

@@ -51,6 +51,29 @@ class Straggler(msgspec.Struct, frozen=True):
     why: str = ""
 
 
+class ReactorHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """How long the one thread that serves everything was kept from it."""
+
+    over_50_ms: int = 0
+    """Times since the start."""
+    p99_ms: int = 0
+    """Of the last 10 to 20 minutes; a bound, such as 1, 2, 5, 10."""
+    longest_minute_ms: float = 0.0
+    longest_hour_ms: float = 0.0
+    longest_collection_ms: float = 0.0
+    """Of Python's garbage, since the start."""
+
+
+class StrangerCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """Connections to the SSH server that have not logged in."""
+
+    in_progress: int = 0
+    turned_away: int = 0
+    """Since the start."""
+    login_ms: float = 0.0
+    """From one login to the next while there are more than can be done at once: what waits are computed from."""
+
+
 class StatusAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """``GET /api/status``."""
 
@@ -64,6 +87,8 @@ class StatusAnswer(msgspec.Struct, frozen=True, kw_only=True):
     stragglers: tuple[Straggler, ...]
     memory_kib: int
     """Resident, of this process."""
+    reactor: ReactorHealth
+    logins: StrangerCounts
 
 
 class Runtime(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,6 +129,8 @@ class Whole:
     sync: Sync
     not_ready: Callable[[], str]
     """Why no work should be given to this controller; empty when it may be."""
+    reactor: Callable[[], ReactorHealth] = ReactorHealth
+    logins: Callable[[], StrangerCounts] = StrangerCounts
 
     def state(self, se: SeId) -> SeState:
         """One SE's state as operators read it."""
@@ -147,6 +174,8 @@ class StatusApi:
                 ),
                 stragglers=stragglers_of(whole.engines, whole.sync),
                 memory_kib=resident_kib(),
+                reactor=whole.reactor(),
+                logins=whole.logins(),
             )
         )
 

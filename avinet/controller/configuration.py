@@ -6,7 +6,8 @@ again on what the other made.  Listeners hear of a version only once the store h
 """
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import attrs
@@ -24,6 +25,8 @@ from avinet.model.fence import Fence
 from avinet.model.ids import ConfigVersion, ObjectId
 from avinet.model.plan import Plan, next_version, plan_change, title
 
+MANY = 50
+"""Documents that take 15 ms to check and compare."""
 MAX_ATTEMPTS = 8
 """Plans made anew after another writer was first; more means something else is wrong."""
 
@@ -123,6 +126,12 @@ class Applied:
 
 
 Decide = Callable[[Configuration], Plan]
+Aside = Callable[[Callable[[], Plan]], Awaitable[Plan]]
+"""Computes a plan elsewhere: ``deferToThread``."""
+
+
+async def _here(compute: Callable[[], Plan]) -> Plan:
+    return compute()
 
 
 @attrs.define(eq=False)
@@ -135,6 +144,8 @@ class ConfigService:
     """Why something outside the configuration needs this object; empty when nothing does."""
     committed: Callable[[VersionRecord], None] = attrs.field(default=lambda record: None)
     """Told of each version made here, once the store has it."""
+    aside: Aside = attrs.field(default=_here)
+    """For many documents at once: 1,000 take 0.3 s."""
     current: Configuration = attrs.field(factory=Configuration, init=False)
     _listeners: list[Listener] = attrs.field(factory=list, init=False, repr=False)
     _turn: DeferredLock = attrs.field(factory=DeferredLock, init=False, repr=False)
@@ -170,7 +181,13 @@ class ConfigService:
         self, documents: Sequence[Mapping[str, Any]], author: str, *, dry_run: bool = False
     ) -> Applied:
         """Create or update every document's object, all or none."""
-        return await self._change(lambda now: plan_change(now, documents), author, dry_run=dry_run)
+        # What it reads is frozen.
+        return await self._change(
+            lambda now: plan_change(now, documents),
+            author,
+            dry_run=dry_run,
+            aside=self.aside if len(documents) > MANY else _here,
+        )
 
     async def create(self, kind: str, document: Mapping[str, Any], author: str) -> Stored:
         """One new object."""
@@ -226,12 +243,14 @@ class ConfigService:
             raise StaleError(what=title(stored.thing), now=str(stored.modified_us), expected=expected)
         return stored
 
-    async def _change(self, decide: Decide, author: str, *, dry_run: bool = False) -> Applied:
+    async def _change(
+        self, decide: Decide, author: str, *, dry_run: bool = False, aside: Aside = _here
+    ) -> Applied:
         await self._turn.acquire()
         try:
             for _ in range(MAX_ATTEMPTS):
                 before = self.current
-                plan = decide(before)
+                plan = await aside(partial(decide, before))
                 for thing in plan.puts:
                     size = len(msgspec.msgpack.encode(thing))
                     if size > MAX_OBJECT_BYTES:

@@ -153,6 +153,21 @@ class ChannelEvents:
             fingerprint=fingerprint,
         )
 
+    def turned_away(self, source: str, why: str) -> None:
+        """One event for all sources: how many there are is the strangers' choice, or the size of the fleet."""
+        said = {
+            "crowded": "too many connections have not logged in yet",
+            "pace": "too many connections a second come to nothing",
+        }
+        self.emit(
+            "SSH_TURNED_AWAY",
+            Level.WARNING,
+            "ssh",
+            f"The SSH server tells connections to come back later: {said.get(why, why)} (last from {source}).",
+            reason=why,
+            source=source,
+        )
+
     def authenticated(self, peer: ChannelPeer) -> None:
         """A login is no event: the session that follows is."""
 

@@ -1,8 +1,10 @@
 """How long to wait before dialing again: full jitter, so that a fleet that lost its controller does not return as one.
 
 The n-th wait in a row is uniform between nothing and ``base_s`` doubled n times, at most ``cap_s`` (Brooker,
-"Exponential Backoff and Jitter").  A server may ask for more; before it has proved itself it is believed for
-``UNPROVEN_WAIT_S`` at most, since anybody can answer on that address.
+"Exponential Backoff and Jitter").  A server may say when to come back; before it has proved itself it is believed for
+``UNPROVEN_WAIT_S`` at most, since anybody can answer on that address.  What it says is a place in its queue: the jitter
+upon it is that of a first failure, since a wait that doubles would miss the place, and leave the server idle.  Being
+told so again and again is no queue any more, and backs off as every other failure does.
 """
 
 from collections.abc import Callable
@@ -13,6 +15,9 @@ UNPROVEN_WAIT_S = 60.0
 """DESIGN 4: what an unauthenticated answer can cost us."""
 PROVEN_WAIT_S = 3600.0
 """Even a controller may be wrong; an SE that is gone for longer looks dead."""
+PATIENCE = 5
+"""Times in a row that a server may say when to come back, before that no longer shortens the jitter.  A fleet of 8,000 that comes back at once
+is turned away once or twice (``tests/unit/test_ssh_storm.py``)."""
 
 
 @attrs.frozen
@@ -30,14 +35,20 @@ class Backoff:
     random: Callable[[], float]
     settings: BackoffSettings = attrs.field(factory=BackoffSettings)
     failures: int = attrs.field(default=0, init=False)
+    told: int = attrs.field(default=0, init=False)
+    """How many of the last ones were a server that said when to come back."""
 
     def next_wait_s(self, asked_s: float | None = None, *, proven: bool = False) -> float:
         """The wait after one more failure; ``asked_s`` is what the server asked for at least, ``proven`` or not."""
         ceiling = min(self.settings.cap_s, self.settings.base_s * float(1 << min(self.failures, 32)))
         self.failures += 1
-        jitter = ceiling * self.random()
         if asked_s is None or not asked_s > 0:
-            return jitter
+            self.told = 0
+            return ceiling * self.random()
+        self.told += 1
+        if self.told <= PATIENCE:
+            ceiling = min(ceiling, self.settings.base_s)
+        jitter = ceiling * self.random()
         return min(asked_s, PROVEN_WAIT_S if proven else UNPROVEN_WAIT_S) + jitter
 
     def exhaust(self) -> None:
@@ -46,4 +57,4 @@ class Backoff:
 
     def reset(self) -> None:
         """It worked for a while."""
-        self.failures = 0
+        self.failures = self.told = 0

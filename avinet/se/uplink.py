@@ -7,6 +7,7 @@ and asks again while that is refused (another process may hold the port), since 
 """
 
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import attrs
@@ -66,8 +67,8 @@ class Place:
     loopback: str
     """Its address on every controller; the port is the controller's."""
     control_port: int
-    commands: Callable[[], IProtocol]
-    """A protocol for each connection through the reverse forward."""
+    commands: Callable[[str], IProtocol]
+    """A protocol for each connection through the reverse forward of the controller of that name."""
 
 
 @attrs.define(eq=False)
@@ -316,7 +317,8 @@ class Uplink:
             return
 
         async def listen() -> None:
-            await channel.listen(self.place.loopback, self.controller.reverse_port, self.place.commands)
+            build = partial(self.place.commands, self.controller.name)
+            await channel.listen(self.place.loopback, self.controller.reverse_port, build)
 
         self._begin(listen(), OPEN_TIMEOUT_S, _nothing_more, self._not_listening)
 

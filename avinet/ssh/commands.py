@@ -6,6 +6,7 @@ forwards, no agent.  What a session does is in ``process``; each use is reported
 controller cannot see inside a connection that is encrypted end to end.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -38,10 +39,11 @@ class _CommandLink(ServerLink):
     """One connection to the SE's server."""
 
     server: "CommandServer"
+    controller: str
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """Count it out."""
-        self.server.links.discard(self)
+        self.server.left(self)
         super().connectionLost(reason)
 
 
@@ -87,21 +89,34 @@ class CommandServer(Factory):
         self._used = used
         self.policy = policy or CommandPolicy()
         self.links: set[_CommandLink] = set()
+        self._counts: Counter[str] = Counter()
         self.sessions: set[CommandSession] = set()
         self._stopped: Deferred[None] | None = None
 
     def buildProtocol(self, addr: IAddress | None) -> IProtocol:  # type: ignore[override]  # Twisted's type wants a factory attribute
-        """A link, or a refusal when there are too many."""
-        if len(self.links) >= self.policy.connections:
+        """For whoever serves it elsewhere than behind an uplink."""
+        return self.build("")
+
+    def build(self, controller: str) -> IProtocol:
+        """A link for a connection through ``controller``'s forward, or a refusal when it has too many."""
+        if self._counts[controller] >= self.policy.connections:
             return Refusal(RETRY_AFTER_S)
+        self._counts[controller] += 1
         link = _CommandLink()
         link.server = self
+        link.controller = controller
         link.clock = self._reactor
         link.limits = LinkLimits(channels=self.policy.sessions)
         link.host_key, link.host_key_public = self._host_key, self._host_key_public
         link.userauth = lambda: KeyLogin(self._judge, self._admit, lambda attempt, why: None)
         self.links.add(link)
         return link
+
+    def left(self, link: _CommandLink) -> None:
+        """It is gone."""
+        if link in self.links:
+            self.links.remove(link)
+            self._counts[link.controller] -= 1
 
     def _judge(self, attempt: Attempt) -> str:
         if attempt.user != USER:

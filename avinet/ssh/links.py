@@ -4,7 +4,6 @@ The server signs with its host key what both sides have seen; the client checks 
 it believes anything.
 """
 
-import struct
 from collections.abc import Callable
 
 from twisted.conch.ssh import transport as conch
@@ -14,9 +13,9 @@ from twisted.python.failure import Failure
 
 from avinet.errors import AvinetError
 from avinet.ssh import kex, keys, profile
-from avinet.ssh.errors import ServerBusyError
 from avinet.ssh.exchange import Exchange
 from avinet.ssh.fields import Reader, malformed, string
+from avinet.ssh.refusal import busy_from
 from avinet.ssh.transport import Link
 
 
@@ -148,35 +147,3 @@ class ClientLink(Link):
             if code == conch.DISCONNECT_TOO_MANY_CONNECTIONS
             else super().peer_left(code, text)
         )
-
-
-def busy_text(retry_after_s: float) -> str:
-    """What a server that is full says; ``busy_from`` reads it."""
-    return f"too many connections; retry after {retry_after_s:.0f} s"
-
-
-def busy_from(text: str) -> ServerBusyError:
-    """The server's wish as an error."""
-    words = text.rsplit("retry after ", 1)
-    number = words[1].removesuffix(" s") if len(words) == 2 else ""
-    wait = float(number) if number.isascii() and number.isdigit() and len(number) < 6 else 1.0
-    return ServerBusyError(retry_after_s=wait)
-
-
-def refusal_packet(text: str) -> bytes:
-    """Version and DISCONNECT in the clear, for a connection that gets nothing else."""
-    body = (
-        b"\x01"
-        + struct.pack(">L", conch.DISCONNECT_TOO_MANY_CONNECTIONS)
-        + string(text.encode())
-        + string(b"")
-    )
-    padding = 8 - (5 + len(body)) % 8
-    padding += 8 if padding < 4 else 0
-    return (
-        profile.VERSION
-        + b"\r\n"
-        + struct.pack(">LB", 1 + len(body) + padding, padding)
-        + body
-        + bytes(padding)
-    )

@@ -10,7 +10,10 @@ class Observer(Protocol):
     """Hears what an operator may want to know.  Each call is about something a peer did; coalesce them."""
 
     def auth_failed(self, source: str, user: str, fingerprint: str, why: str) -> None:
-        """A stranger was refused.  ``why`` is a stable word: ``unknown-key``, ``network``, ``busy``, ..."""
+        """A stranger was refused.  ``why`` is a stable word: ``unknown-key``, ``network``, ..."""
+
+    def turned_away(self, source: str, why: str) -> None:
+        """A connection was not even looked at: ``crowded`` or ``pace`` (see ``gate.TurnedAway``)."""
 
     def authenticated(self, peer: ChannelPeer) -> None:
         """An SE's key logged in; not yet a session."""

@@ -63,6 +63,7 @@ class CommandPolicy:
     """For a command without a terminal; a shell lasts as long as its connection."""
     sessions: int = 16
     connections: int = 32
+    """Of one controller; another one's do not count, and their number is bounded by the membership list."""
     shell: str = "/bin/sh"
 
 

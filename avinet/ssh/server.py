@@ -6,6 +6,8 @@ name, and the refusal is reported.  Reports go to an ``Observer``, which coalesc
 many there are.
 """
 
+import time
+
 import attrs
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.conch.ssh.service import SSHService
@@ -16,13 +18,14 @@ from twisted.python.failure import Failure
 from avinet.model.ids import SeId
 from avinet.ssh import keys
 from avinet.ssh.errors import ConnectionEndedError
-from avinet.ssh.gate import Gate, GateLimits
+from avinet.ssh.gate import Gate, GateLimits, Ticket, TurnedAway
 from avinet.ssh.links import ServerLink
 from avinet.ssh.login import Access, SeLogin
 from avinet.ssh.observer import Observer
 from avinet.ssh.profile import LinkLimits
 from avinet.ssh.refusal import Refusal
 from avinet.ssh.services import Permit
+from avinet.ssh.turnstile import Turnstile
 from avinet.ssh.userauth import Attempt, KeyLogin
 
 MAX_LOGINS = 8
@@ -34,7 +37,21 @@ class _ControllerLink(ServerLink):
 
     server: "SecureChannelServer"
     source: str
-    counted = True
+    ticket: Ticket | None
+    """Until it logs in."""
+    queued = 0
+    """See ``turnstile.Waiting``."""
+
+    def dataReceived(self, data: bytes) -> None:
+        """At once from an SE that has proved itself; a stranger waits for his turn."""
+        if self.authenticated and not self.queued:
+            super().dataReceived(data)
+        else:
+            self.server.turnstile.enter(self, data)
+
+    def take(self, data: bytes) -> None:
+        """It is its turn."""
+        super().dataReceived(data)
 
     def logged_in(self, service: SSHService) -> None:
         """No stranger any more."""
@@ -43,15 +60,17 @@ class _ControllerLink(ServerLink):
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """Count it out."""
-        if self.counted:
+        if self.ticket is not None:
             self._leave(authenticated=False)
             if self.ended is not None and self.service is None:
                 self.server.observer.auth_failed(self.source, "", "no key", self.ended.reason)
         super().connectionLost(reason)
 
     def _leave(self, *, authenticated: bool) -> None:
-        self.counted = False
-        self.server.gate.leave(self.source, authenticated=authenticated)
+        ticket, self.ticket = self.ticket, None
+        if ticket is not None:
+            server = self.server
+            server.gate.leave(ticket, authenticated=authenticated, behind=server.turnstile.behind)
 
 
 @attrs.frozen
@@ -82,29 +101,36 @@ class SecureChannelServer(Factory):
         self._clock = clock
         self.observer = observer
         self.settings = settings or ServerSettings()
-        self.gate = Gate(self.settings.gate)
+        self.gate = Gate(clock.seconds, self.settings.gate)
+        self.turnstile = Turnstile(clock, time.perf_counter)
         self._logins: dict[SeId, list[SeLogin]] = {}
 
     # -- connections
 
-    def buildProtocol(self, addr: IAddress | None) -> IProtocol:  # type: ignore[override]  # Twisted's type wants a factory attribute
-        """A link for a stranger, or a refusal when there are too many."""
+    def buildProtocol(self, addr: IAddress | None) -> IProtocol | None:  # type: ignore[override]  # Twisted's type wants a factory attribute
+        """A link for a stranger, or a refusal when there are too many; no protocol is a connection cut at once."""
         source = str(getattr(addr, "host", "local"))
-        if not self.gate.admit(source):
-            self.observer.auth_failed(source, "", "no key", "busy")
-            return Refusal(self.settings.gate.retry_after_s)
+        ticket = self.gate.admit(source)
+        if isinstance(ticket, TurnedAway):
+            self.observer.turned_away(source, ticket.why)
+            return None if ticket.wait_s is None else Refusal(ticket.wait_s)
         link = _ControllerLink()
         link.server = self
         link.source = source
+        link.ticket = ticket
         link.clock = self._clock
         link.limits = self.settings.link
         link.host_key, link.host_key_public = self._host_key, self._host_key_public
         link.userauth = lambda: KeyLogin(
             lambda attempt: self._judge(source, attempt)[1],
             lambda attempt: self._admit(link, attempt),
-            lambda attempt, why: self.observer.auth_failed(source, attempt.user, attempt.fingerprint, why),
+            lambda attempt, why: self._failed(source, attempt, why),
         )
         return link
+
+    def _failed(self, source: str, attempt: Attempt, why: str) -> None:
+        self.gate.failed(source)
+        self.observer.auth_failed(source, attempt.user, attempt.fingerprint, why)
 
     def _judge(self, source: str, attempt: Attempt) -> tuple[Permit | None, str]:
         """The line that lets this key in, or why there is none."""

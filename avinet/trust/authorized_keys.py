@@ -7,6 +7,7 @@ is lost on the way.
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from typing import ClassVar
 
 import attrs
@@ -128,7 +129,11 @@ class AuthorizedKeys:
 
     def render(self) -> str:
         """The whole file, by UUID."""
-        return "".join(self._by_se[se].render() + "\n" for se in sorted(self._by_se))
+        return render_all(self.permits())
+
+    def permits(self) -> list[Permit]:
+        """All of them as they are now; rendering thousands may then be another thread's work."""
+        return list(self._by_se.values())
 
     @classmethod
     def parse(cls, text: str) -> "AuthorizedKeys":
@@ -165,3 +170,8 @@ def _is_network(text: str) -> bool:
 def known_hosts_line(loopback: str, port: int, host_key: str) -> str:
     """One line of ``known_hosts`` for an SE behind its loopback address."""
     return f"[{loopback}]:{port} {host_key}" if port != 22 else f"{loopback} {host_key}"
+
+
+def render_all(permits: Iterable[Permit]) -> str:
+    """The whole file, by UUID."""
+    return "".join(permit.render() + "\n" for permit in sorted(permits, key=lambda one: one.se))

@@ -95,7 +95,7 @@ class World:
         self.port = reactor.listenTCP(0, self.server, interface="127.0.0.1")
         self.lists = []
         self.uplinks = Uplinks(
-            Place(LOOPBACK, m.CONTROL_PORT, Echo),
+            Place(LOOPBACK, m.CONTROL_PORT, lambda controller: Echo()),
             SeParts("cluster-1", self.hello, self.sink, lambda: succeed(m.Report()), self.lists.append),
             reach_through(reactor, self.se_key, lambda: succeed(None)),
             reactor,

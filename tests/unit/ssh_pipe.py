@@ -147,6 +147,9 @@ class RecordingObserver:
     def __init__(self):
         self.calls = []
 
+    def turned_away(self, source, why):
+        self.calls.append(("turned_away", source, why))
+
     def auth_failed(self, source, user, fingerprint, why):
         self.calls.append(("auth_failed", source, user, fingerprint, why))
 

@@ -370,6 +370,25 @@ class Racing(Case):
             held.pop().callback(None)
         self.assertEqual(done, [2, 3, 4])
 
+    def test_a_large_change_is_computed_aside_and_its_rivals_wait_their_turn(self):
+        waiting = []
+
+        def aside(compute):
+            waiting.append(compute)
+            return Deferred().addCallback(lambda _: compute())
+
+        held = []
+        self.world.config.aside = lambda compute: held.append(aside(compute)) or held[-1]
+        many = [pool(f"p-{n}") for n in range(100)]
+        changes = [
+            Deferred.fromCoroutine(self.world.config.apply(documents, "tester"))
+            for documents in (many, [pool("small")])
+        ]
+        self.assertEqual([change.called for change in changes], [False, False])
+        held[0].callback(None)
+        self.assertEqual([self.successResultOf(change).version for change in changes], [2, 3])
+        self.assertEqual(len(waiting), 1)
+
     def test_a_failed_change_lets_the_next_one_have_its_turn(self):
         self.assertRaises(AvinetError, self.world.apply, service())
         self.assertEqual(self.world.apply(pool()).version, 2)

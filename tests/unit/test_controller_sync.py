@@ -40,6 +40,39 @@ class Pushing(Case):
         )
         self.assertTrue(self.sync.in_sync(machine.se))
 
+    def test_a_fleet_is_sent_to_in_slices_of_the_reactors_time(self):
+        self.world.apply(pool(), service())
+        machines = [self.world.engine(str(n)) for n in range(1, 5)]
+        for machine in machines:
+            machine.apply()
+        clock, advance, sent = self.world.clock, self.sync._advance, []
+
+        def slow(se):
+            sent.append(se)
+            clock.rightNow += 0.006
+            advance(se)
+
+        self.sync._advance = slow
+        self.world.apply(pool("web", 8081))
+        self.assertEqual(len(sent), 2)
+        self.assertFalse(self.sync.settled())
+        clock.advance(0)
+        self.assertEqual(sorted(sent), sorted(machine.se for machine in machines))
+        for machine in machines:
+            machine.apply()
+        self.assertTrue(self.sync.settled())
+
+    def test_nothing_is_sent_after_a_stop_in_the_middle_of_a_fleet(self):
+        self.world.apply(pool(), service())
+        for n in range(1, 5):
+            self.world.engine(str(n)).apply()
+        clock, sent = self.world.clock, []
+        self.sync._advance = lambda se: (sent.append(se), setattr(clock, "rightNow", clock.rightNow + 0.02))
+        self.world.apply(pool("web", 8081))
+        self.sync.stop()
+        clock.advance(1)
+        self.assertEqual(len(sent), 1)
+
     def test_a_change_goes_out_as_a_delta_of_what_changed(self):
         machine = self.serving()
         before = machine.hash

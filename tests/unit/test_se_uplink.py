@@ -118,6 +118,17 @@ class Waits(SynchronousTestCase):
         self.assertEqual(backoff.next_wait_s(86_400.0), 60.0)
         self.assertEqual(backoff.next_wait_s(86_400.0, proven=True), PROVEN_WAIT_S)
 
+    def test_a_place_in_a_queue_is_kept_also_after_a_long_outage(self):
+        backoff = Backoff(lambda: 1.0)
+        for _ in range(10):
+            backoff.next_wait_s()
+        self.assertEqual([backoff.next_wait_s(3.0) for _ in range(5)], [4.0] * 5)
+
+    def test_to_be_told_again_and_again_is_no_queue(self):
+        backoff = Backoff(lambda: 1.0)
+        waits = [backoff.next_wait_s(0.1) for _ in range(20)]
+        self.assertEqual((waits[4], waits[-1]), (1.1, 60.1))
+
     def test_nonsense_is_no_wait(self):
         for asked in (-5.0, 0.0, float("nan")):
             self.assertEqual(Backoff(lambda: 0.0).next_wait_s(asked), 0.0)
@@ -173,7 +184,7 @@ class UplinkCase(SynchronousTestCase):
         self.clock, self.dials, self.refreshes, self.attached = Clock(), [], [], []
         self.names = dict(NAMES)
         self.parts = SeParts("cluster-1", lambda: HELLO, Sink(), Deferred, lambda document: None)
-        self.place = Place("127.1.0.2", 5096, lambda: None)
+        self.place = Place("127.1.0.2", 5096, lambda controller: controller)
         self.reach = Reach(self.resolve, self.dial, self.refresh)
         self.uplink = Uplink(
             CONTROLLER,
@@ -231,7 +242,8 @@ class Lives(UplinkCase):
         self.assertEqual(channel.wire.heard(), [HELLO])
         channel.wire.say(WELCOME)
         self.assertIs(self.uplink.state, S.ATTACHED)
-        self.assertEqual(channel.listens, [("127.1.0.2", 5097, self.place.commands)])
+        [(address, port, build)] = channel.listens
+        self.assertEqual((address, port, build()), ("127.1.0.2", 5097, CONTROLLER.name))
         self.assertEqual(self.attached, [self.uplink])
 
     def test_every_address_is_dialed_in_order_and_then_it_waits(self):
@@ -290,6 +302,17 @@ class Lives(UplinkCase):
         self.clock.advance(1)
         self.clock.advance(35)
         self.assertEqual(self.addresses(), ["192.0.2.1", "192.0.2.2"])
+
+    def test_a_place_in_a_busy_controllers_queue_is_kept_within_a_second(self):
+        self.random = lambda: 1.0
+        for said_s in (7.5, 3.0, 0.1):
+            self.uplink.start()
+            for _ in range(3):
+                self.refuse(ServerBusyError(retry_after_s=said_s))
+            self.clock.advance(said_s + 0.9)
+            self.assertIs(self.uplink.state, S.BACKING_OFF)
+            self.clock.advance(0.2)
+            self.assertIs(self.uplink.state, S.DIALING)
 
     def test_a_busy_stranger_is_believed_for_a_minute(self):
         self.uplink.start()

@@ -12,8 +12,6 @@ from avinet.errors import RemoteProtocolError
 from avinet.ssh import kex, keys
 from avinet.ssh.fields import Reader, string, uint32
 from avinet.ssh.flow import RateGuard
-from avinet.ssh.gate import Gate, GateLimits, network_of
-from avinet.ssh.links import busy_from, busy_text
 
 
 class Fields(SynchronousTestCase):
@@ -104,36 +102,3 @@ class Counters(SynchronousTestCase):
         self.assertEqual([guard.allow(t) for t in (0, 1, 2, 3)], [True, True, True, False])
         self.assertFalse(guard.allow(6))
         self.assertTrue(guard.allow(30))
-
-    def test_networks(self):
-        self.assertEqual(network_of("10.1.2.3"), "10.1.2.0/24")
-        self.assertEqual(network_of("::ffff:10.1.2.3"), "10.1.2.0/24")
-        self.assertEqual(network_of("2001:db8:1:2::9"), "2001:db8:1::/56")
-        self.assertEqual(network_of("local"), "local")
-
-    def test_a_network_with_ses_gets_more_room_and_strangers_elsewhere_do_not(self):
-        gate = Gate(GateLimits(total=10, per_network=1, per_known_network=5))
-        self.assertTrue(gate.admit("10.0.0.1"))
-        self.assertFalse(gate.admit("10.0.0.2"))
-        gate.leave("10.0.0.1", authenticated=True)
-        self.assertEqual([gate.admit("10.0.0.3") for _ in range(6)], [True] * 5 + [False])
-        self.assertTrue(gate.admit("10.0.1.1"))
-        self.assertFalse(gate.admit("10.0.1.2"))
-
-    def test_strangers_in_many_networks_cannot_take_the_room_of_networks_with_ses(self):
-        gate = Gate(GateLimits(total=10, strangers_share=0.6, per_network=1, per_known_network=5))
-        gate.admit("192.0.2.1")
-        gate.leave("192.0.2.1", authenticated=True)
-        self.assertEqual([gate.admit(f"10.0.{n}.1") for n in range(8)], [True] * 6 + [False] * 2)
-        self.assertEqual([gate.admit("192.0.2.2") for _ in range(5)], [True] * 4 + [False])
-
-    def test_the_wish_of_a_busy_server_survives_and_nonsense_does_not(self):
-        self.assertEqual(busy_from(busy_text(7)).retry_after_s, 7.0)
-        for text in (
-            "",
-            "retry after x s",
-            "retry after -1 s",
-            "retry after 99999999999 s",
-            "retry after ² s",
-        ):
-            self.assertEqual(busy_from(text).retry_after_s, 1.0)

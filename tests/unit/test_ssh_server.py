@@ -1,6 +1,7 @@
 """The controller's SSH server and the SE's client, joined in memory."""
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from twisted.internet.address import IPv4Address
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -111,7 +112,8 @@ class Login(SynchronousTestCase):
         key = controller.enrol()
         pipes = [controller.raw(Collector(), source=f"10.1.2.{n}") for n in (1, 2)]
         _, outcome = controller.dial(key)
-        self.assertEqual(self.failure(outcome, ServerBusyError).retry_after_s, 5.0)
+        self.assertEqual(self.failure(outcome, ServerBusyError).retry_after_s, 0.1)
+        self.assertEqual(controller.observer.named("turned_away"), [("turned_away", "10.1.2.3", "crowded")])
         _, outcome = controller.dial(key, source="10.1.3.1")
         self.assertIsInstance(outcome[0], SecureChannel)
         for pipe in pipes:
@@ -120,6 +122,36 @@ class Login(SynchronousTestCase):
         _, outcome = controller.dial(key)
         self.assertIsInstance(outcome[0], SecureChannel)
         self.assertEqual(controller.server.gate.total, 0)
+
+    def test_a_flood_that_leaves_at_once_is_turned_away_before_any_key_exchange(self):
+        controller = Controller(settings=ServerSettings(gate=GateLimits(per_network_burst=3)))
+        for _ in range(3):
+            pipe = controller.raw(Collector())
+            pipe.client_end.loseConnection()
+            pipe.pump()
+        late = Collector()
+        controller.raw(late).pump()
+        self.assertIn(b"retry after 0.2 s", late.data)
+        self.assertEqual(late.data.count(b"SSH-2.0-"), 1)
+        self.assertNotIn(b"curve25519", late.data)
+
+    def test_strangers_whom_there_is_no_time_to_answer_are_cut(self):
+        settings = ServerSettings(gate=GateLimits(per_network=1, told_per_s=1.0))
+        controller = Controller(settings=settings)
+        controller.raw(Collector())
+        answers = [controller.server.buildProtocol(IPv4Address("TCP", "10.1.2.3", n)) for n in range(2)]
+        self.assertEqual([answer is None for answer in answers], [False, True])
+
+    def test_logins_that_wait_for_their_turn_go_on(self):
+        self.controller.server.turnstile.turn_s = 1e-9
+        pipe, channel = self.controller.channel(self.key)
+        self.assertEqual(self.controller.server.gate.total, 0)
+        echo = Collector()
+        channel.open(5001, echo)
+        pipe.pump()
+        echo.transport.write(b"hello")
+        pipe.pump()
+        self.assertEqual(echo.data, b"hello")
 
     def test_drop_cuts_every_login_of_an_se_and_no_other(self):
         other = self.controller.enrol(se="se-2")

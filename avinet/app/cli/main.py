@@ -6,6 +6,7 @@ remote command for ``se exec`` and ``se ssh``, or 124 and 255 as timeout(1) and 
 
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -90,6 +91,21 @@ def cli(  # noqa: PLR0913, PLR0917 - one parameter an option
     where.user, where.password_file = user, password_file
 
 
+def _under_load(answer: dict[str, Any]) -> dict[str, str]:
+    """What a controller of an older release does not tell."""
+    shown: dict[str, str] = {}
+    if reactor := answer.get("reactor"):
+        shown["reactor blocked"] = (
+            f"{reactor['over_50_ms']} times over 50 ms; longest {reactor['longest_minute_ms']:g} ms in the last "
+            f"minute, {reactor['longest_hour_ms']:g} ms in the last hour; p99 {reactor['p99_ms']} ms"
+        )
+    if logins := answer.get("logins"):
+        shown["logins"] = (
+            f"{logins['in_progress']} in progress, {logins['turned_away']} told to come back later"
+        )
+    return shown
+
+
 @cli.command(cls=Command)
 @place
 def status(where: Place) -> None:
@@ -111,6 +127,7 @@ def status(where: Place) -> None:
             "service engines": f"{engines['total']}: {engines['up']} up, {engines['in_sync']} in sync",
             "stragglers": late,
             "memory": show_bytes(answer["memory_kib"] * KIB),
+            **_under_load(answer),
         }
     )
 
