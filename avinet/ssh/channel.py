@@ -290,6 +290,7 @@ class ChannelTransport(SSHChannel):
             self.conn.transport.send_data(head, data)
         if self.localClosed or not self.remoteWindowLeft or not (self._unsent or (size and self._pulls)):
             self.conn.scheduler.withdraw(self)
+            self._settle()
         return size
 
     def _settle(self) -> None:
@@ -304,13 +305,13 @@ class ChannelTransport(SSHChannel):
                 self.conn.sendClose(self)
                 self._finish_soon(ConnectionDone())
                 return
-        self._drive_producer()
+        self.drive()
 
     @property
     def _blocked(self) -> bool:
         return bool(self._unsent) or not self.remoteWindowLeft or not self.conn.transport.writable
 
-    def _drive_producer(self) -> None:
+    def drive(self) -> None:
         """Pause a push producer while there is anything unsent, and let it go on when there is not."""
         producer = self._producer
         if producer is None or not self._streaming:
@@ -326,11 +327,6 @@ class ChannelTransport(SSHChannel):
         self.remoteWindowLeft += data
         self._send()
 
-    def settle(self) -> None:
-        """The connection has sent what it could."""
-        if self._producer is not None or self._eof_wanted:
-            self._settle()
-
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:  # noqa: FBT001 - IConsumer's
         """``producer`` writes to us and is paused while the peer gives no credit."""
         if self._producer is not None:
@@ -340,6 +336,8 @@ class ChannelTransport(SSHChannel):
             return
         self._producer = producer  # type: ignore[assignment]  # IProducer is one of the two
         self._streaming, self._producer_paused = streaming, False
+        if streaming:
+            self.conn.pushed.add(self)
         if self.connected:
             self._send()
 
@@ -349,6 +347,7 @@ class ChannelTransport(SSHChannel):
 
     def _drop_producer(self) -> IPushProducer | IPullProducer | None:
         producer, self._producer = self._producer, None
+        self.conn.pushed.discard(self)
         return producer
 
     # -- receiving

@@ -25,7 +25,7 @@ _CALM_PACKETS = 64
 class PacketReader:
     """Takes what was received and gives the payloads in it."""
 
-    __slots__ = ("_at", "_calm", "_carried", "_carry", "_data", "_need", "_opener", "_scratch",
+    __slots__ = ("_at", "_calm", "_carried", "_carry", "_data", "_large", "_need", "_opener", "_scratch",
                  "limit", "opened_bytes", "packets", "sequence")  # fmt: skip
 
     def __init__(self) -> None:
@@ -43,7 +43,18 @@ class PacketReader:
         self._carried = 0
         self._need = 0
         self._scratch = bytearray()
+        self._large = 0
+        """The size of the last packet, if that was large."""
         self._calm = 0
+
+    @property
+    def wanted(self) -> int:
+        """Bytes that would complete the packet under way, or make one more like a large one that just came; 0 while
+        packets are small.
+        """
+        if self._carried:
+            return self._need - self._carried if self._need > _SMALL_BYTES else 0
+        return self._large
 
     def feed(self, data: bytes) -> None:
         """Take bytes; ``next`` must have said None before."""
@@ -131,7 +142,9 @@ class PacketReader:
         if size <= _SMALL_BYTES:
             self._calm += 1
             if self._calm == _CALM_PACKETS:
-                self._scratch, self._carry = bytearray(), bytearray()
+                self._scratch, self._carry, self._large = bytearray(), bytearray(), 0
+        else:
+            self._large = size
         return body[1 : length - padding]
 
     def _room(self, length: int) -> bytearray:

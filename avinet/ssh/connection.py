@@ -107,6 +107,8 @@ class Connection(SSHConnection):
         self.scheduler = Scheduler()
         self.governor = BulkGovernor()
         self.memory = ConnectionMemory(process or ProcessMemory(), self._cut)
+        self.pushed: set[ChannelTransport] = set()
+        """Channels whose producers push: they are paused while the link is full."""
         self._pumping = False
         self._pings: deque[tuple[ChannelTransport, int] | None] = deque()
         """What each ping under way is for: a channel's window and what that had received, or the governor."""
@@ -152,8 +154,8 @@ class Connection(SSHConnection):
     def writable_changed(self) -> None:
         """The link takes data again, or none for now."""
         self.pump()
-        for channel in list(self.channels.values()):
-            channel.settle()
+        for channel in tuple(self.pushed):
+            channel.drive()
 
     def pump(self) -> None:
         """Send whatever may be sent now, most urgent first."""
@@ -209,8 +211,6 @@ class Connection(SSHConnection):
         if purpose is None:
             self.governor.acked(self.transport.clock.seconds())
             self.pump()
-            for channel in list(self.channels.values()):
-                channel.settle()
             return
         self._probing = False
         channel, before = purpose

@@ -53,8 +53,8 @@ _PACKET_OVERHEAD = 64
 _MAX_EXTENSIONS = 64
 _MAX_PING_BYTES = 1024
 _CHANCE = random.SystemRandom()
-_READ_BYTES = 256 * 1024
-"""What one read of the socket takes while data comes in bulk; Twisted's own 64 KiB otherwise."""
+_LEAST_READ_BYTES = 4096
+"""However little is missing of a packet; Twisted pauses producers by the same number."""
 _SEND_BYTES = 512 * 1024
 """What one write to the socket offers; Twisted's own is 128 KiB."""
 _UNSENT_BYTES = 128 * 1024
@@ -119,6 +119,8 @@ class Link(SSHTransportBase):
     _takes_extensions = False
     _encrypted = False
     _full = False
+    _reads = 0
+    """What reads of the socket are fitted to; 0 for Twisted's own 64 KiB."""
     _parked_bytes = 0
     _bytes_before_login = 0
     _exchange: Exchange | None = None
@@ -240,17 +242,19 @@ class Link(SSHTransportBase):
             else:
                 self.dispatchMessage(payload[0], bytes(payload[1:]))
         if self.authenticated and not self._ended:
-            self._fit_reads(len(data))
+            self._fit_reads()
             if self._exchange is None and self._life.over(reader, self.writer):
                 self.sendKexInit()
 
-    def _fit_reads(self, size: int) -> None:
-        """Read more at a time while there is more; an idle connection goes back to little."""
-        buffer = getattr(self.transport, "bufferSize", 0)
-        if size == buffer:
-            self.transport.bufferSize = _READ_BYTES
-        elif buffer == _READ_BYTES and size < _READ_BYTES // 16:
-            del self.transport.bufferSize
+    def _fit_reads(self) -> None:
+        """While large packets come, let each read of the socket end where a packet does: it needs no copy then."""
+        wanted = self.reader.wanted
+        if wanted != self._reads:
+            self._reads = wanted
+            if wanted:
+                self.transport.bufferSize = max(wanted, _LEAST_READ_BYTES)
+            else:
+                self.transport.__dict__.pop("bufferSize", None)
 
     def _take_version(self) -> bool:
         """RFC 4253 section 4.2.  Only a server may send other lines first, and not many."""

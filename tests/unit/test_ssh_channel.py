@@ -104,7 +104,7 @@ class Flow(ChannelCase):
         sink, end, other = Held(), Collector(), Collector()
         self.join(end, sink)
         self.join(other, Collector())
-        for _ in range(6):
+        for _ in range(7):
             end.transport.write(bytes(1024 * 1024))
             self.pipe.pump()
         self.assertIsNotNone(end.reason)
