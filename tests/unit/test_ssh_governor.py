@@ -70,7 +70,7 @@ class AloneOnALink(SynchronousTestCase):
         self.assertLessEqual(0.070 + max(link.samples), 0.135)
         self.assertGreaterEqual(link.delivered / (60 * link.rate), 0.95)
 
-    def test_it_takes_20_round_trips_to_fill_the_link(self):
+    def test_87_percent_are_used_from_the_20th_round_trip_on(self):
         # The first drain, which comes early, is among these 40 round trips.
         for mbit, rtt_s in ((10, 0.07), (100, 0.02), (100, 0.07), (1000, 0.02)):
             link = Link(mbit * MBIT, rtt_s, buffer=4 * MIB)
@@ -165,7 +165,7 @@ class Changes(SynchronousTestCase):
         self.assertGreaterEqual(used(link, 11, 18), 0.9)
         self.assertLessEqual(percentile(link.samples, 0.99), 0.035)
 
-    def test_a_longer_route_costs_most_of_the_rate_but_for_14_s_only(self):
+    def test_a_longer_route_costs_four_fifths_of_the_rate_until_the_old_minimum_is_forgotten(self):
         link = self.change(rtt=0.1)
         self.assertGreaterEqual(used(link, 8, 20), 0.14)
         self.assertGreaterEqual(used(link, 20, 26), 0.9)
