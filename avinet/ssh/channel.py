@@ -66,6 +66,13 @@ class ViewReceiver(Protocol):
         """In place of ``dataReceived``; ``view`` is good during the call only."""
 
 
+class ViewProducer(Protocol):
+    """A pull producer that puts its data where it is needed, as a file does."""
+
+    def produce_into(self, room: memoryview) -> int:
+        """In place of ``resumeProducing``: fill the front of ``room``; how much.  0 ends the turn, not the stream."""
+
+
 @runtime_checkable
 class RequestReceiver(Protocol):
     """A protocol that also takes the peer's channel requests."""
@@ -117,6 +124,7 @@ class ChannelTransport(SSHChannel):
         self._producer: IPushProducer | IPullProducer | None = None
         self._streaming = False
         self._producer_paused = False
+        self._produce_into: Callable[[memoryview], int] | None = None
         self._pending: deque[tuple[int, bytes]] = deque()
         self._pending_bytes = 0
         self._view_received: Callable[[memoryview], None] | None = getattr(protocol, "view_received", None)
@@ -267,30 +275,51 @@ class ChannelTransport(SSHChannel):
 
         Withdraws from the scheduler when there is nothing left that may be sent.
         """
-        if not self._unsent and self._pulls:
-            self._guarded(self._producer.resumeProducing)  # type: ignore[union-attr]  # it pulls
-        size = 0
-        if self._unsent and self.remoteWindowLeft and not self.localClosed:
-            kind, data = self._unsent[0]
-            size = min(len(data), self.remoteWindowLeft, self.remoteMaxPacket, most)
-            if size < len(data):
-                self._unsent[0] = (kind, data[size:])
-                data = data[:size]
-            else:
-                self._unsent.popleft()
-            self._unsent_bytes -= size
-            self.conn.memory.release(size)
-            self.remoteWindowLeft -= size
-            theirs = self.conn.channelsToRemoteChannel[self]
-            head = (
-                _DATA_HEAD.pack(_MSG_DATA, theirs, size)
-                if kind == STDOUT
-                else _EXTENDED_HEAD.pack(_MSG_EXTENDED_DATA, theirs, kind, size)
-            )
-            self.conn.transport.send_data(head, data)
+        most = min(most, self.remoteWindowLeft, self.remoteMaxPacket)
+        if not self._unsent and self._produce_into is not None and self._pulls and most:
+            size = self._send_produced(self._produce_into, most)
+        else:
+            size = self._send_queued(most)
         if self.localClosed or not self.remoteWindowLeft or not (self._unsent or (size and self._pulls)):
             self.conn.scheduler.withdraw(self)
             self._settle()
+        return size
+
+    def _send_produced(self, produce_into: Callable[[memoryview], int], most: int) -> int:
+        try:
+            size = produce_into(self.conn.transport.blank(most))
+        except Exception:  # noqa: BLE001 - the edge between a connection and the services on it
+            _own_log.failure("a producer on channel {name} failed", name=self.name.decode())
+            self.abortConnection()
+            return 0
+        if size:
+            self.remoteWindowLeft -= size
+            head = _DATA_HEAD.pack(_MSG_DATA, self.conn.channelsToRemoteChannel[self], size)
+            self.conn.transport.send_blank(head, size)
+        return size
+
+    def _send_queued(self, most: int) -> int:
+        if not self._unsent and self._pulls:
+            self._guarded(self._producer.resumeProducing)  # type: ignore[union-attr]  # it pulls
+        if not self._unsent or not most or self.localClosed:
+            return 0
+        kind, data = self._unsent[0]
+        size = min(len(data), most)
+        if size < len(data):
+            self._unsent[0] = (kind, data[size:])
+            data = data[:size]
+        else:
+            self._unsent.popleft()
+        self._unsent_bytes -= size
+        self.conn.memory.release(size)
+        self.remoteWindowLeft -= size
+        theirs = self.conn.channelsToRemoteChannel[self]
+        head = (
+            _DATA_HEAD.pack(_MSG_DATA, theirs, size)
+            if kind == STDOUT
+            else _EXTENDED_HEAD.pack(_MSG_EXTENDED_DATA, theirs, kind, size)
+        )
+        self.conn.transport.send_data(head, data)
         return size
 
     def _settle(self) -> None:
@@ -336,6 +365,7 @@ class ChannelTransport(SSHChannel):
             return
         self._producer = producer  # type: ignore[assignment]  # IProducer is one of the two
         self._streaming, self._producer_paused = streaming, False
+        self._produce_into = None if streaming else getattr(producer, "produce_into", None)
         if streaming:
             self.conn.pushed.add(self)
         if self.connected:

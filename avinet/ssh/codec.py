@@ -14,7 +14,9 @@ from avinet.ssh.fields import malformed
 from avinet.ssh.profile import MAX_PACKET_BEFORE_LOGIN
 
 SEQUENCE_MASK = 0xFFFFFFFF
-_MIN_PADDING = 4
+_MIN_PADDING, _MAX_PADDING = 4, 32
+DATA_HEAD_BYTES = 9
+"""Message number, channel and size before plain channel data (RFC 4254 section 5.2)."""
 _HEAD = struct.Struct(">LB")
 _SMALL_BYTES = 4096
 """Packets up to this size get memory of their own; it is not worth keeping any for them."""
@@ -178,12 +180,8 @@ class PacketWriter:
 
     def seal(self, head: bytes, data: bytes | memoryview = b"") -> tuple[bytes, ...]:
         """The packet with payload ``head + data``, in pieces for the socket."""
-        sealer = self._sealer
         payload = len(head) + len(data)
-        # RFC 4253 counts the length field into the block; what authenticates it in the clear does not.
-        padding = sealer.block - (sealer.plain_head + 1 + payload) % sealer.block
-        if padding < _MIN_PADDING:
-            padding += sealer.block
+        padding = self._padding(payload)
         size = _HEAD.size + payload + padding
         lengths = _HEAD.pack(size - LENGTH_BYTES, padding)
         if size <= _SMALL_BYTES:
@@ -192,19 +190,42 @@ class PacketWriter:
             if self._calm == _CALM_PACKETS:
                 self._scratch = bytearray()
         else:
-            plain = self._assembled(size, lengths + head, data, padding)
-        pieces = sealer.seal(self.sequence, plain)
-        self.sequence = (self.sequence + 1) & SEQUENCE_MASK
-        self.packets += 1
-        self.sealed_bytes += size
-        return pieces
+            plain = self._room(size)
+            plain[: _HEAD.size] = lengths
+            plain[_HEAD.size : _HEAD.size + len(head)] = head
+            plain[_HEAD.size + len(head) : size - padding] = data
+            plain[size - padding :] = os.urandom(padding)
+        return self._sealed(plain)
 
-    def _assembled(self, size: int, head: bytes, data: bytes | memoryview, padding: int) -> memoryview:
+    def blank(self, size: int) -> memoryview:
+        """Room for ``size`` bytes of data behind a head of ``DATA_HEAD_BYTES``; good until the next packet."""
+        start = _HEAD.size + DATA_HEAD_BYTES
+        return self._room(start + size + _MAX_PADDING)[start : start + size]
+
+    def seal_blank(self, head: bytes, size: int) -> tuple[bytes, ...]:
+        """As ``seal``, with the first ``size`` bytes of ``blank`` for data."""
+        padding = self._padding(DATA_HEAD_BYTES + size)
+        end = _HEAD.size + DATA_HEAD_BYTES + size
+        plain = memoryview(self._scratch)[: end + padding]
+        plain[: end - size] = _HEAD.pack(end + padding - LENGTH_BYTES, padding) + head
+        plain[end:] = os.urandom(padding)
+        return self._sealed(plain)
+
+    def _padding(self, payload: int) -> int:
+        """RFC 4253 counts the length field into the block; what authenticates it in the clear does not."""
+        sealer = self._sealer
+        padding = sealer.block - (sealer.plain_head + 1 + payload) % sealer.block
+        return padding if padding >= _MIN_PADDING else padding + sealer.block
+
+    def _room(self, size: int) -> memoryview:
         self._calm = 0
         if len(self._scratch) < size:
             self._scratch = bytearray(size)
-        plain = memoryview(self._scratch)[:size]
-        plain[: len(head)] = head
-        plain[len(head) : size - padding] = data
-        plain[size - padding :] = os.urandom(padding)
-        return plain
+        return memoryview(self._scratch)[:size]
+
+    def _sealed(self, plain: memoryview) -> tuple[bytes, ...]:
+        pieces = self._sealer.seal(self.sequence, plain)
+        self.sequence = (self.sequence + 1) & SEQUENCE_MASK
+        self.packets += 1
+        self.sealed_bytes += len(plain)
+        return pieces

@@ -164,6 +164,8 @@ class Connection(SSHConnection):
         self._pumping = True
         link, scheduler, governor = self.transport, self.scheduler, self.governor
         try:
+            if governor.in_flight:
+                self._mark(idle=False)
             while link.writable:
                 channel = scheduler.next(governed=governor.room > 0)
                 if channel is None:

@@ -15,7 +15,6 @@ The sides themselves are ``ServerLink`` and ``ClientLink``.
 """
 
 import random
-import socket
 import struct
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -23,10 +22,9 @@ from typing import Any, ClassVar
 from twisted.conch.ssh import transport as conch
 from twisted.conch.ssh.service import SSHService
 from twisted.conch.ssh.transport import SSHTransportBase
-from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from avinet.errors import AvinetError, RemoteProtocolError
 from avinet.ssh import kex, profile
@@ -44,6 +42,7 @@ from avinet.ssh.exchange import (
 )
 from avinet.ssh.fields import Reader, malformed, string
 from avinet.ssh.negotiation import COOKIE_BYTES, Algorithms, KexInit, agree, guess_was_right
+from avinet.ssh.outlet import Outlet
 from avinet.ssh.profile import LinkLimits
 from avinet.ssh.quiet import conch_log
 
@@ -55,29 +54,8 @@ _MAX_PING_BYTES = 1024
 _CHANCE = random.SystemRandom()
 _LEAST_READ_BYTES = 4096
 """However little is missing of a packet; Twisted pauses producers by the same number."""
-_SEND_BYTES = 512 * 1024
-"""What one write to the socket offers; Twisted's own is 128 KiB."""
-_UNSENT_BYTES = 128 * 1024
-"""TCP_NOTSENT_LOWAT: what the kernel keeps beyond what is on its way.  Priorities end where its queue begins."""
 
 _debug = Logger(namespace="avinet.ssh")
-
-
-@implementer(IPushProducer)
-class _Outlet:
-    """Tells a link whether its socket takes more."""
-
-    def __init__(self, link: "Link") -> None:
-        self._link = link
-
-    def pauseProducing(self) -> None:
-        self._link.outlet_changed(full=True)
-
-    def resumeProducing(self) -> None:
-        self._link.outlet_changed(full=False)
-
-    def stopProducing(self) -> None:
-        self._link.outlet_changed(full=True)
 
 
 class Link(SSHTransportBase):
@@ -118,7 +96,6 @@ class Link(SSHTransportBase):
     _strict = False
     _takes_extensions = False
     _encrypted = False
-    _full = False
     _reads = 0
     """What reads of the socket are fitted to; 0 for Twisted's own 64 KiB."""
     _parked_bytes = 0
@@ -132,22 +109,12 @@ class Link(SSHTransportBase):
 
     def connectionMade(self) -> None:
         """Send our version and our first KEXINIT."""
-        if ITCPTransport.providedBy(self.transport):
-            self.transport.setTcpNoDelay(True)
-            self.transport.setTcpKeepAlive(True)
-            self._tune_socket()
-        self.transport.registerProducer(_Outlet(self), True)
+        self._outlet = Outlet(self.transport, self._outlet_changed)
         self.reader, self.writer = PacketReader(), PacketWriter()
         self._life = KeyLife(self.limits, self.chance, self.key_slack)
         self._parked: list[bytes] = []
-        self.transport.write(self.ourVersionString + b"\r\n")
+        self._outlet.send((self.ourVersionString + b"\r\n",))
         self.sendKexInit()
-
-    def _tune_socket(self) -> None:
-        handle = getattr(self.transport, "getHandle", lambda: None)()
-        if isinstance(handle, socket.socket) and hasattr(socket, "TCP_NOTSENT_LOWAT"):
-            handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
-            self.transport.SEND_LIMIT = _SEND_BYTES
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """Stop the service and every timer."""
@@ -175,7 +142,7 @@ class Link(SSHTransportBase):
             self.sendPacket(conch.MSG_DISCONNECT, payload)
         elif not self.isClient:
             # Before both versions are known there are no packets; OpenSSH says it in a line, too.
-            self.transport.write(b"Invalid SSH identification string.\r\n")
+            self._outlet.send((b"Invalid SSH identification string.\r\n",))
         self._close()
 
     def sendDisconnect(self, reason: int, desc: bytes | str) -> None:
@@ -194,7 +161,7 @@ class Link(SSHTransportBase):
 
     def _close(self) -> None:
         self._ended = True
-        self.transport.unregisterProducer()
+        self._outlet.close()
         self.transport.loseConnection()
         self._cut_timer = self.clock.callLater(self.limits.disconnect_s, self.transport.abortConnection)
 
@@ -243,8 +210,7 @@ class Link(SSHTransportBase):
                 self.dispatchMessage(payload[0], bytes(payload[1:]))
         if self.authenticated and not self._ended:
             self._fit_reads()
-            if self._exchange is None and self._life.over(reader, self.writer):
-                self.sendKexInit()
+            self._count_keys()
 
     def _fit_reads(self) -> None:
         """While large packets come, let each read of the socket end where a packet does: it needs no copy then."""
@@ -468,7 +434,9 @@ class Link(SSHTransportBase):
     @property
     def writable(self) -> bool:
         """Whether data should be sent now; channels keep theirs until it is."""
-        return not (self._full or self._ended or (self._exchange is not None and self._exchange.holds_back))
+        return not (
+            self._outlet.full or self._ended or (self._exchange is not None and self._exchange.holds_back)
+        )
 
     @property
     def most_data(self) -> int:
@@ -476,10 +444,9 @@ class Link(SSHTransportBase):
         ours = self.otherVersionString == profile.VERSION
         return profile.MAX_OWN_DATA_PACKET if ours else profile.MAX_DATA_PACKET
 
-    def outlet_changed(self, *, full: bool) -> None:
+    def _outlet_changed(self) -> None:
         """The socket takes no more, or takes more again."""
-        self._full = full
-        if not full and not self._parked:
+        if not self._outlet.full and not self._parked:
             self._parked_bytes = 0
         self._tell_service()
 
@@ -507,15 +474,24 @@ class Link(SSHTransportBase):
     def send_data(self, head: bytes, data: memoryview) -> None:
         """A packet of channel data, ``head`` first; only while ``writable``."""
         self._emit(head, data)
-        if self._exchange is None and self._life.over(self.reader, self.writer):
-            self.sendKexInit()
+        self._count_keys()
+
+    def blank(self, size: int) -> memoryview:
+        """Room for ``size`` bytes of data in the next packet; fill it, then ``send_blank``, with no other between."""
+        return self.writer.blank(size)
+
+    def send_blank(self, head: bytes, size: int) -> None:
+        """The packet of the ``size`` bytes that were put into ``blank``."""
+        self._outlet.send(self.writer.seal_blank(head, size))
+        self._count_keys()
 
     def _emit(self, head: bytes, data: bytes | memoryview = b"") -> None:
-        pieces = self.writer.seal(head, data)
-        if len(pieces) == 1 or len(data) < _PACKET_OVERHEAD:
-            self.transport.write(b"".join(pieces))
-        else:
-            self.transport.writeSequence(pieces)
+        self._outlet.send(self.writer.seal(head, data))
+
+    def _count_keys(self) -> None:
+        """Ask for new keys if these have carried enough."""
+        if self._exchange is None and self._life.over(self.reader, self.writer):
+            self.sendKexInit()
 
     def logPrefix(self) -> str:
         """For Twisted's own messages."""

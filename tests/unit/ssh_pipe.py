@@ -32,6 +32,7 @@ class PipeEnd:
         self.sent = bytearray()
         self.total = 0
         self.producer = None
+        self.streaming = True
         self.producer_paused = False
         self.reading = True
         self.disconnecting = False
@@ -43,7 +44,9 @@ class PipeEnd:
             return
         self.sent += data
         self.total += len(data)
-        if self.producer is not None and not self.producer_paused and len(self.sent) > HIGH_WATER:
+        if self.producer is None:
+            return
+        if self.streaming and not self.producer_paused and len(self.sent) > HIGH_WATER:
             self.producer_paused = True
             self.producer.pauseProducing()
 
@@ -51,8 +54,7 @@ class PipeEnd:
         self.write(b"".join(data))
 
     def registerProducer(self, producer, streaming):
-        assert streaming
-        self.producer = producer
+        self.producer, self.streaming = producer, streaming
 
     def unregisterProducer(self):
         self.producer = None
@@ -96,7 +98,7 @@ class PipeEnd:
             data = bytes(self.sent[:HIGH_WATER])
             del self.sent[:HIGH_WATER]
             self.peer.protocol.dataReceived(data)
-            if not self.sent and self.producer is not None and self.producer_paused:
+            if not self.sent and self.producer is not None and (self.producer_paused or not self.streaming):
                 self.producer_paused = False
                 self.producer.resumeProducing()
             return True

@@ -1,0 +1,99 @@
+"""Where packets leave a link: the transport below it, filled no further than is good for what is urgent.
+
+What is handed to a transport is beyond any priority, so the link stops at ``QUEUED_BYTES`` and goes on when the
+transport has sent everything.  As a pull producer of that transport the outlet hears of it each time.
+
+Large packets go straight to the socket where there is one and nothing waits before them: Twisted's own path would
+copy each once more, into one string with what waits.  At most ``BURST_BYTES`` go so before the socket has to say
+that it wants more, since a send takes what fits the kernel's buffer, however little TCP_NOTSENT_LOWAT leaves there.
+"""
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IPullProducer, ITCPTransport
+from zope.interface import implementer
+
+QUEUED_BYTES = 64 * 1024
+"""Twisted's own limit, at which it would pause a producer."""
+BURST_BYTES = 256 * 1024
+"""One of the largest packets."""
+LARGE_BYTES = 16 * 1024
+"""Smaller ones gain nothing, and several of them make one segment if they wait for the reactor's turn to end."""
+UNSENT_BYTES = 128 * 1024
+"""TCP_NOTSENT_LOWAT: what the kernel keeps beyond what is on its way before it wants more."""
+
+
+@implementer(IPullProducer)
+class Outlet:
+    """The end of a link towards its peer.  ``changed`` is called when ``full`` becomes true or false."""
+
+    __slots__ = ("_burst", "_changed", "_queued", "_socket", "_transport", "full")
+
+    def __init__(self, transport: Any, changed: Callable[[], None]) -> None:
+        self._transport = transport
+        self._changed = changed
+        self._socket: socket.socket | None = None
+        self._queued = 0
+        """Bytes given to the transport since it was last empty."""
+        self._burst = 0
+        """Bytes that the socket took since it last said that it wants more."""
+        self.full = False
+        if ITCPTransport.providedBy(transport):
+            transport.setTcpNoDelay(True)
+            transport.setTcpKeepAlive(True)
+            self._use_socket(transport)
+        transport.registerProducer(self, False)
+
+    def _use_socket(self, transport: Any) -> None:
+        handle = transport.getHandle() if hasattr(transport, "getHandle") else None
+        if isinstance(handle, socket.socket) and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+            self._socket = handle
+
+    def send(self, pieces: tuple[bytes, ...]) -> None:
+        """Send the pieces of a packet, behind everything before it."""
+        size = sum(map(len, pieces))
+        if self._queued or not (self._burst or size >= LARGE_BYTES) or self._socket is None:
+            self._queue(b"".join(pieces) if size < LARGE_BYTES else pieces, size)
+            return
+        try:
+            sent = self._socket.sendmsg(pieces)
+        except OSError:
+            # Full, or broken: the transport finds out which.
+            sent = 0
+        if sent < size:
+            self._queue(b"".join(pieces)[sent:], size - sent)
+            return
+        self._burst += size
+        if self._burst >= BURST_BYTES and not self.full:
+            self.full = True
+            self._transport.startWriting()  # it calls resumeProducing once it is writable
+            self._changed()
+
+    def _queue(self, data: bytes | tuple[bytes, ...], size: int) -> None:
+        self._queued += size
+        if isinstance(data, bytes):
+            self._transport.write(data)
+        else:
+            self._transport.writeSequence(data)
+        if self._queued > QUEUED_BYTES and not self.full:
+            self.full = True
+            self._changed()
+
+    def resumeProducing(self) -> None:
+        """The transport has sent all it had."""
+        self._queued = self._burst = 0
+        if self.full:
+            self.full = False
+            self._changed()
+
+    def stopProducing(self) -> None:
+        """The transport is gone; the link hears of it otherwise."""
+        self.full = True
+
+    def close(self) -> None:
+        """Nothing more will be sent: let the transport end once it is empty."""
+        self._transport.unregisterProducer()
+        self._socket = None
