@@ -244,6 +244,9 @@ class ChannelTransport(SSHChannel):
     def _enqueue(self, kind: int, data: bytes) -> None:
         if not data or not self.connected or self._eof_wanted or self.localClosed:
             return
+        if self.priority == Priority.CONTROL and self._goes_at_once(len(data)):
+            self._send_piece(kind, len(data), memoryview(data))
+            return
         self._unsent.append((kind, memoryview(bytes(data))))
         self._unsent_bytes += len(data)
         self.conn.memory.hold(len(data))
@@ -312,6 +315,15 @@ class ChannelTransport(SSHChannel):
             self._unsent.popleft()
         self._unsent_bytes -= size
         self.conn.memory.release(size)
+        self._send_piece(kind, size, data)
+        return size
+
+    def _goes_at_once(self, size: int) -> bool:
+        """Whether control data needs no turn: nothing of ours waits, and what else waits is of a lower class."""
+        most = min(self.remoteWindowLeft, self.remoteMaxPacket)
+        return not self._unsent and size <= most and self.conn.transport.writable
+
+    def _send_piece(self, kind: int, size: int, data: memoryview) -> None:
         self.remoteWindowLeft -= size
         theirs = self.conn.channelsToRemoteChannel[self]
         head = (
@@ -320,7 +332,6 @@ class ChannelTransport(SSHChannel):
             else _EXTENDED_HEAD.pack(_MSG_EXTENDED_DATA, theirs, kind, size)
         )
         self.conn.transport.send_data(head, data)
-        return size
 
     def _settle(self) -> None:
         """After sending: the end that was asked for, or the producer's turn."""

@@ -82,8 +82,8 @@ class CommandServer(Factory):
         used: Callable[[Use], None],
         policy: CommandPolicy | None = None,
     ) -> None:
-        self._host_key = keys.conch_key(host_key)
-        self._host_key_public = self._host_key.public()
+        self._host_key = host_key
+        self._host_key_blob = keys.blob_of(host_key.public_key())
         self._authorized = authorized
         self._reactor = reactor
         self._used = used
@@ -107,7 +107,7 @@ class CommandServer(Factory):
         link.controller = controller
         link.clock = self._reactor
         link.limits = LinkLimits(channels=self.policy.sessions)
-        link.host_key, link.host_key_public = self._host_key, self._host_key_public
+        link.host_key, link.host_key_blob = self._host_key, self._host_key_blob
         link.userauth = lambda: KeyLogin(self._judge, self._admit, lambda attempt, why: None)
         self.links.add(link)
         return link

@@ -1,4 +1,4 @@
-"""Keys as SSH shows them, and the one place that turns ours into Conch's.
+"""Keys and signatures as SSH shows them.
 
 avinet's keys are ``cryptography`` Ed25519 objects; on the wire a public key is a blob (RFC 8709), in files and
 lists an OpenSSH line ``ssh-ed25519 AAAA...``, and for people a fingerprint ``SHA256:...``.
@@ -10,7 +10,6 @@ import hashlib
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from twisted.conch.ssh.keys import Key
 
 from avinet.errors import RemoteProtocolError
 from avinet.ssh.fields import Reader, malformed, string
@@ -19,11 +18,6 @@ ALGORITHM = b"ssh-ed25519"
 """The only type of host and user keys: short, fast, and without parameters to get wrong."""
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
-
-
-def conch_key(private: Ed25519PrivateKey) -> Key:
-    """The same key as Conch's transports want it."""
-    return Key(private)
 
 
 def blob_of(public: Ed25519PublicKey) -> bytes:
@@ -64,6 +58,11 @@ def public_key(blob: bytes) -> Ed25519PublicKey:
     if len(raw) != KEY_BYTES:
         raise malformed(f"an Ed25519 key has {len(raw)} bytes")
     return Ed25519PublicKey.from_public_bytes(raw)
+
+
+def sign(private: Ed25519PrivateKey, message: bytes) -> bytes:
+    """A signature over ``message`` in its wire form (RFC 8709 section 6)."""
+    return string(ALGORITHM) + string(private.sign(message))
 
 
 def verifies(blob: bytes, signature: bytes, message: bytes) -> bool:

@@ -6,8 +6,8 @@ it believes anything.
 
 from collections.abc import Callable
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.conch.ssh import transport as conch
-from twisted.conch.ssh.keys import Key
 from twisted.conch.ssh.service import SSHService
 from twisted.python.failure import Failure
 
@@ -20,14 +20,15 @@ from avinet.ssh.transport import Link
 
 
 class ServerLink(Link):
-    """The side that has a host key.  ``host_key`` and ``userauth`` are set by the factory that builds it."""
+    """The side that has a host key.  ``host_key``, ``host_key_blob`` and ``userauth`` are set by the factory that builds it."""
 
     isClient = False
     our_marker, their_marker = profile.STRICT_SERVER, profile.STRICT_CLIENT
     our_extensions, their_extensions = profile.EXTENSIONS_SERVER, profile.EXTENSIONS_CLIENT
     extensions = (*Link.extensions, (b"server-sig-algs", keys.ALGORITHM))
-    host_key: Key
-    host_key_public: Key
+    host_key: Ed25519PrivateKey
+    host_key_blob: bytes
+    """The wire form of its public half."""
     userauth: Callable[[], SSHService]
     """Makes the one service that a stranger gets."""
 
@@ -54,9 +55,9 @@ class ServerLink(Link):
         offered = reader.string()
         reader.end()
         reply, secret = kex.answer(exchange.agreed.kex, offered)
-        host_key = self.host_key_public.blob()
+        host_key = self.host_key_blob
         hashed = kex.exchange_hash(self.hashed_parts(exchange, host_key, offered, reply), secret)
-        signature = self.host_key.sign(hashed)
+        signature = keys.sign(self.host_key, hashed)
         self.sendPacket(conch.MSG_KEXDH_REPLY, string(host_key) + string(reply) + string(signature))
         self.change_keys(exchange, secret, hashed)
 

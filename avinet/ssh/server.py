@@ -95,8 +95,8 @@ class SecureChannelServer(Factory):
         observer: Observer,
         settings: ServerSettings | None = None,
     ) -> None:
-        self._host_key = keys.conch_key(host_key)
-        self._host_key_public = self._host_key.public()
+        self._host_key = host_key
+        self._host_key_blob = keys.blob_of(host_key.public_key())
         self._access = access
         self._clock = clock
         self.observer = observer
@@ -120,7 +120,7 @@ class SecureChannelServer(Factory):
         link.ticket = ticket
         link.clock = self._clock
         link.limits = self.settings.link
-        link.host_key, link.host_key_public = self._host_key, self._host_key_public
+        link.host_key, link.host_key_blob = self._host_key, self._host_key_blob
         link.userauth = lambda: KeyLogin(
             lambda attempt: self._judge(source, attempt)[1],
             lambda attempt: self._admit(link, attempt),

@@ -147,7 +147,7 @@ class KeyProof(SSHService):
         """Send the proof at once: asking first whether the key would do costs a round trip."""
         user, blob = self._user.encode(), keys.blob_of(self._key.public_key())
         session = self.transport.sessionID or b""
-        signature = self._key.sign(signed_part(session, user, blob))
+        signature = keys.sign(self._key, signed_part(session, user, blob))
         self.transport.sendPacket(
             userauth.MSG_USERAUTH_REQUEST,
             string(user)
@@ -156,7 +156,7 @@ class KeyProof(SSHService):
             + b"\x01"
             + string(keys.ALGORITHM)
             + string(blob)
-            + string(string(keys.ALGORITHM) + string(signature)),
+            + string(signature),
         )
 
     def ssh_USERAUTH_SUCCESS(self, packet: bytes) -> None:

@@ -122,7 +122,7 @@ class Dial(SynchronousTestCase):
 
     def test_a_server_with_another_key_than_it_shows_is_refused(self):
         server = self.server()
-        server.host_key = type(server.host_key)(Ed25519PrivateKey.generate())
+        server.host_key = Ed25519PrivateKey.generate()
         dialled = self.connect(lambda: server)
         self.pipe.pump()
         self.assertIn("signature", self.failureResultOf(dialled, RemoteProtocolError).value.detail)
