@@ -23,9 +23,7 @@ CIPHER = "aes256-gcm@openssh.com"
 async def serve(given: argparse.Namespace) -> None:
     """Until the input ends."""
     lines = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
-    )
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     login = asyncssh.connect(
         "127.0.0.1", given.port, username=given.user, client_keys=[given.identity], known_hosts=None,
         encryption_algs=[CIPHER], config=None, agent_path=None,

@@ -15,7 +15,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -275,7 +275,10 @@ class Requests(LineOnlyReceiver):
     def lineReceived(self, line: bytes) -> None:
         """One request."""
         request = msgspec.json.decode(line)
-        steps = {"send": self._engine.send, "pull": self._engine.pull}
+        steps: dict[str, Callable[..., Coroutine[Any, Any, dict[str, Any]]]] = {
+            "send": self._engine.send,
+            "pull": self._engine.pull,
+        }
         doing = Deferred.fromCoroutine(steps[request.pop("do")](**request))
         doing.addCallbacks(lambda answer: say(**answer), lambda why: say(failed=why.getErrorMessage()))
 

@@ -24,7 +24,7 @@ from benchmarks.harness import progress
 from benchmarks.link import link
 from benchmarks.processes import Worker
 
-MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
+MEMORY = Path("/dev/shm")
 SPARE_BYTES = 256 * MIB
 TRANSFER_LIMIT_S = 300.0
 CIPHER = "aes256-gcm@openssh.com"
@@ -38,7 +38,9 @@ def folder_for(size: int) -> Iterator[Path]:
     """A private folder with room for two files of ``size``; in memory if it can be."""
     roomy = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 2 * size + SPARE_BYTES
     if not roomy:
-        progress("no room for two files of {size} bytes in {memory}: they are on a disk", size=size, memory=MEMORY)
+        progress(
+            "no room for two files of {size} bytes in {memory}: they are on a disk", size=size, memory=MEMORY
+        )
     with tempfile.TemporaryDirectory(prefix="avinet-bench-", dir=MEMORY if roomy else None) as name:
         yield Path(name)
 
@@ -112,9 +114,7 @@ def compare(
             for party, move in parties.items():
                 rate = files.timed(party, move)
                 measured.setdefault(party, []).append(rate)
-                progress(
-                    "round {turn}: {party} {rate:.1f} MiB/s", turn=turn + 1, party=party, rate=rate
-                )
+                progress("round {turn}: {party} {rate:.1f} MiB/s", turn=turn + 1, party=party, rate=rate)
     return {party: max(rates) for party, rates in measured.items()}
 
 
@@ -129,9 +129,7 @@ def _through(stack: contextlib.ExitStack, port: int, rtt_ms: float | None) -> in
 def _avinet(stack: contextlib.ExitStack, files: Files, rtt_ms: float | None) -> Callable[[], None]:
     identity = ("--identity", os.fspath(files.identity))
     ends = "benchmarks.channel_ends"
-    controller = stack.enter_context(
-        Worker(ends, ("controller", *identity, "--out", os.fspath(files.copy)))
-    )
+    controller = stack.enter_context(Worker(ends, ("controller", *identity, "--out", os.fspath(files.copy))))
     port = _through(stack, controller.ready, rtt_ms)
     engine = stack.enter_context(Worker(ends, ("engine", *identity, "--port", f"{port}")))
 

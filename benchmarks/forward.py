@@ -69,7 +69,9 @@ def _avinet(stack: contextlib.ExitStack, files: Files, data: int) -> tuple[str, 
             ("controller", "--identity", identity, "--loopback", LOOPBACK, "--reverse-port", f"{port}"),
         )
     )
-    return _forwarded(stack, sshd.Ssh(files.folder, controller.ready, files.identity, USER), LOOPBACK, port, data)
+    return _forwarded(
+        stack, sshd.Ssh(files.folder, controller.ready, files.identity, USER), LOOPBACK, port, data
+    )
 
 
 def _openssh(stack: contextlib.ExitStack, files: Files, data: int) -> tuple[str, int]:

@@ -78,7 +78,7 @@ def options(description: str, pieces: Sequence[str] = ()) -> argparse.ArgumentPa
     return parser
 
 
-def report(  # noqa: PLR0913 - the parts of a line
+def report(
     arguments: argparse.Namespace,
     figure: str,
     value: float,

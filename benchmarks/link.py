@@ -16,7 +16,6 @@ import gc
 import select
 import signal
 import socket
-import sys
 import time
 from collections import deque
 
@@ -165,9 +164,8 @@ class Relay:
         left = max(0.0, min(dues) - time.monotonic()) if dues else None
         always = (self.listening, self.woken)
         if self.hole:
-            readable, writable, _ = select.select(always, (), ())
-        else:
-            readable, writable, _ = select.select((*always, *waiting), blocked, (), left)
+            waiting, blocked, left = {}, [], None
+        readable, writable, _ = select.select((*always, *waiting), blocked, [], left)
         now = time.monotonic()
         for flow in () if self.hole else self.flows:
             if not (flow.blocked and flow.sink not in writable) and not flow.write(now):
@@ -212,7 +210,16 @@ def link(to: int, *, rtt_ms: float, mbit: float = 0.0, buffer_mb: float = 64.0) 
     """A link to a port of this machine, as a process; ``ready`` is its own port."""
     return Worker(
         "benchmarks.link",
-        ("--to", f"127.0.0.1:{to}", "--rtt-ms", f"{rtt_ms}", "--mbit", f"{mbit}", "--buffer-mb", f"{buffer_mb}"),
+        (
+            "--to",
+            f"127.0.0.1:{to}",
+            "--rtt-ms",
+            f"{rtt_ms}",
+            "--mbit",
+            f"{mbit}",
+            "--buffer-mb",
+            f"{buffer_mb}",
+        ),
     )
 
 
@@ -223,7 +230,9 @@ def main() -> None:
     parser.add_argument("--to", type=address, required=True, metavar="HOST:PORT")
     parser.add_argument("--rtt-ms", type=float, default=70.0)
     parser.add_argument("--mbit", type=float, default=0.0, help="rate each way in Mbit/s; 0: none")
-    parser.add_argument("--buffer-mb", type=float, default=64.0, help="queued and under way, each way, in MiB")
+    parser.add_argument(
+        "--buffer-mb", type=float, default=64.0, help="queued and under way, each way, in MiB"
+    )
     given = parser.parse_args()
 
     def direction() -> Direction:
@@ -251,4 +260,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 import attrs
 import msgspec
@@ -67,7 +67,7 @@ class Worker:
     _process: subprocess.Popen[bytes] = attrs.field(init=False, repr=False)
     _read: bytes = attrs.field(default=b"", init=False, repr=False)
 
-    def __enter__(self) -> "Worker":
+    def __enter__(self) -> Self:
         command = bound_to_us(sys.executable, "-m", self.module, *self.arguments)
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         try:

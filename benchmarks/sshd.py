@@ -17,7 +17,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredSemaphore, ensureDeferred, gatherResults
@@ -106,7 +106,7 @@ class Ssh:
     def _socket(self) -> Path:
         return self.folder / f"m{self.port}"
 
-    def __enter__(self) -> "Ssh":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

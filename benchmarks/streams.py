@@ -87,9 +87,7 @@ class Streams:
         if hello[1:] == b"d":
             send(one)
 
-    def run(  # noqa: PLR0913 - a request's fields
-        self, host: str, port: int, streams: int, up: bool, down: bool, for_s: float  # noqa: FBT001
-    ) -> float:
+    def run(self, *, host: str, port: int, streams: int, up: bool, down: bool, for_s: float) -> float:
         """Bytes a second."""
         self.meter, self._far = Meter(), []
         hello = (b"u" if up else b"-") + (b"d" if down else b"-")
