@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --config-settings editable_mode=compat
 PACKAGING := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: help demo test unit integration lint format coverage test-deps bench-env lock clean
+.PHONY: help demo test unit integration lint format coverage test-deps bench-env bench figures lock clean
 
 help:
 	@echo "make demo [ARGS=--check]  run a controller, two service engines and live traffic on this machine"
@@ -14,6 +14,8 @@ help:
 	@echo "make lint                 ruff, mypy --strict, import-linter"
 	@echo "make test-deps            install the Debian packages that some tests need (as root)"
 	@echo "make bench-env            what benchmarks need, into .venv"
+	@echo "make bench [ARGS=--quick] the secure channel beside OpenSSH and AsyncSSH"
+	@echo "make figures              measure and draw what docs/performance.md shows"
 
 $(VENV)/pip.stamp:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "avinet needs Python 3.11 or later; set PYTHON=")'
@@ -59,11 +61,20 @@ test-deps:
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq openssh-server openssh-client curl lsof
 
-bench-env: $(VENV)/dev.stamp
+$(VENV)/bench.stamp: $(VENV)/dev.stamp $(PACKAGING)
 	$(INSTALL) -e '.[dev,bench]'
+	touch $@
+
+bench-env: $(VENV)/bench.stamp
+
+bench: $(VENV)/bench.stamp
+	$(BIN)/python -m benchmarks.channel $(ARGS)
+
+figures: $(VENV)/bench.stamp
+	$(BIN)/python -m benchmarks.plots $(ARGS)
 
 lock: $(VENV)/dev.stamp
-	$(BIN)/python -m pip install -q -U --upgrade-strategy eager --config-settings editable_mode=compat -e '.[dev]'
+	$(BIN)/python -m pip install -q -U --upgrade-strategy eager --config-settings editable_mode=compat -e '.[dev,bench]'
 	{ head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable; } > constraints.new
 	mv constraints.new constraints.txt
 

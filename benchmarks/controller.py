@@ -20,6 +20,7 @@ from avinet.trust.files import private_dir
 from avinet.trust.node import ControllerPaths
 from avinet.units import KIB
 from benchmarks.harness import progress
+from benchmarks.processes import bound_to_us, cpu_s, end
 
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 30.0
@@ -90,8 +91,7 @@ port = {ports.api}
             out = self.profiles / f"controller-{self.starts}.pstats"
             profile = ("--profile", os.fspath(out), "--profiler", "cprofile", "--savestats")
         command = (
-            *(sys.executable, "-m", "avinet.cloud.launch", str(os.getpid())),
-            *(sys.executable, "-c", TWISTD, "--nodaemon", *profile),
+            *bound_to_us(sys.executable, "-c", TWISTD, "--nodaemon", *profile),
             *("avicontroller", "--state", os.fspath(self.state), "--config", os.fspath(settings)),
         )
         with (self.folder / "controller.log").open("ab") as log:
@@ -117,15 +117,8 @@ port = {ports.api}
     def stop(self) -> None:
         """SIGTERM; SIGKILL when that is not enough."""
         process, self._process = self._process, None
-        if process is None or process.poll() is not None:
-            return
-        process.terminate()
-        try:
-            process.wait(STOP_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            progress("the controller did not stop in {limit} s and is killed", limit=STOP_LIMIT_S)
-            process.kill()
-            process.wait()
+        if process is not None and not end(process, STOP_LIMIT_S):
+            progress("the controller did not stop in {limit} s and was killed", limit=STOP_LIMIT_S)
 
     def restart(self) -> None:
         """As after a crash, but in good order."""
@@ -136,8 +129,7 @@ port = {ports.api}
 
     def cpu_s(self) -> float:
         """User and system time since it started."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_s(self.pid)
 
     def resident_kib(self) -> float:
         """Its resident memory."""

@@ -28,6 +28,7 @@ from twisted.internet.defer import Deferred, ensureDeferred, gatherResults, succ
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import IProtocol
 from twisted.internet.task import deferLater
+from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogBeginner
 from twisted.python.failure import Failure
 
 from avinet.dataplane.fake import RecordingDataPlane
@@ -354,10 +355,18 @@ def main(arguments: list[str] | None = None) -> int:
     return run(reactor, hold(reactor, parser.parse_args(arguments)))
 
 
+def _log(event: LogEvent) -> None:
+    """Defects of ours; what engines log besides (a dozen lines a session) costs only where it is written."""
+    if event["log_level"] >= LogLevel.error:
+        print(formatEvent(event), event.get("log_failure", ""), file=sys.stderr)
+
+
 def run(reactor: Any, work: Any) -> int:
     """Run a coroutine; 0 when it is done, 1 when it failed, 130 when it was interrupted, as of a shell."""
     # A collection of a whole fleet stops all of its engines for 0.1 s: the generator would measure itself.
     gc.set_threshold(*GC_THRESHOLDS)
+    observers: list[Any] = [_log]  # a function is one, but not to its type
+    globalLogBeginner.beginLoggingTo(observers, discardBuffer=True, redirectStandardIO=False)
     failed: list[str] = []
     interrupted: list[bool] = []
 

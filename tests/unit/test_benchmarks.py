@@ -1,0 +1,60 @@
+"""What benchmarks claim: targets are judged as their text says, and the link keeps its promises."""
+
+from unittest import TestCase
+
+from benchmarks.harness import at_least, at_most, quantile, times_peer
+from benchmarks.link import Direction
+
+MIB = 1024 * 1024
+
+
+class TargetTests(TestCase):
+    def test_a_bound_is_met_up_to_the_bound_itself(self):
+        self.assertTrue(at_most(105).met(105, None))
+        self.assertFalse(at_most(105).met(105.1, 1000))
+        self.assertTrue(at_least(400).met(400, None))
+        self.assertFalse(at_least(400).met(399, 1))
+
+    def test_a_multiple_of_the_peer_is_judged_by_the_peer(self):
+        self.assertTrue(times_peer(2).met(1400, 700))
+        self.assertFalse(times_peer(2).met(1399, 700))
+
+    def test_a_multiple_of_a_peer_that_is_not_there_is_not_met(self):
+        self.assertFalse(times_peer(2).met(1e9, None))
+
+    def test_its_text_is_for_machines(self):
+        self.assertEqual([str(at_most(40)), str(times_peer(2.5))], ["<= 40", ">= 2.5 x peer"])
+
+
+class QuantileTests(TestCase):
+    def test_it_is_a_value_that_was_measured(self):
+        self.assertEqual(quantile([3, 1, 2], 0.5), 2)
+        self.assertEqual(quantile(range(100), 0.99), 99)
+        self.assertEqual(quantile([7], 1.0), 7)
+
+
+class LinkTests(TestCase):
+    def test_without_a_rate_everything_takes_half_the_rtt(self):
+        link = Direction(0.035, 0, 64 * MIB)
+        self.assertEqual([link.accept(100_000, 5.0) for _ in range(2)], [5.035, 5.035])
+
+    def test_bytes_wait_for_those_before_them_and_take_their_time(self):
+        link = Direction(0.035, 1_000_000, MIB)
+        first, second = link.accept(10_000, 5.0), link.accept(10_000, 5.0)
+        self.assertAlmostEqual(first, 5.045)
+        self.assertAlmostEqual(second, 5.055)
+
+    def test_a_link_that_was_idle_owes_nothing(self):
+        link = Direction(0.035, 1_000_000, MIB)
+        link.accept(10_000, 5.0)
+        self.assertAlmostEqual(link.accept(10_000, 9.0), 9.045)
+
+    def test_a_full_link_takes_no_more(self):
+        link = Direction(0.035, 1_000_000, 10_000)
+        link.accept(link.room, 5.0)
+        while link.room > 0:
+            link.accept(link.room, 5.0)
+        self.assertEqual(link.held, 10_000)
+
+    def test_a_rated_link_is_read_a_millisecond_at_a_time(self):
+        self.assertEqual(Direction(0.035, 12_500_000, MIB).room, 12_500)
