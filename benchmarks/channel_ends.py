@@ -39,6 +39,7 @@ from avinet.model.ids import SeId
 from avinet.ssh.client import SecureChannel, connect
 from avinet.ssh.login import Access
 from avinet.ssh.reverse import ReverseListeners
+from avinet.ssh.scheduler import Priority
 from avinet.ssh.server import SecureChannelServer
 from avinet.ssh.services import ChannelPeer, ServiceTable
 from avinet.trust import keys
@@ -127,7 +128,7 @@ def serve(reactor: Any, given: argparse.Namespace) -> None:
     services = ServiceTable()
     services.register("file", FILE_PORT, lambda peer: Sink(given.out))
     services.register("nowhere", NOWHERE_PORT, lambda peer: Sink(os.devnull))
-    services.register("echo", ECHO_PORT, lambda peer: Echo())
+    services.register("echo", ECHO_PORT, lambda peer: Echo(), Priority.CONTROL)
     lines = AuthorizedKeys()
     opens = tuple(("localhost", port) for port in services.ports().values())
     public = keys.public_line(keys.load(given.identity).public_key())
@@ -143,10 +144,13 @@ def serve(reactor: Any, given: argparse.Namespace) -> None:
 
 @implementer(IPullProducer, IHalfCloseableProtocol)
 class Upload(Protocol):
-    """Bulk: pieces as the channel takes them, then the end, then the other side's count."""
+    """Bulk: as much as the channel takes each time, then the end, then the other side's count.
 
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
+    ``fill`` puts bytes where the channel wants them and says how many; none is the end.
+    """
+
+    def __init__(self, fill: Callable[[memoryview], int]) -> None:
+        self._fill = fill
         self._sent = 0
         self._answer = b""
         self.done: Deferred[int] = Deferred()
@@ -155,15 +159,21 @@ class Upload(Protocol):
         """Begin."""
         self.transport.registerProducer(self, False)  # type: ignore[union-attr]  # connected
 
-    def resumeProducing(self) -> None:
+    def produce_into(self, room: memoryview) -> int:
         """One piece."""
-        piece = next(self._pieces, b"")
-        if piece:
-            self._sent += len(piece)
-            self.transport.write(piece)  # type: ignore[union-attr]  # connected
-            return
-        self.transport.unregisterProducer()  # type: ignore[union-attr]  # connected
-        self.transport.loseWriteConnection()  # type: ignore[union-attr]  # connected
+        size = self._fill(room)
+        self._sent += size
+        if not size:
+            self.transport.unregisterProducer()  # type: ignore[union-attr]  # connected
+            self.transport.loseWriteConnection()  # type: ignore[union-attr]  # connected
+        return size
+
+    def resumeProducing(self) -> None:
+        """For a consumer that wants bytes of their own; a channel asks ``produce_into``."""
+        piece = bytearray(PIECE_BYTES)
+        size = self.produce_into(memoryview(piece))
+        if size:
+            self.transport.write(bytes(piece[:size]))  # type: ignore[union-attr]  # connected
 
     def stopProducing(self) -> None:
         """The channel is gone; ``connectionLost`` says so."""
@@ -211,21 +221,26 @@ class Heartbeat(Protocol):
             self.rtt_s.append(now - self._sent_at[len(self.rtt_s)])
 
 
-def pieces_of(path: str) -> Iterator[bytes]:
-    """A file, in pieces."""
+@contextlib.contextmanager
+def filled_from(path: str) -> Iterator[Callable[[memoryview], int]]:
+    """A file."""
     file = os.open(path, os.O_RDONLY)
     try:
-        while piece := os.read(file, PIECE_BYTES):
-            yield piece
+        yield lambda room: os.readv(file, [room])
     finally:
         os.close(file)
 
 
-def pieces_until(end: float) -> Iterator[bytes]:
+def filled_until(end: float) -> Callable[[memoryview], int]:
     """Bytes, as long as it is not yet ``end``."""
     piece = os.urandom(PIECE_BYTES)
-    while time.monotonic() < end:
-        yield piece
+
+    def fill(room: memoryview) -> int:
+        size = min(len(room), PIECE_BYTES) if time.monotonic() < end else 0
+        room[:size] = piece[:size]
+        return size
+
+    return fill
 
 
 @attrs.define(eq=False)
@@ -235,26 +250,23 @@ class Engine:
     reactor: Any
     channel: SecureChannel
 
-    def _open(self, port: int, protocol: Protocol, *, bulk: bool) -> Deferred[Any]:
-        # The place where a channel gets its priority.
-        return self.channel.open(port, protocol)
-
     async def send(self, path: str) -> dict[str, Any]:
         """One file."""
-        upload = Upload(pieces_of(path))
-        begun = time.monotonic()
-        await self._open(FILE_PORT, upload, bulk=True)
-        return {"bytes": await upload.done, "s": time.monotonic() - begun}
+        with filled_from(path) as fill:
+            upload = Upload(fill)
+            begun = time.monotonic()
+            await self.channel.open(FILE_PORT, upload, priority=Priority.BULK)
+            return {"bytes": await upload.done, "s": time.monotonic() - begun}
 
     async def pull(self, for_s: float, every_s: float) -> dict[str, Any]:
         """Bulk with a heartbeat beside it."""
         heartbeat = Heartbeat()
-        await self._open(ECHO_PORT, heartbeat, bulk=False)
+        await self.channel.open(ECHO_PORT, heartbeat, priority=Priority.CONTROL)
         beating = LoopingCall(heartbeat.beat)
         beating.clock = self.reactor
         begun = time.monotonic()
-        upload = Upload(pieces_until(begun + for_s))
-        await self._open(NOWHERE_PORT, upload, bulk=True)
+        upload = Upload(filled_until(begun + for_s))
+        await self.channel.open(NOWHERE_PORT, upload, priority=Priority.BULK)
         beating.start(every_s)
         count = await upload.done
         took_s = time.monotonic() - begun
@@ -293,6 +305,8 @@ async def attach(reactor: Any, given: argparse.Namespace) -> None:
     key: Ed25519PrivateKey = keys.load(given.identity)
     endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", given.port)
     channel = await connect(endpoint, user=USER, key=key, verify_host_key=lambda line: True, clock=reactor)
+    # A login without a channel or forward is cut as idle; its peers take their turns meanwhile.
+    await channel.open(ECHO_PORT, Heartbeat(), priority=Priority.CONTROL)
     StandardIO(Requests(Engine(reactor, channel), reactor.stop), reactor=reactor)
     say(ready=True)
 
