@@ -147,7 +147,9 @@ class Connection(SSHConnection):
         self._idle = self.transport.clock.callLater(limits.idle_s, self._check_idle)
 
     def _cut(self, why: AvinetError) -> None:
-        self.transport.violate(why)
+        """Not in good order: a peer that takes nothing would not take a farewell either."""
+        self.transport.ended = self.transport.ended or why
+        self.transport.abort()
 
     # -- taking turns
 

@@ -48,6 +48,11 @@ class Exchange:
         return self.ours is not None and self.opener is None
 
 
+def of_exchange(number: int) -> bool:
+    """Whether a message belongs to whatever key exchange was agreed on."""
+    return _FIRST_KEX <= number <= _LAST_KEX
+
+
 def may_send(number: int) -> bool:
     """Whether a message may be sent between our KEXINIT and our NEWKEYS."""
     return number <= _LAST_KEX and number not in _BARRED_IN_EXCHANGE
@@ -62,7 +67,7 @@ def check_order(
     """
     begun = exchange is not None and exchange.theirs is not None
     keyed = exchange is not None and exchange.opener is not None
-    if _FIRST_KEX <= number <= _LAST_KEX or number == conch.MSG_NEWKEYS:
+    if of_exchange(number) or number == conch.MSG_NEWKEYS:
         if not begun or keyed != (number == conch.MSG_NEWKEYS):
             raise malformed(f"key exchange message {number} out of order")
     elif number == conch.MSG_KEXINIT:
@@ -82,8 +87,9 @@ class KeyLife:
 
     __slots__ = ("_bytes", "_guard", "_packets", "seconds")
 
-    def __init__(self, limits: LinkLimits, chance: Callable[[], float], slack: float) -> None:
-        share = (1 - limits.rekey_spread * chance()) * slack
+    def __init__(self, limits: LinkLimits, chance: Callable[[], float], *, server: bool) -> None:
+        # A server that asks for new keys costs one round trip, a client two: where both would, let the server.
+        share = 1 - limits.rekey_spread * (chance() + server) / 2
         self._bytes = limits.rekey_after_bytes * share
         self._packets = limits.rekey_after_packets * share
         self.seconds = limits.rekey_after_s * share

@@ -83,8 +83,6 @@ class ClientLink(Link):
     isClient = True
     our_marker, their_marker = profile.STRICT_CLIENT, profile.STRICT_SERVER
     our_extensions, their_extensions = profile.EXTENSIONS_CLIENT, profile.EXTENSIONS_SERVER
-    key_slack = 1.25
-    """A server that asks for new keys costs one round trip, a client two: where both would, let the server."""
     check_host_key: Callable[[bytes], None]
     """Given the host key's wire form; raises an ``AvinetError`` to refuse it."""
     secured: Callable[[], None]

@@ -29,8 +29,9 @@ class ProcessMemory:
 
     def relieve(self) -> None:
         """Cut whoever holds the most."""
-        heaviest = max(self._holders, key=lambda one: one.held)
-        heaviest.cut(malformed(f"memory is short, and {show_bytes(heaviest.held)} wait for it"))
+        heaviest = max((one for one in self._holders if not one.over), key=lambda one: one.held, default=None)
+        if heaviest is not None:
+            heaviest.end(f"memory is short, and {show_bytes(heaviest.held)} wait for it")
 
 
 @attrs.define(eq=False)
@@ -41,6 +42,8 @@ class ConnectionMemory:
     cut: Callable[[AvinetError], None] = attrs.field(repr=False)
     limit: int = CONNECTION_BYTES
     held: int = attrs.field(default=0, init=False)
+    over: bool = attrs.field(default=False, init=False)
+    """It is being cut; what it holds goes in the reactor's next turn."""
 
     @property
     def pressed(self) -> bool:
@@ -54,9 +57,15 @@ class ConnectionMemory:
         self.held += size
         self.process.held += size
         if self.held > self.limit:
-            self.cut(malformed(f"{show_bytes(self.held)} wait for it; {show_bytes(self.limit)} is the most"))
+            self.end(f"{show_bytes(self.held)} wait for it; {show_bytes(self.limit)} is the most")
         elif self.process.held > self.process.limit:
             self.process.relieve()
+
+    def end(self, why: str) -> None:
+        """Cut the connection, once."""
+        if not self.over:
+            self.over = True
+            self.cut(malformed(why))
 
     def release(self, size: int) -> None:
         """``size`` bytes less."""

@@ -38,6 +38,7 @@ from avinet.ssh.exchange import (
     KeyLife,
     check_order,
     may_send,
+    of_exchange,
     offer,
 )
 from avinet.ssh.fields import Reader, malformed, string
@@ -70,8 +71,6 @@ class Link(SSHTransportBase):
     our_extensions: ClassVar[bytes]
     """That we take extension messages (RFC 8308)."""
     their_extensions: ClassVar[bytes]
-    key_slack: ClassVar[float] = 1.0
-    """How much longer than the limits say the keys may serve before this side asks for new ones."""
     extensions: ClassVar[tuple[tuple[bytes, bytes], ...]] = ((profile.PING_EXTENSION, b"0"),)
 
     transport: Any
@@ -111,7 +110,7 @@ class Link(SSHTransportBase):
         """Send our version and our first KEXINIT."""
         self._outlet = Outlet(self.transport, self._outlet_changed)
         self.reader, self.writer = PacketReader(), PacketWriter()
-        self._life = KeyLife(self.limits, self.chance, self.key_slack)
+        self._life = KeyLife(self.limits, self.chance, server=not self.isClient)
         self._parked: list[bytes] = []
         self._outlet.send((self.ourVersionString + b"\r\n",))
         self.sendKexInit()
@@ -257,11 +256,7 @@ class Link(SSHTransportBase):
             strict=self._strict,
             authenticated=self.authenticated,
         )
-        if (
-            exchange is not None
-            and exchange.ignore_next
-            and messageNum not in {conch.MSG_KEXINIT, conch.MSG_DISCONNECT}
-        ):
+        if exchange is not None and exchange.ignore_next and of_exchange(messageNum):
             exchange.ignore_next = False
         elif messageNum == MSG_PING:
             self._guarded(messageNum, self._answer_ping, payload)
