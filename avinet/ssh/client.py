@@ -22,6 +22,7 @@ from avinet.ssh.links import ClientLink
 from avinet.ssh.memory import ProcessMemory
 from avinet.ssh.scheduler import Priority
 from avinet.ssh.terms import Terms
+from avinet.ssh.upstream import address_of
 from avinet.ssh.userauth import KeyProof
 
 Build = Callable[[], IProtocol]
@@ -228,11 +229,6 @@ async def _connect(
     try:
         await _limited(endpoint.connect(login), timeouts.dial_s, clock, "Connecting")
     except (ConnectError, DNSLookupError, OSError) as failure:
-        raise DialError(address=_address_of(endpoint), detail=str(failure)) from failure
+        raise DialError(address=address_of(endpoint), detail=str(failure)) from failure
     channel: SecureChannel = await _limited(login.done, timeouts.login_s, clock, "Logging in")
     return channel
-
-
-def _address_of(endpoint: IStreamClientEndpoint) -> str:
-    host = getattr(endpoint, "_hostText", None) or getattr(endpoint, "_host", None)
-    return f"{host}:{getattr(endpoint, '_port', '')}" if host else repr(endpoint)
