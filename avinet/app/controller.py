@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
+from avinet.app.channel_terms import terms_of
 from avinet.app.garbage import Garbage
 from avinet.app.listening import awaited, listen_plain
 from avinet.app.local_machines import require_local_envoy
@@ -262,11 +263,15 @@ class Controller(SessionListener):
             strangers_per_s=settings.max_strangers_per_s,
             per_network_per_s=settings.max_strangers_per_network_per_s,
         )
-        server = ServerSettings(gate=gate)
-        server = attrs.evolve(server, link=attrs.evolve(server.link, login_s=settings.auth_timeout_s))
+        terms = terms_of(settings, ServerSettings().link)
+        server = ServerSettings(
+            link=attrs.evolve(terms.limits, login_s=settings.auth_timeout_s),
+            gate=gate,
+            hybrid_only=terms.hybrid_only,
+        )
         self.ssh = SecureChannelServer(
             self.identity.host_key,
-            Access(users, services, reverse),
+            Access(users, services, reverse, terms.memory),
             self.reactor,
             ChannelEvents(self.events.emit, self._name_of),
             server,

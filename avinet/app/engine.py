@@ -10,6 +10,7 @@ import attrs
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
+from avinet.app.channel_terms import terms_of
 from avinet.app.settings import SeSettings
 from avinet.app.software import software_version
 from avinet.app.steady import WallClock
@@ -106,6 +107,7 @@ class Engine:
         identity = SeIdentity.load_or_create(self.first_boot.paths)
         members = self.first_boot.members
         choices = self.settings.commands
+        terms = terms_of(self.settings.ssh)
         commands = CommandServer(
             identity.host_key,
             lambda: [controller.id_se for controller in members.current.controllers],
@@ -117,6 +119,7 @@ class Engine:
                 time_limit_s=choices.time_limit_s,
                 sessions=choices.max_sessions,
             ),
+            terms=terms,
         )
 
         async def stop_commands() -> None:
@@ -139,7 +142,10 @@ class Engine:
                 self._listed,
             ),
             reach_through(
-                self.reactor, identity.se_key, lambda: members.refresh(client).addCallback(lambda newer: None)
+                self.reactor,
+                identity.se_key,
+                lambda: members.refresh(client).addCallback(lambda newer: None),
+                terms,
             ),
             self.reactor,
             random.SystemRandom().random,

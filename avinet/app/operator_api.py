@@ -17,6 +17,7 @@ from avinet.controller.engine_commands import EngineCommands
 from avinet.controller.events import Events
 from avinet.controller.images import Images
 from avinet.controller.machines import Machines
+from avinet.model.channel import ChannelStatus
 from avinet.model.ids import SeId
 from avinet.rest.route import Response, Route
 from avinet.rest.router import Info, openapi
@@ -49,6 +50,7 @@ class OperatorApi:
             rtt_s=self._rtt_s,
             version=self._version,
             software=self._software,
+            channel=self._channel,
         )
         table = (
             *StatusApi(whole).routes(),
@@ -70,6 +72,10 @@ class OperatorApi:
     def _software(self, se: SeId) -> str:
         session = self.whole.sessions.get(se)
         return "" if session is None else session.hello.software
+
+    def _channel(self, se: SeId) -> ChannelStatus | None:
+        session = self.whole.sessions.get(se)
+        return None if session is None else session.connection.status()
 
     def _version(self, se: SeId) -> int | None:
         progress = self.whole.sync.progress(se)

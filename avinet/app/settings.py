@@ -15,6 +15,8 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 import msgspec
 
 from avinet.errors import AvinetError, Kind, error
+from avinet.ssh.memory import CONNECTION_BYTES, PROCESS_BYTES
+from avinet.units import DAY_S, GIB, HOUR_S, MIB
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 MAX_S = 31_536_000.0
@@ -62,7 +64,21 @@ class ControllerSection(_Section, frozen=True, kw_only=True):
     """The first two octets of the addresses that stand for SEs."""
 
 
-class SshSection(_Section, frozen=True, kw_only=True):
+class ChannelSection(_Section, frozen=True, kw_only=True):
+    """The SSH connections of a process, in whichever role."""
+
+    post_quantum_only: bool = False
+    """Offer ``mlkem768x25519-sha256`` alone; OpenSSH has it since 9.9."""
+    rekey_bytes: Annotated[int, msgspec.Meta(ge=MIB, le=64 * GIB)] = 4 * GIB
+    """Either way, under one pair of keys.  Below a MiB keys cost more than data; AES-GCM is good for 64 GiB."""
+    rekey_s: Annotated[float, msgspec.Meta(ge=60, le=DAY_S)] = HOUR_S
+    memory_mib: Annotated[int, msgspec.Meta(ge=16, le=65536)] = PROCESS_BYTES // MIB
+    """What all connections may make this process hold."""
+    connection_memory_mib: Annotated[int, msgspec.Meta(ge=8, le=65536)] = CONNECTION_BYTES // MIB
+    """The same of one.  A paused channel's first window and a full queue are 6 MiB."""
+
+
+class SshSection(ChannelSection, frozen=True, kw_only=True):
     """The SSH server that SEs dial."""
 
     bind: str = ""
@@ -167,6 +183,7 @@ class SeSettings(_Section, frozen=True, kw_only=True):
     """``se.toml``."""
 
     uplink: UplinkSection = UplinkSection()
+    ssh: ChannelSection = ChannelSection()
     commands: CommandsSection = CommandsSection()
     data_plane: DataPlaneSection = DataPlaneSection()
 
@@ -220,6 +237,13 @@ def _check_addresses(file: str, where: str, addresses: tuple[str, ...]) -> None:
             ) from why
 
 
+def _check_memory(path: Path | None, settings: ChannelSection) -> None:
+    if settings.connection_memory_mib > settings.memory_mib:
+        raise SettingsError(
+            file=str(path), where="[ssh] connection_memory_mib", why="it is larger than memory_mib"
+        )
+
+
 def load_controller_settings(path: Path | None) -> ControllerSettings:
     """The controller's settings; all defaults without a file."""
     settings = _load(path, ControllerSettings)
@@ -236,6 +260,7 @@ def load_controller_settings(path: Path | None) -> ControllerSettings:
             where="[controller] loopback_prefix",
             why="it must be 127.N with N from 1 to 255, such as 127.1",
         )
+    _check_memory(path, settings.ssh)
     return settings
 
 
@@ -246,4 +271,5 @@ def load_se_settings(path: Path | None) -> SeSettings:
         raise SettingsError(
             file=str(path), where="[uplink] backoff_base_s", why="it is larger than backoff_cap_s"
         )
+    _check_memory(path, settings.ssh)
     return settings

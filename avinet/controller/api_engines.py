@@ -13,6 +13,7 @@ import msgspec
 from avinet.controller.engine_commands import EngineCommands
 from avinet.controller.machines import MANUAL, Machines
 from avinet.errors import AvinetError, Kind, error
+from avinet.model.channel import ChannelStatus
 from avinet.model.engine import SeRecord, state_of
 from avinet.model.ids import SeId
 from avinet.rest.route import Request, Response, Route
@@ -58,6 +59,13 @@ class EngineRow(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
     enrolled_at: float | None = None
     note: str = ""
+
+
+class EngineDetail(EngineRow, frozen=True, kw_only=True):
+    """One SE by itself."""
+
+    secure_channel: ChannelStatus | None = None
+    """Of one that is attached."""
 
 
 class EngineList(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +125,7 @@ class EngineFacts:
     rtt_s: Callable[[SeId], float | None] = attrs.field(default=lambda _: None)
     version: Callable[[SeId], int | None] = attrs.field(default=lambda _: None)
     software: Callable[[SeId], str] = attrs.field(default=lambda _: "")
+    channel: Callable[[SeId], ChannelStatus | None] = attrs.field(default=lambda _: None)
 
 
 @attrs.frozen(eq=False)
@@ -173,7 +182,9 @@ class EngineApi:
 
     async def get(self, request: Request) -> Response:
         """``GET /api/serviceengine/{uuid}``."""
-        return Response(body=self.row(self.commands.engines.named(request.params["uuid"])))
+        row = self.row(self.commands.engines.named(request.params["uuid"]))
+        channel = self.facts.channel(row.uuid)
+        return Response(body=EngineDetail(**msgspec.structs.asdict(row), secure_channel=channel))
 
     async def create(self, request: Request) -> Response:
         """``POST /api/serviceengine``."""
@@ -220,8 +231,8 @@ class EngineApi:
                 method="GET",
                 path=one,
                 handler=self.get,
-                summary="One service engine.",
-                response=EngineRow,
+                summary="One service engine, and its secure channel while it is attached.",
+                response=EngineDetail,
                 statuses=_ONE,
             ),
             Route(

@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from avinet.errors import AvinetError, Kind, RemoteProtocolError, error
+from avinet.model.channel import ChannelStatus
 from avinet.model.ids import BootId, SeId
 from avinet.wire.codec import MAX_FRAME_BYTES, MAX_HELLO_BYTES, PROTOCOL, FrameDecoder
 from avinet.wire.heartbeat import (
@@ -95,6 +96,9 @@ class PeerConnection(Protocol):
 
     def mark_attached(self) -> None:
         """Its SE has attached here; the reverse forward is this connection's."""
+
+    def status(self) -> ChannelStatus:
+        """How it is now."""
 
 
 class SessionOwner(Protocol):

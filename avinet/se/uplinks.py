@@ -27,6 +27,7 @@ from avinet.se.backoff import BackoffSettings
 from avinet.se.session import SeParts
 from avinet.se.uplink import Place, Reach, Uplink
 from avinet.ssh.client import SecureChannel, connect
+from avinet.ssh.terms import Terms
 from avinet.wire.messages import Message, Notice
 
 SSH_USER = "aviseuser"
@@ -157,7 +158,12 @@ class _Addresses:
             self.done.callback(self.found)
 
 
-def reach_through(reactor: Reactor, key: Ed25519PrivateKey, refresh: Callable[[], Deferred[object]]) -> Reach:
+def reach_through(
+    reactor: Reactor,
+    key: Ed25519PrivateKey,
+    refresh: Callable[[], Deferred[object]],
+    terms: Terms | None = None,
+) -> Reach:
     """The real world: the reactor's resolver, TCP, and the secure channel with the SE's key."""
 
     def resolve(host: str) -> Deferred[list[str]]:
@@ -167,6 +173,6 @@ def reach_through(reactor: Reactor, key: Ed25519PrivateKey, refresh: Callable[[]
 
     def dial(address: str, port: int, verify: Callable[[str], bool]) -> Deferred[SecureChannel]:
         endpoint = (TCP6ClientEndpoint if ":" in address else TCP4ClientEndpoint)(reactor, address, port)
-        return connect(endpoint, user=SSH_USER, key=key, verify_host_key=verify, clock=reactor)
+        return connect(endpoint, user=SSH_USER, key=key, verify_host_key=verify, clock=reactor, terms=terms)
 
     return Reach(resolve=resolve, dial=dial, refresh=refresh)

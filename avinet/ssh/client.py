@@ -19,8 +19,10 @@ from avinet.ssh.connection import Connection, refused
 from avinet.ssh.errors import ConnectionEndedError, DialError, HostKeyMismatchError, SshTimeoutError
 from avinet.ssh.fields import Reader, string, uint32
 from avinet.ssh.links import ClientLink
-from avinet.ssh.profile import LinkLimits
+from avinet.ssh.memory import ProcessMemory
 from avinet.ssh.scheduler import Priority
+from avinet.ssh.terms import Terms
+from avinet.ssh.upstream import address_of
 from avinet.ssh.userauth import KeyProof
 
 Build = Callable[[], IProtocol]
@@ -57,12 +59,18 @@ class SecureChannel:
     ``lost`` fires (never fails) with the reason once it ends, whoever ended it.
     """
 
-    def __init__(self, link: ClientLink, clock: IReactorTime, timeouts: Timeouts) -> None:
+    def __init__(
+        self,
+        link: ClientLink,
+        clock: IReactorTime,
+        timeouts: Timeouts,
+        memory: ProcessMemory | None = None,
+    ) -> None:
         self._link = link
         self._clock = clock
         self._timeouts = timeouts
         self._forwards: dict[tuple[str, int], Build] = {}
-        self.connection = Connection(self)
+        self.connection = Connection(self, memory)
         self.lost: Deferred[AvinetError] = Deferred()
 
     def open(
@@ -149,19 +157,22 @@ class _Login(Factory):
 
     noisy = False
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what ``connect`` was given
         self,
         user: str,
         key: Ed25519PrivateKey,
         verify: VerifyHostKey,
         clock: IReactorTime,
         timeouts: Timeouts,
+        *,
+        terms: Terms | None = None,
     ) -> None:
         self._user = user
         self._key = key
         self._verify = verify
         self._clock = clock
         self._timeouts = timeouts
+        self._terms = terms or Terms()
         self.done: Deferred[SecureChannel] = Deferred(lambda _: self._abort())
         self._link: _SeLink | None = None
 
@@ -173,9 +184,10 @@ class _Login(Factory):
         """The link."""
         link = self._link = _SeLink()
         link.clock = self._clock
-        link.limits = LinkLimits()
+        link.limits = self._terms.limits
+        link.hybrid_only = self._terms.hybrid_only
         link.check_host_key = self._check
-        channel = SecureChannel(link, self._clock, self._timeouts)
+        channel = SecureChannel(link, self._clock, self._timeouts, self._terms.memory)
         link.secured = lambda: link.requestService(KeyProof(self._user, self._key, channel.connection))
         link.entered = lambda: self.done.callback(channel)
         link.over = self._over
@@ -200,13 +212,14 @@ def connect(  # noqa: PLR0913 - each is one thing that a caller chooses; all by 
     verify_host_key: VerifyHostKey,
     clock: IReactorTime,
     timeouts: Timeouts | None = None,
+    terms: Terms | None = None,
 ) -> Deferred[SecureChannel]:
-    """Dial, check the host key, log in.
+    """Dial, check the host key, log in; ``terms`` are the process's.
 
     Fails with ``DialError``, ``SshTimeoutError``, ``HostKeyMismatchError`` (or what ``verify_host_key`` raised),
     ``AuthRefusedError``, ``ServerBusyError``, ``RemoteProtocolError`` or ``ConnectionEndedError``.
     """
-    login = _Login(user, key, verify_host_key, clock, timeouts or Timeouts())
+    login = _Login(user, key, verify_host_key, clock, timeouts or Timeouts(), terms=terms)
     return Deferred.fromCoroutine(_connect(endpoint, login, clock, timeouts or Timeouts()))
 
 
@@ -216,11 +229,6 @@ async def _connect(
     try:
         await _limited(endpoint.connect(login), timeouts.dial_s, clock, "Connecting")
     except (ConnectError, DNSLookupError, OSError) as failure:
-        raise DialError(address=_address_of(endpoint), detail=str(failure)) from failure
+        raise DialError(address=address_of(endpoint), detail=str(failure)) from failure
     channel: SecureChannel = await _limited(login.done, timeouts.login_s, clock, "Logging in")
     return channel
-
-
-def _address_of(endpoint: IStreamClientEndpoint) -> str:
-    host = getattr(endpoint, "_hostText", None) or getattr(endpoint, "_host", None)
-    return f"{host}:{getattr(endpoint, '_port', '')}" if host else repr(endpoint)

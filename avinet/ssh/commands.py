@@ -9,6 +9,7 @@ controller cannot see inside a connection that is encrypted end to end.
 from collections import Counter
 from collections.abc import Callable, Iterable
 
+import attrs
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.conch.ssh import connection as conch
 from twisted.conch.ssh.service import SSHService
@@ -25,8 +26,8 @@ from avinet.ssh.errors import ConnectionEndedError
 from avinet.ssh.fields import Reader
 from avinet.ssh.links import ServerLink
 from avinet.ssh.process import KILL_AFTER_S, CommandPolicy, CommandSession, ProcessReactor, Use
-from avinet.ssh.profile import LinkLimits
 from avinet.ssh.refusal import Refusal
+from avinet.ssh.terms import Terms
 from avinet.ssh.userauth import Attempt, KeyLogin
 
 USER = "aviseuser"
@@ -74,13 +75,15 @@ class CommandServer(Factory):
 
     noisy = False
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is one thing that an SE decides
         self,
         host_key: Ed25519PrivateKey,
         authorized: Callable[[], Iterable[str]],
         reactor: ProcessReactor,
         used: Callable[[Use], None],
         policy: CommandPolicy | None = None,
+        *,
+        terms: Terms | None = None,
     ) -> None:
         self._host_key = host_key
         self._host_key_blob = keys.blob_of(host_key.public_key())
@@ -88,6 +91,8 @@ class CommandServer(Factory):
         self._reactor = reactor
         self._used = used
         self.policy = policy or CommandPolicy()
+        self.terms = terms or Terms()
+        self._limits = attrs.evolve(self.terms.limits, channels=self.policy.sessions)
         self.links: set[_CommandLink] = set()
         self._counts: Counter[str] = Counter()
         self.sessions: set[CommandSession] = set()
@@ -106,7 +111,8 @@ class CommandServer(Factory):
         link.server = self
         link.controller = controller
         link.clock = self._reactor
-        link.limits = LinkLimits(channels=self.policy.sessions)
+        link.limits = self._limits
+        link.hybrid_only = self.terms.hybrid_only
         link.host_key, link.host_key_blob = self._host_key, self._host_key_blob
         link.userauth = lambda: KeyLogin(self._judge, self._admit, lambda attempt, why: None)
         self.links.add(link)
@@ -127,7 +133,7 @@ class CommandServer(Factory):
     def _admit(self, attempt: Attempt) -> SSHService:
         if why := self._judge(attempt):
             raise ConnectionEndedError(detail=why)
-        return Connection(_CommandLogin(self, attempt.fingerprint))
+        return Connection(_CommandLogin(self, attempt.fingerprint), self.terms.memory)
 
     def new_session(self, fingerprint: str) -> CommandSession:
         """A session for whoever has that key; ``ChannelRefusedError`` when there are too many."""

@@ -122,6 +122,7 @@ class Connection(SSHConnection):
     def serviceStarted(self) -> None:
         """The login succeeded."""
         limits = self.transport.limits
+        self.memory.limit = limits.memory_bytes
         self._guard = RateGuard(limits.requests, limits.requests_per_s)
         self._idle = self.transport.clock.callLater(limits.idle_s, self._check_idle)
 

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol
 
 from avinet.errors import AvinetError
+from avinet.model.channel import ChannelStatus
 from avinet.ssh.channel import ChannelTransport
 from avinet.ssh.connection import GRANTED, Connection, refused
 from avinet.ssh.fields import Reader, string, uint32
@@ -19,6 +20,7 @@ from avinet.ssh.memory import ProcessMemory
 from avinet.ssh.observer import Observer
 from avinet.ssh.reverse import ReverseListeners
 from avinet.ssh.services import LOCAL_NAMES, ChannelPeer, Permit, PermitIndex, ServiceTable
+from avinet.ssh.status import status_of
 
 
 def _permits(permit: Permit, host: str, port: int) -> bool:
@@ -51,6 +53,7 @@ class SeLogin:
         self.peer = ChannelPeer(se=permit.se, address=address, permit=permit, connection=self)
         self.connection = Connection(self, access.memory)
         self.attached = False
+        self.since = link.clock.seconds()
         self.forward: tuple[str, int] | None = None
         self.forgotten: Callable[[SeLogin], None] = lambda login: None
 
@@ -59,6 +62,10 @@ class SeLogin:
     def mark_attached(self) -> None:
         """See ``PeerConnection``."""
         self.attached = True
+
+    def status(self) -> ChannelStatus:
+        """See ``PeerConnection``."""
+        return status_of(self._link, self.connection, self.peer.address, self.since)
 
     def close(self, text: str) -> None:
         """See ``PeerConnection``."""

@@ -10,6 +10,7 @@ import attrs
 from avinet.ssh.ciphers import CIPHERS as _CIPHERS
 from avinet.ssh.ciphers import MACS as _MACS
 from avinet.ssh.keys import ALGORITHM
+from avinet.ssh.memory import CONNECTION_BYTES
 from avinet.units import GIB, HOUR_S, KIB, MIB
 
 POST_QUANTUM = b"mlkem768x25519-sha256"
@@ -77,6 +78,8 @@ class LinkLimits:
     """RFC 4253 section 9."""
     rekey_spread: float = 0.2
     """All three are this much shorter at most, by chance, so that a fleet does not rekey in step."""
+    memory_bytes: int = CONNECTION_BYTES
+    """Held for one connection; see ``memory``."""
     disconnect_s: float = 5.0
     """How long a peer has to take our last packet before the connection is reset."""
     idle_s: float = 60.0

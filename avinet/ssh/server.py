@@ -80,6 +80,8 @@ class ServerSettings:
     link: LinkLimits = attrs.field(factory=lambda: LinkLimits(channels=16))
     gate: GateLimits = attrs.field(factory=GateLimits)
     logins: int = MAX_LOGINS
+    hybrid_only: bool = False
+    """Offer no key exchange but the post-quantum one."""
 
 
 class SecureChannelServer(Factory):
@@ -120,6 +122,7 @@ class SecureChannelServer(Factory):
         link.ticket = ticket
         link.clock = self._clock
         link.limits = self.settings.link
+        link.hybrid_only = self.settings.hybrid_only
         link.host_key, link.host_key_blob = self._host_key, self._host_key_blob
         link.userauth = lambda: KeyLogin(
             lambda attempt: self._judge(source, attempt)[1],

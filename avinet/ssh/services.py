@@ -10,6 +10,7 @@ from typing import Protocol
 import attrs
 from twisted.internet.interfaces import IProtocol
 
+from avinet.model.channel import ChannelStatus
 from avinet.model.ids import SeId
 from avinet.ssh.scheduler import Priority
 
@@ -58,6 +59,9 @@ class PeerConnection(Protocol):
 
     def mark_attached(self) -> None:
         """The SE has said its ``Hello`` here: its reverse forward belongs to this connection from now on."""
+
+    def status(self) -> ChannelStatus:
+        """How it is now."""
 
 
 @attrs.frozen(eq=False)

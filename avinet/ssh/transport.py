@@ -104,6 +104,11 @@ class Link(SSHTransportBase):
     _age_timer: IDelayedCall | None = None
     _cut_timer: IDelayedCall | None = None
 
+    @property
+    def strict(self) -> bool:
+        """Whether both sides demand strict key exchange."""
+        return self._strict
+
     # -- life
 
     def connectionMade(self) -> None:

@@ -20,6 +20,16 @@ def envoy_of(site, name):
 def test_a_machine_enrols_and_serves(shared):
     row = shared.row("se-0")
     assert (row["state"], row["in_sync"], row["version"]) == ("UP", True, shared.version)
+    channel = row["secure_channel"]
+    assert (channel["kex"], channel["strict"]) == ("mlkem768x25519-sha256", True)
+    assert {channel["cipher_in"], channel["cipher_out"]} == {"aes256-gcm@openssh.com"}
+    assert (channel["address"], channel["peer"], channel["mac_in"]) == (
+        "127.0.0.1",
+        "SSH-2.0-avinet",
+        "implicit",
+    )
+    shown = shared.cli("se", "show", "se-0").stdout
+    assert "mlkem768x25519-sha256" in shown
     servers = {shared.get() for _ in range(20)}
     assert servers == {"hello from backend-1", "hello from backend-2"}
     # What enrolment needed and nothing else does is gone from the machine.

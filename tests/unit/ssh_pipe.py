@@ -12,6 +12,7 @@ from zope.interface import implementer
 from avinet.ssh import keys
 from avinet.ssh.client import SecureChannel, Timeouts, _Login
 from avinet.ssh.login import Access
+from avinet.ssh.memory import ProcessMemory
 from avinet.ssh.reverse import ReverseListeners
 from avinet.ssh.reverse_socket import SocketEach
 from avinet.ssh.server import SecureChannelServer, ServerSettings
@@ -193,7 +194,7 @@ class Echo(Protocol):
 class Controller:
     """A server with one service, an echo, at localhost:5001."""
 
-    def __init__(self, reactor=None, settings=None, sockets=SocketEach):
+    def __init__(self, reactor=None, settings=None, sockets=SocketEach, memory=None):
         self.clock = Clock()
         self.host_key = Ed25519PrivateKey.generate()
         self.index = AuthorizedKeys()
@@ -202,7 +203,10 @@ class Controller:
         self.observer = RecordingObserver()
         self.reverse = ReverseListeners(reactor, self.clock, sockets)
         access = Access(
-            {"aviseuser": self.index, "avictlruser": AuthorizedKeys()}, self.services, self.reverse
+            {"aviseuser": self.index, "avictlruser": AuthorizedKeys()},
+            self.services,
+            self.reverse,
+            memory or ProcessMemory(),
         )
         self.server = SecureChannelServer(
             self.host_key, access, self.clock, self.observer, settings or ServerSettings()
@@ -223,9 +227,9 @@ class Controller:
         """Join any client protocol."""
         return Pipe(client, self.server.buildProtocol(IPv4Address("TCP", source, 40000)), self.clock, source)
 
-    def dial(self, key, user="aviseuser", verify=lambda line: True, source="10.1.2.3"):
+    def dial(self, key, user="aviseuser", verify=lambda line: True, source="10.1.2.3", terms=None):
         """A real client; (pipe, list of outcomes)."""
-        login = _Login(user, key, verify, self.clock, Timeouts())
+        login = _Login(user, key, verify, self.clock, Timeouts(), terms=terms)
         outcome = []
         login.done.addBoth(outcome.append)
         pipe = self.raw(login.buildProtocol(None), source)

@@ -45,6 +45,35 @@ class Commands(CliCase):
         self.assertNotIn("within two minutes", self.said_by("enable", state="DISABLED"))
 
 
+class Shown(CliCase):
+    CHANNEL = {
+        "address": "192.0.2.7", "age_s": 61.5, "peer": "SSH-2.0-other\x1b[2J", "kex": "curve25519-sha256",
+        "host_key": "ssh-ed25519", "cipher_in": "aes256-gcm@openssh.com", "cipher_out": "aes256-ctr",
+        "mac_in": "implicit", "mac_out": "hmac-sha2-256-etm@openssh.com", "strict": True, "rekeys": 2,
+        "channels": 1, "rtt_min_ms": 70.25, "rate_bytes_s": 12_582_912, "window_bytes": 131_072, "held_bytes": 0,
+    }  # fmt: skip
+
+    def test_one_that_is_attached_is_shown_with_its_secure_channel(self):
+        self.answers["GET", "/api/serviceengine/se-1"] = Answer(
+            body={**ENGINE, "secure_channel": self.CHANNEL}
+        )
+        shown = self.answer_of("se", "show", "se-1")
+        for words in (
+            "aes256-gcm@openssh.com, aes256-ctr",
+            "implicit, hmac-sha2-256-etm@openssh.com",
+            "curve25519-sha256",
+            "70.25 ms",
+            "12.0 MiB/s",
+            "128.0 KiB",
+        ):
+            self.assertIn(words, shown)
+        self.assertNotIn("\x1b[2J", shown)
+
+    def test_one_that_is_not_attached_has_none(self):
+        self.answers["GET", "/api/serviceengine/se-1"] = Answer(body={**ENGINE, "secure_channel": None})
+        self.assertNotIn("secure channel", self.answer_of("se", "show", "se-1"))
+
+
 class Runtime(CliCase):
     def test_what_a_data_plane_reports_bears_the_names_that_operators_gave(self):
         self.answers["GET", "/api/serviceengine/se-1"] = Answer(body=ENGINE)

@@ -97,6 +97,16 @@ class Wrong(SynchronousTestCase):
     def test_a_base_above_its_cap_is_refused(self):
         self.refused("[uplink]\nbackoff_base_s = 90.0", load_se_settings)
 
+    def test_one_connection_may_not_hold_more_than_all(self):
+        for load in (load_controller_settings, load_se_settings):
+            failure = self.refused("[ssh]\nmemory_mib = 32\nconnection_memory_mib = 33", load)
+            self.assertEqual(failure.where, "[ssh] connection_memory_mib")
+
+    def test_keys_serve_neither_too_short_nor_too_long(self):
+        for bad in ("rekey_bytes = 1048575", "rekey_bytes = 68719476737", "rekey_s = 59", "rekey_s = 86401"):
+            for load in (load_controller_settings, load_se_settings):
+                self.assertEqual(self.refused(f"[ssh]\n{bad}", load).where, f"[ssh] {bad.split()[0]}")
+
     def test_what_is_not_toml_is_said_so(self):
         self.assertIn("TOML", self.refused("[ssh").why)
         self.path.write_bytes(b"\xff\xfe")

@@ -3,6 +3,7 @@
 import tempfile
 from pathlib import Path
 
+import msgspec
 from twisted.internet.defer import fail, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -11,8 +12,9 @@ from avinet.controller.api_engines import EngineApi, EngineFacts
 from avinet.controller.api_tokens import TokenApi
 from avinet.controller.engine_commands import EngineCommands
 from avinet.controller.machines import Machines
+from avinet.model.channel import IMPLICIT, ChannelStatus
 from avinet.model.config import EnrolmentPolicy
-from avinet.rest.router import Router
+from avinet.rest.router import Info, Router, openapi
 from avinet.rest.site import BoundedSite
 from avinet.wire.registration import MetaInfo
 from tests.unit.enrolment_kit import CLUSTER, Site, run
@@ -51,6 +53,26 @@ class FakeCloud:
         return succeed(None)
 
 
+CHANNEL = ChannelStatus(
+    address="192.0.2.7",
+    age_s=61.5,
+    peer="SSH-2.0-avinet",
+    kex="mlkem768x25519-sha256",
+    host_key="ssh-ed25519",
+    cipher_in="aes256-gcm@openssh.com",
+    cipher_out="aes256-ctr",
+    mac_in=IMPLICIT,
+    mac_out="hmac-sha2-256-etm@openssh.com",
+    strict=True,
+    rekeys=2,
+    channels=1,
+    rtt_min_ms=None,
+    rate_bytes_s=None,
+    window_bytes=131072,
+    held_bytes=0,
+)
+
+
 async def _operator(caller):
     return "local"
 
@@ -75,6 +97,7 @@ class Api(SynchronousTestCase):
             rtt_s=lambda se: 0.0123 if se in self.attached else None,
             version=lambda se: 7 if se in self.attached else None,
             software=lambda se: "0.1.0" if se in self.attached else "",
+            channel=lambda se: CHANNEL if se in self.attached else None,
         )
         self.commands = EngineCommands(self.site.engines)
         engines = EngineApi(self.commands, self.machines, facts, self.site.groups.__contains__)
@@ -134,6 +157,20 @@ class EngineRoutes(Api):
         self.assertEqual(("CREATING", False), tuple(answer["results"][0][k] for k in ("state", "in_sync")))
         self.attached.clear()
         self.assertEqual("DOWN", self.ask("GET", "/api/serviceengine/se-1").json["state"])
+
+    def test_one_that_is_attached_shows_what_its_secure_channel_settled(self):
+        record = self.enrol()
+        self.assertIsNone(self.ask("GET", "/api/serviceengine/se-1").json["secure_channel"])
+        self.attached.add(record.uuid)
+        shown = self.ask("GET", "/api/serviceengine/se-1").json["secure_channel"]
+        self.assertEqual(msgspec.to_builtins(CHANNEL), shown)
+        self.assertNotIn("secure_channel", self.ask("GET", "/api/serviceengine").json["results"][0])
+
+    def test_the_description_of_the_api_has_the_secure_channel(self):
+        table = EngineApi(self.commands, self.machines, EngineFacts(), bool).routes()
+        schemas = openapi(table, Info(title="t", version="1", description="d"))["components"]["schemas"]
+        fields = schemas["ChannelStatus"]["properties"]
+        self.assertEqual(list(fields), list(msgspec.to_builtins(CHANNEL)))
 
     def test_a_list_is_narrowed_and_paged(self):
         for number in range(5):

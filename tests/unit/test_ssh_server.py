@@ -43,6 +43,41 @@ class Login(SynchronousTestCase):
             self.controller.observer.named("authenticated"), [("authenticated", "se-1", "10.1.2.3")]
         )
 
+    def test_a_login_shows_what_it_settled_and_how_it_does(self):
+        pipe, channel = self.controller.channel(self.key)
+        channel.open(5001, Collector())
+        pipe.pump()
+        self.controller.clock.advance(2.5)
+        status = self.controller.peers[0].connection.status()
+        settled = (
+            status.kex,
+            status.host_key,
+            status.cipher_in,
+            status.cipher_out,
+            status.mac_in,
+            status.mac_out,
+        )
+        gcm = "aes256-gcm@openssh.com"
+        self.assertEqual(settled, ("mlkem768x25519-sha256", "ssh-ed25519", gcm, gcm, "implicit", "implicit"))
+        self.assertEqual((status.address, status.age_s, status.peer), ("10.1.2.3", 2.5, "SSH-2.0-avinet"))
+        self.assertEqual((status.strict, status.rekeys, status.channels, status.held_bytes), (True, 0, 1, 0))
+        self.assertEqual((status.rtt_min_ms, status.rate_bytes_s), (None, None))
+        pipe.client_end.protocol.sendKexInit()
+        pipe.pump()
+        self.assertEqual(self.controller.peers[0].connection.status().rekeys, 1)
+
+    def test_a_login_shows_the_mac_of_a_cipher_that_needs_one_and_the_round_trip_that_data_met(self):
+        self.patch(profile, "CIPHERS", (b"aes256-ctr",))
+        pipe, channel = self.controller.channel(self.key)
+        channel.open(5001, end := Collector())
+        pipe.pump()
+        end.transport.write(bytes(100_000))
+        pipe.pump()
+        status = self.controller.peers[0].connection.status()
+        self.assertEqual((status.cipher_in, status.cipher_out), ("aes256-ctr", "aes256-ctr"))
+        self.assertEqual(status.mac_in, "hmac-sha2-256-etm@openssh.com")
+        self.assertIsNotNone(status.rtt_min_ms)  # of the echo
+
     def test_the_curve_alone_works_too(self):
         self.patch(profile, "KEY_EXCHANGES", [b"curve25519-sha256"])
         pipe, _ = self.controller.channel(self.key)

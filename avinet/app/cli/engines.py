@@ -1,5 +1,6 @@
 """``avinet se``: service engines, from creation to deletion."""
 
+import time
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ from avinet.app.cli.remote import shell_commands
 from avinet.app.cli.stopping import stop
 from avinet.app.cli.tokens import tokens
 from avinet.model.engine import SeState
+from avinet.units import show_bytes
 
 BASE = "serviceengine"
 DEFAULT_GROUP = "Default-Group"
@@ -218,9 +220,36 @@ def _print(where: Place, row: dict[str, Any]) -> None:
     if where.json:
         print_json(row)
         return
-    shown = {name.replace("_", " "): value for name, value in row.items() if name != "url"}
+    shown = {
+        name.replace("_", " "): value for name, value in row.items() if name not in {"url", "secure_channel"}
+    }
     shown |= {"created at": moment(row.get("created_at")), "enrolled at": moment(row.get("enrolled_at"))}
     print_facts(shown)
+    if row.get("secure_channel"):
+        _print_channel(row["secure_channel"])
+
+
+def _print_channel(now: dict[str, Any]) -> None:
+    rate, window, held = now["rate_bytes_s"], now["window_bytes"], now["held_bytes"]
+    click.echo("\nsecure channel (in: from the service engine)")
+    print_facts(
+        {
+            "from": now["address"],
+            "since": moment(time.time() - now["age_s"]),
+            "peer": now["peer"],
+            "key exchange": now["kex"],
+            "strict": now["strict"],
+            "host key": now["host_key"],
+            "cipher in, out": f"{now['cipher_in']}, {now['cipher_out']}",
+            "mac in, out": f"{now['mac_in']}, {now['mac_out']}",
+            "rekeys": now["rekeys"],
+            "channels": now["channels"],
+            "rtt minimum": milliseconds(now["rtt_min_ms"]),
+            "delivery rate": None if rate is None else f"{show_bytes(rate)}/s",
+            "window": show_bytes(window),
+            "held in memory": show_bytes(held),
+        }
+    )
 
 
 @attrs.frozen
