@@ -24,6 +24,7 @@ from avinet.ssh.connection import Connection, refused
 from avinet.ssh.errors import ConnectionEndedError
 from avinet.ssh.fields import Reader
 from avinet.ssh.links import ServerLink
+from avinet.ssh.memory import ProcessMemory
 from avinet.ssh.process import KILL_AFTER_S, CommandPolicy, CommandSession, ProcessReactor, Use
 from avinet.ssh.profile import LinkLimits
 from avinet.ssh.refusal import Refusal
@@ -88,6 +89,7 @@ class CommandServer(Factory):
         self._reactor = reactor
         self._used = used
         self.policy = policy or CommandPolicy()
+        self.memory = ProcessMemory()
         self.links: set[_CommandLink] = set()
         self._counts: Counter[str] = Counter()
         self.sessions: set[CommandSession] = set()
@@ -127,7 +129,7 @@ class CommandServer(Factory):
     def _admit(self, attempt: Attempt) -> SSHService:
         if why := self._judge(attempt):
             raise ConnectionEndedError(detail=why)
-        return Connection(_CommandLogin(self, attempt.fingerprint))
+        return Connection(_CommandLogin(self, attempt.fingerprint), self.memory)
 
     def new_session(self, fingerprint: str) -> CommandSession:
         """A session for whoever has that key; ``ChannelRefusedError`` when there are too many."""
