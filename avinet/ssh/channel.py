@@ -44,6 +44,10 @@ STDERR = 1
 
 _CREDIT_SHARE = 2
 """Credit goes back for each half of the window, which holds two round trips."""
+_JOINED_BYTES = 4096
+"""Small pieces that wait are joined up to this size: one by one, each byte would take a hundred of memory."""
+_PIECE_BYTES = 128
+"""What a piece takes beside its data: a tuple, a ``bytes`` and its place in the queue."""
 _MSG_DATA, _MSG_EXTENDED_DATA = 94, 95
 _DATA_HEAD = struct.Struct(">BLL")
 _EXTENDED_HEAD = struct.Struct(">BLLL")
@@ -163,6 +167,7 @@ class ChannelTransport(SSHChannel):
         if self._over:
             return
         self._over = True
+        self.conn.lingering.discard(self)
         self.connected = False
         self.disconnecting = True
         self._forget_unsent()
@@ -216,6 +221,19 @@ class ChannelTransport(SSHChannel):
         self.conn.sendClose(self)
         self._finish_soon(ConnectionAborted())
 
+    @property
+    def waits(self) -> bool:
+        """Whether the peer's data waits for a paused reader."""
+        return bool(self._pending)
+
+    def abandon(self) -> None:
+        """Memory is short, and the connection was cut for it: drop what waits here either way."""
+        self._forget_unsent()
+        if self._pending:
+            self._forget_pending()
+            self._end = ConnectionLost()
+            self._finish_soon(self._end)
+
     def _forget_unsent(self) -> None:
         self._unsent.clear()
         self.conn.memory.release(self._unsent_bytes)
@@ -247,7 +265,11 @@ class ChannelTransport(SSHChannel):
         if self.priority == Priority.CONTROL and self._goes_at_once(len(data)):
             self._send_piece(kind, len(data), memoryview(data))
             return
-        self._unsent.append((kind, memoryview(bytes(data))))
+        last = self._unsent[-1] if self._unsent else None
+        if last is not None and last[0] == kind and len(last[1]) + len(data) <= _JOINED_BYTES:
+            self._unsent[-1] = (kind, memoryview(b"".join((last[1], data))))
+        else:
+            self._unsent.append((kind, memoryview(bytes(data))))
         self._unsent_bytes += len(data)
         self.conn.memory.hold(len(data))
         self._send()
@@ -408,9 +430,7 @@ class ChannelTransport(SSHChannel):
             return
         self.received += len(data)
         if self._pending or self._paused or self._delivering:
-            self._pending.append((kind, bytes(data)))
-            self._pending_bytes += len(data)
-            self.conn.memory.hold(len(data))
+            self._keep(kind, data)
             return
         self._delivering = True
         self._hand_over(kind, data)
@@ -419,6 +439,18 @@ class ChannelTransport(SSHChannel):
             self._deliver()
         else:
             self._account()
+
+    def _keep(self, kind: int, data: bytes | memoryview) -> None:
+        """Data that is not wanted yet.  What is held is counted as it is in memory: pieces of a byte are dear."""
+        last = self._pending[-1] if self._pending else None
+        if last is not None and last[0] == kind and len(last[1]) + len(data) <= _JOINED_BYTES:
+            self._pending[-1] = (kind, b"".join((last[1], data)))
+            size = len(data)
+        else:
+            self._pending.append((kind, bytes(data)))
+            size = len(data) + _PIECE_BYTES
+        self._pending_bytes += size
+        self.conn.memory.hold(size)
 
     def _hand_over(self, kind: int, data: bytes | memoryview) -> None:
         self._consumed += len(data)
@@ -437,8 +469,8 @@ class ChannelTransport(SSHChannel):
         self._delivering = True
         while self._pending and not self._paused and not self.disconnecting:
             kind, data = self._pending.popleft()
-            self._pending_bytes -= len(data)
-            self.conn.memory.release(len(data))
+            self._pending_bytes -= len(data) + _PIECE_BYTES
+            self.conn.memory.release(len(data) + _PIECE_BYTES)
             self._hand_over(kind, data)
         self._delivering = False
         self._account()
@@ -490,6 +522,8 @@ class ChannelTransport(SSHChannel):
 
     def eofReceived(self) -> None:
         """The peer will write no more."""
+        if self._eof_received:
+            raise malformed("EOF after EOF")
         self._eof_received = True
         self._deliver()
 

@@ -2,7 +2,7 @@
 
 A packet in the clear is ``length | padding length | payload | padding`` (RFC 4253 section 6).  All ciphers here
 authenticate what is on the wire, so a receiver needs the first four bytes to learn the length and the tag to
-believe the rest; nothing is decrypted before it is verified:
+believe the rest; nothing is handed on before it is verified:
 
 - AES-GCM as OpenSSH does it (RFC 5647): the length in the clear as associated data, a 12-byte nonce whose last
   eight bytes count packets;

@@ -35,7 +35,7 @@ class PacketReader:
         """The longest packet's length field."""
         self.sequence = 0
         self.packets = 0
-        """Taken since the beginning."""
+        """Taken under the present keys, whether sequence numbers restarted with them or not."""
         self.opened_bytes = 0
         """Taken under the present keys."""
         self._opener: Opener = Plain()
@@ -76,7 +76,7 @@ class PacketReader:
             # The length of what is begun was read under the old keys.
             raise malformed("a packet runs into new keys")
         self._opener = opener
-        self.opened_bytes = 0
+        self.opened_bytes = self.packets = 0
         if restart:
             self.sequence = 0
 
@@ -164,7 +164,7 @@ class PacketWriter:
     def __init__(self) -> None:
         self.sequence = 0
         self.packets = 0
-        """Made since the beginning."""
+        """Made under the present keys."""
         self.sealed_bytes = 0
         """Made under the present keys."""
         self._sealer: Sealer = Plain()
@@ -174,7 +174,7 @@ class PacketWriter:
     def switch(self, sealer: Sealer, *, restart: bool) -> None:
         """See ``PacketReader.switch``."""
         self._sealer = sealer
-        self.sealed_bytes = 0
+        self.sealed_bytes = self.packets = 0
         if restart:
             self.sequence = 0
 

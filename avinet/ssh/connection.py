@@ -109,6 +109,8 @@ class Connection(SSHConnection):
         self.memory = ConnectionMemory(process or ProcessMemory(), self._cut)
         self.pushed: set[ChannelTransport] = set()
         """Channels whose producers push: they are paused while the link is full."""
+        self.lingering: set[ChannelTransport] = set()
+        """Channels that are closed, whose readers have not taken everything yet: they count until they have."""
         self._pumping = False
         self._pings: deque[tuple[ChannelTransport, int] | None] = deque()
         """What each ping under way is for: a channel's window and what that had received, or the governor."""
@@ -131,7 +133,6 @@ class Connection(SSHConnection):
         if self._idle is not None and self._idle.active():
             self._idle.cancel()
         super().serviceStopped()
-        self.memory.release(self.memory.held)
         why = self.transport.ended or ConnectionEndedError(detail="the peer closed it")
         self.acceptor.connection_stopped(why)
 
@@ -151,6 +152,9 @@ class Connection(SSHConnection):
         """Not in good order: a peer that takes nothing would not take a farewell either."""
         self.transport.ended = self.transport.ended or why
         self.transport.abort()
+        # Now, and not when the socket is gone: others would be cut meanwhile.
+        for channel in (*self.channels.values(), *self.lingering):
+            channel.abandon()
 
     # -- taking turns
 
@@ -262,6 +266,7 @@ class Connection(SSHConnection):
         kind = reader.text(64)
         theirs, window, largest = reader.uint32(), reader.uint32(), reader.uint32()
         self._count()
+        self._check_number(theirs)
         try:
             if largest < MIN_DATA_PACKET:
                 raise refused("a channel", f"a maximum packet size of {largest}")
@@ -290,6 +295,11 @@ class Connection(SSHConnection):
         )
         channel.channelOpen(reader.rest())
 
+    def _check_number(self, theirs: int) -> None:
+        """The peer numbers a channel; a number is free again once both sides have closed."""
+        if theirs in self.localToRemoteChannel.values():
+            raise malformed(f"channel {theirs} is open already")
+
     def _refuse_open(self, theirs: int, refusal: ChannelRefusedError) -> None:
         text = string(refusal.detail.encode()) + string(b"")
         self.transport.sendPacket(
@@ -309,6 +319,7 @@ class Connection(SSHConnection):
         theirs, window, largest = reader.uint32(), reader.uint32(), reader.uint32()
         if largest < MIN_DATA_PACKET:
             raise malformed(f"a maximum packet size of {largest}")
+        self._check_number(theirs)
         channel.conn = self
         self.localToRemoteChannel[channel.id] = theirs
         self.channelsToRemoteChannel[channel] = theirs
@@ -364,7 +375,10 @@ class Connection(SSHConnection):
     def ssh_CHANNEL_WINDOW_ADJUST(self, packet: bytes) -> None:
         """Credit from the peer."""
         reader = Reader(packet, "CHANNEL_WINDOW_ADJUST")
-        self._channel(reader.uint32()).addWindowBytes(reader.uint32())
+        channel, credit = self._channel(reader.uint32()), reader.uint32()
+        if not credit:
+            self._count()
+        channel.addWindowBytes(credit)
 
     def ssh_CHANNEL_EOF(self, packet: bytes) -> None:
         """The peer will send no more."""
@@ -384,6 +398,8 @@ class Connection(SSHConnection):
         if channel in self.channelsToRemoteChannel and getattr(channel, "incoming", False):
             self._incoming -= 1
         super().channelClosed(channel)
+        if channel.waits:
+            self.lingering.add(channel)
 
     # -- requests
 

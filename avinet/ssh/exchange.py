@@ -24,6 +24,8 @@ MSG_PING, MSG_PONG = 192, 193
 """OpenSSH's PROTOCOL section 1.9: an echo of the transport layer, answered at once."""
 FIRST_CONNECTION = 80
 _FIRST_KEX, _LAST_KEX = 30, 49
+CLIENT_HALF, SERVER_HALF = 30, 31
+"""The two messages of every exchange that we speak (RFC 8731 section 3)."""
 _BARRED_IN_EXCHANGE = frozenset({conch.MSG_SERVICE_REQUEST, conch.MSG_SERVICE_ACCEPT, MSG_EXT_INFO})
 """RFC 4253 section 7.1, RFC 8308 section 2.4."""
 
@@ -59,16 +61,18 @@ def may_send(number: int) -> bool:
 
 
 def check_order(
-    number: int, exchange: Exchange | None, *, first_keys: bool, strict: bool, authenticated: bool
+    number: int, exchange: Exchange | None, *, half: int, first_keys: bool, strict: bool, authenticated: bool
 ) -> None:
     """Whether message ``number`` may come now; ``RemoteProtocolError`` when not.
 
-    ``first_keys`` says that nothing from the peer is encrypted yet.
+    ``half`` is the one message of the exchanges proper that the peer sends: a strict exchange takes no other, not even
+    to answer that it is not implemented.  ``first_keys`` says that nothing from the peer is encrypted yet.
     """
     begun = exchange is not None and exchange.theirs is not None
     keyed = exchange is not None and exchange.opener is not None
     if of_exchange(number) or number == conch.MSG_NEWKEYS:
-        if not begun or keyed != (number == conch.MSG_NEWKEYS):
+        guess = exchange is not None and exchange.ignore_next and number != conch.MSG_NEWKEYS
+        if not begun or not (guess or number == (conch.MSG_NEWKEYS if keyed else half)):
             raise malformed(f"key exchange message {number} out of order")
     elif number == conch.MSG_KEXINIT:
         if begun:
@@ -100,7 +104,7 @@ class KeyLife:
         return (
             reader.opened_bytes >= self._bytes
             or writer.sealed_bytes >= self._bytes
-            or max(reader.sequence, writer.sequence) >= self._packets
+            or max(reader.packets, writer.packets) >= self._packets
         )
 
     def allow(self, now: float, reader: PacketReader, writer: PacketWriter) -> bool:

@@ -59,7 +59,10 @@ class KexInit:
         """``packet`` without its message number; ``RemoteProtocolError`` when it is not one."""
         reader = Reader(packet[COOKIE_BYTES:], "KEXINIT")
         lists = [tuple(reader.string().split(b",")) for _ in range(10)]
-        return cls(*lists[:8], guessed=reader.boolean())  # type: ignore[misc, arg-type]  # eight lists, in order
+        guessed = reader.boolean()
+        reader.uint32()  # reserved
+        reader.end()
+        return cls(*lists[:8], guessed=guessed)  # type: ignore[misc, arg-type]  # eight lists, in order
 
 
 def _first(what: str, client: Names, server: Names) -> bytes:

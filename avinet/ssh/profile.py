@@ -90,4 +90,7 @@ class LinkLimits:
     """Open at once that the peer asked for."""
     requests: int = 500
     """Channel opens and requests that the peer may make in ``requests_per_s``; a flood costs us an answer each."""
+    idle_messages: int = 2000
+    """Messages in a row that say nothing (IGNORE, DEBUG, UNIMPLEMENTED, pings without data), in ``requests_per_s``:
+    four times the 50/s that OpenSSH sends to hide keystrokes."""
     requests_per_s: float = 10.0

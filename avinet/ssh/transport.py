@@ -31,9 +31,11 @@ from avinet.ssh import kex, profile
 from avinet.ssh.ciphers import MacError, protection
 from avinet.ssh.codec import SEQUENCE_MASK, PacketReader, PacketWriter
 from avinet.ssh.exchange import (
+    CLIENT_HALF,
     MSG_EXT_INFO,
     MSG_PING,
     MSG_PONG,
+    SERVER_HALF,
     Exchange,
     KeyLife,
     check_order,
@@ -42,6 +44,7 @@ from avinet.ssh.exchange import (
     offer,
 )
 from avinet.ssh.fields import Reader, malformed, string
+from avinet.ssh.flow import RateGuard
 from avinet.ssh.negotiation import COOKIE_BYTES, Algorithms, KexInit, agree, guess_was_right
 from avinet.ssh.outlet import Outlet
 from avinet.ssh.profile import LinkLimits
@@ -52,6 +55,9 @@ _PACKET_OVERHEAD = 64
 """Length, padding and tag of a packet, rounded up."""
 _MAX_EXTENSIONS = 64
 _MAX_PING_BYTES = 1024
+_IDLE_MESSAGES = frozenset({conch.MSG_IGNORE, conch.MSG_UNIMPLEMENTED, conch.MSG_DEBUG, MSG_PING})
+_IDLE_BYTES = 1024
+"""Moved either way between two of these: they go with data then, as the marks of our own governor do."""
 _CHANCE = random.SystemRandom()
 _LEAST_READ_BYTES = 4096
 """However little is missing of a packet; Twisted pauses producers by the same number."""
@@ -99,6 +105,9 @@ class Link(SSHTransportBase):
     """What reads of the socket are fitted to; 0 for Twisted's own 64 KiB."""
     _parked_bytes = 0
     _bytes_before_login = 0
+    _idle_packet = 0
+    _idle_moved = 0
+    _idle_guard: RateGuard | None = None
     _exchange: Exchange | None = None
     _exchange_timer: IDelayedCall | None = None
     _age_timer: IDelayedCall | None = None
@@ -228,7 +237,10 @@ class Link(SSHTransportBase):
 
     def _take_version(self) -> bool:
         """RFC 4253 section 4.2.  Only a server may send other lines first, and not many."""
-        limit = profile.MAX_BANNER_BYTES if self.isClient else profile.MAX_VERSION_BYTES
+        limit = profile.MAX_VERSION_BYTES
+        if self.isClient:
+            # Less what lines before have taken.
+            limit = profile.MAX_BANNER_BYTES - (self._bytes_before_login - len(self.buf))
         while b"\n" in self.buf[:limit]:
             line, self.buf = self.buf.split(b"\n", 1)
             line = line.removesuffix(b"\r")
@@ -257,10 +269,13 @@ class Link(SSHTransportBase):
         check_order(
             messageNum,
             exchange,
+            half=SERVER_HALF if self.isClient else CLIENT_HALF,
             first_keys=not self._encrypted,
             strict=self._strict,
             authenticated=self.authenticated,
         )
+        if messageNum in _IDLE_MESSAGES:
+            self._count_idle()
         if exchange is not None and exchange.ignore_next and of_exchange(messageNum):
             exchange.ignore_next = False
         elif messageNum == MSG_PING:
@@ -281,6 +296,18 @@ class Link(SSHTransportBase):
             # comes out says nothing.  A defect of ours would look the same, hence the traceback at debug.
             _debug.debug("message {number} raised {failure}", number=number, failure=Failure().getTraceback())
             raise malformed(f"message {number} makes no sense") from failure
+
+    def _count_idle(self) -> None:
+        """A message that moves nothing came; behind another such one it counts, unless data moved meanwhile."""
+        reader, moved = self.reader, self.reader.opened_bytes + self.writer.sealed_bytes
+        alone = reader.packets == self._idle_packet + 1 and 0 <= moved - self._idle_moved < _IDLE_BYTES
+        self._idle_packet, self._idle_moved = reader.packets, moved
+        if not alone:
+            return
+        if self._idle_guard is None:
+            self._idle_guard = RateGuard(self.limits.idle_messages, self.limits.requests_per_s)
+        if not self._idle_guard.allow(self.clock.seconds()):
+            raise malformed("too many messages that say nothing")
 
     def _answer_ping(self, payload: bytes) -> None:
         echo = Reader(payload, "PING").string()
