@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from avinet.trust.files import write_private
 from tests.integration.processes import Site, until
 
 BIG_BYTES = 20_000_000
@@ -152,3 +153,21 @@ def test_the_command_line_without_a_controller_says_where_it_looked(tmp_path):
     ran = site.cli("se", "list")
     assert (ran.returncode, str(site.paths.api_socket) in ran.stderr) == (5, True), ran.stderr
     assert len(ran.stderr.splitlines()) <= 2
+
+
+def test_both_sides_keep_to_their_ssh_settings(site):
+    chosen = "post_quantum_only = true\nrekey_bytes = 1048576\nmemory_mib = 32\nconnection_memory_mib = 16\n"
+    settings = site.plan.settings("controller")
+    text = settings.read_text().replace("[ssh]\n", f"[ssh]\n{chosen}")
+    write_private(settings, text.encode())
+    site.write_se_settings(more=f"[ssh]\n{chosen}")
+    site.start()
+    agent = site.add_engine("se-1")
+    # 8 MiB through the command's own channel, and through the SE's channel that carries it.
+    ran = site.cli("se", "exec", "se-1", "--", "head", "-c", str(8 * 1024 * 1024), "/dev/zero", text=False)
+    assert (ran.returncode, len(ran.stdout)) == (0, 8 * 1024 * 1024), ran.stderr
+    channel = site.row("se-1")["secure_channel"]
+    assert channel["kex"] == "mlkem768x25519-sha256"
+    assert channel["rekeys"] >= 7, channel
+    assert (channel["held_bytes"], channel["channels"]) == (0, 1)
+    assert agent.running
