@@ -111,7 +111,9 @@ class Streams(SynchronousTestCase):
                 data = bytes(i % 251 for i in range(size))
                 room[:size] = data
                 pieces = writer.seal_blank(head, size)
-                self.assertEqual(taken(reader, b"".join(pieces) + sealed(writer, b"\x02")), [head + data, b"\x02"])
+                self.assertEqual(
+                    taken(reader, b"".join(pieces) + sealed(writer, b"\x02")), [head + data, b"\x02"]
+                )
 
     def test_the_padding_is_within_the_rules_and_not_always_the_same(self):
         for pair in ALL:
@@ -155,7 +157,9 @@ class Changes(SynchronousTestCase):
                     self.assertEqual(got, [], (pair, at))
                     self.assertLess(at, 4, "only a longer length may leave it waiting")
                     # Whatever comes then, the tag is wrong, or the length refused.
-                    self.assertRaises((MacError, RemoteProtocolError), taken, reader, bytes(profile.MAX_PACKET_BYTES + 99))
+                    self.assertRaises(
+                        (MacError, RemoteProtocolError), taken, reader, bytes(profile.MAX_PACKET_BYTES + 99)
+                    )
 
     def test_a_bit_flipped_in_a_large_packet_is_found_wherever_it_is_cut(self):
         for pair in PAIRS:

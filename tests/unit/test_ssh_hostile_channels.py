@@ -379,5 +379,3 @@ class Logins(Hostile):
             )
         self.assert_cut(pipe, "too many login requests")
         self.assertIsInstance(pipe.server_end.protocol.ended, RemoteProtocolError)
-
-
