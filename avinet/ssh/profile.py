@@ -18,6 +18,8 @@ KEY_EXCHANGES = (POST_QUANTUM, b"curve25519-sha256", b"curve25519-sha256@libssh.
 HOST_KEYS = (ALGORITHM,)
 CIPHERS = tuple(_CIPHERS)
 MACS = tuple(_MACS)
+NEEDS_STRICT = b"chacha20-poly1305@openssh.com"
+"""Sequence numbers are its nonces: without strict key exchange it can be cheated of packets."""
 STRICT_CLIENT = b"kex-strict-c-v00@openssh.com"
 STRICT_SERVER = b"kex-strict-s-v00@openssh.com"
 EXTENSIONS_CLIENT = b"ext-info-c"
