@@ -27,7 +27,6 @@ from benchmarks.processes import Worker
 MEMORY = Path("/dev/shm")
 SPARE_BYTES = 256 * MIB
 TRANSFER_LIMIT_S = 300.0
-CIPHER = "aes256-gcm@openssh.com"
 
 Parties = dict[str, Callable[[], None]]
 """By name: what moves the whole file, once."""
@@ -108,8 +107,8 @@ def compare(
             port = stack.enter_context(sshd.stock_sshd(files.folder / "sshd", files.public))
             reached = _through(stack, port, rtt_ms)
             parties["openssh"] = _openssh(stack, files, reached)
-            if asyncssh:
-                parties["asyncssh"] = _asyncssh(stack, files, reached)
+        if asyncssh:
+            parties["asyncssh"] = _asyncssh(stack, files)
         for turn in range(rounds):
             for party, move in parties.items():
                 rate = files.timed(party, move)
@@ -150,9 +149,13 @@ def _openssh(stack: contextlib.ExitStack, files: Files, port: int) -> Callable[[
     return move
 
 
-def _asyncssh(stack: contextlib.ExitStack, files: Files, port: int) -> Callable[[], None]:
-    who = ("--user", sshd.our_user(), "--identity", os.fspath(files.identity))
-    client = stack.enter_context(Worker("benchmarks.asyncssh_peer", ("--port", f"{port}", *who)))
+def _asyncssh(stack: contextlib.ExitStack, files: Files) -> Callable[[], None]:
+    authorized = files.folder / "asyncssh-authorized"
+    authorized.write_text(files.public + "\n")
+    peer = "benchmarks.asyncssh_peer"
+    server = stack.enter_context(Worker(peer, ("serve", "--authorized", os.fspath(authorized))))
+    identity = os.fspath(files.identity)
+    client = stack.enter_context(Worker(peer, ("fetch", "--identity", identity, "--port", f"{server.ready}")))
 
     def move() -> None:
         client.ask(TRANSFER_LIMIT_S, path=os.fspath(files.source), out=os.fspath(files.copy))

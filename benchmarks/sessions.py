@@ -196,10 +196,7 @@ class FleetRun:
             "dial to Welcome: p50 {p50:.3f} s, p99 {p99:.3f} s",
             p50=quantile(waits, 0.5), p99=quantile(waits, 0.99),
         )  # fmt: skip
-        targets = (
-            at_least(SESSIONS_TARGET),
-            *((times_peer(SESSIONS_TARGET_OF_PEER),) if sshd_logins else ()),
-        )
+        targets = (at_least(SESSIONS_TARGET), times_peer(SESSIONS_TARGET_OF_PEER))
         what = (
             f"sessions after a restart, TCP to in sync ({plan.engines} engines, {self.fleet.abreast} abreast)"
         )
