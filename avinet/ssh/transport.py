@@ -355,7 +355,10 @@ class Link(SSHTransportBase):
         except RemoteProtocolError as failure:
             self.violate(failure, conch.DISCONNECT_KEY_EXCHANGE_FAILED)
             return
-        if not self._strict and profile.NEEDS_STRICT in (exchange.agreed.cipher_cs, exchange.agreed.cipher_sc):
+        if not self._strict and profile.NEEDS_STRICT in (
+            exchange.agreed.cipher_cs,
+            exchange.agreed.cipher_sc,
+        ):
             # Terrapin (CVE-2023-48795): packets could be cut out of the handshake unnoticed.
             text = f"{profile.NEEDS_STRICT.decode()} without strict key exchange"
             self.violate(malformed(text), conch.DISCONNECT_KEY_EXCHANGE_FAILED)

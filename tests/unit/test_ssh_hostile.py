@@ -122,6 +122,14 @@ class BeforeTheLogin(Hostile):
         pipe.client_end.write(b"SSH-2.0-x\r\n" + self.packet(b"\x02" + string(b"")) + self.packet(kexinit))
         self.assert_cut(pipe, "not the first packet")
 
+    def test_chacha_without_a_strict_exchange_is_refused(self):
+        pipe = self.controller.raw(Protocol())
+        kexinit = b"\x14" + bytes(16) + string(b"curve25519-sha256") + string(b"ssh-ed25519")
+        kexinit += string(b"chacha20-poly1305@openssh.com") * 2 + string(b"") * 2
+        kexinit += string(b"none") * 2 + string(b"") * 2 + bytes(5)
+        pipe.client_end.write(b"SSH-2.0-x\r\n" + self.packet(kexinit))
+        self.assert_cut(pipe, "without strict key exchange")
+
     def test_no_common_algorithm_is_an_end(self):
         kexinit = b"\x14" + bytes(16) + string(b"diffie-hellman-group1-sha1") * 10 + bytes(5)
         self.assert_cut(self.raw(b"SSH-2.0-x\r\n" + self.packet(kexinit)), "in common")
