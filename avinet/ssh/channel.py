@@ -263,7 +263,8 @@ class ChannelTransport(SSHChannel):
         if not data or not self.connected or self._eof_wanted or self.localClosed:
             return
         if self.priority == Priority.CONTROL and self._goes_at_once(len(data)):
-            self._send_piece(kind, len(data), memoryview(data))
+            self.remoteWindowLeft -= len(data)
+            self.conn.transport.send_data([(self._head(kind, len(data)), memoryview(data))])
             return
         last = self._unsent[-1] if self._unsent else None
         if last is not None and last[0] == kind and len(last[1]) + len(data) <= _JOINED_BYTES:
@@ -295,14 +296,14 @@ class ChannelTransport(SSHChannel):
         """Whether the producer has to be asked for each piece."""
         return self._producer is not None and not self._streaming and not self.disconnecting
 
-    def send_packet(self, most: int) -> int:
-        """It is our turn: send one packet with at most ``most`` bytes of data; how many were sent.
+    def take_turn(self, most: int) -> int:
+        """It is our turn: send at most ``most`` bytes of data, in as few packets as the peer takes; how many were sent.
 
         Withdraws from the scheduler when there is nothing left that may be sent.
         """
-        most = min(most, self.remoteWindowLeft, self.remoteMaxPacket)
+        most = min(most, self.remoteWindowLeft)
         if not self._unsent and self._produce_into is not None and self._pulls and most:
-            size = self._send_produced(self._produce_into, most)
+            size = self._send_produced(self._produce_into, min(most, self.remoteMaxPacket))
         else:
             size = self._send_queued(most)
         if self.localClosed or not self.remoteWindowLeft or not (self._unsent or (size and self._pulls)):
@@ -319,41 +320,41 @@ class ChannelTransport(SSHChannel):
             return 0
         if size:
             self.remoteWindowLeft -= size
-            head = _DATA_HEAD.pack(_MSG_DATA, self.conn.channelsToRemoteChannel[self], size)
-            self.conn.transport.send_blank(head, size)
+            self.conn.transport.send_blank(self._head(STDOUT, size), size)
         return size
 
     def _send_queued(self, most: int) -> int:
         if not self._unsent and self._pulls:
             self._guarded(self._producer.resumeProducing)  # type: ignore[union-attr]  # it pulls
-        if not self._unsent or not most or self.localClosed:
-            return 0
-        kind, data = self._unsent[0]
-        size = min(len(data), most)
-        if size < len(data):
-            self._unsent[0] = (kind, data[size:])
-            data = data[:size]
-        else:
-            self._unsent.popleft()
-        self._unsent_bytes -= size
-        self.conn.memory.release(size)
-        self._send_piece(kind, size, data)
-        return size
+        left = most
+        packets: list[tuple[bytes, memoryview]] = []
+        while self._unsent and left and not self.localClosed:
+            kind, data = self._unsent[0]
+            size = min(len(data), left, self.remoteMaxPacket)
+            if size < len(data):
+                self._unsent[0] = (kind, data[size:])
+                data = data[:size]
+            else:
+                self._unsent.popleft()
+            left -= size
+            packets.append((self._head(kind, size), data))
+        if packets:
+            self._unsent_bytes -= most - left
+            self.remoteWindowLeft -= most - left
+            self.conn.memory.release(most - left)
+            self.conn.transport.send_data(packets)
+        return most - left
+
+    def _head(self, kind: int, size: int) -> bytes:
+        theirs = self.conn.channelsToRemoteChannel[self]
+        if kind == STDOUT:
+            return _DATA_HEAD.pack(_MSG_DATA, theirs, size)
+        return _EXTENDED_HEAD.pack(_MSG_EXTENDED_DATA, theirs, kind, size)
 
     def _goes_at_once(self, size: int) -> bool:
         """Whether control data needs no turn: nothing of ours waits, and what else waits is of a lower class."""
         most = min(self.remoteWindowLeft, self.remoteMaxPacket)
         return not self._unsent and size <= most and self.conn.transport.writable
-
-    def _send_piece(self, kind: int, size: int, data: memoryview) -> None:
-        self.remoteWindowLeft -= size
-        theirs = self.conn.channelsToRemoteChannel[self]
-        head = (
-            _DATA_HEAD.pack(_MSG_DATA, theirs, size)
-            if kind == STDOUT
-            else _EXTENDED_HEAD.pack(_MSG_EXTENDED_DATA, theirs, kind, size)
-        )
-        self.conn.transport.send_data(head, data)
 
     def _settle(self) -> None:
         """After sending: the end that was asked for, or the producer's turn."""

@@ -20,6 +20,8 @@ DATA_HEAD_BYTES = 9
 _HEAD = struct.Struct(">LB")
 _SMALL_BYTES = 4096
 """Packets up to this size get memory of their own; it is not worth keeping any for them."""
+READ_BYTES = 256 * 1024
+"""What is worth reading at a time while large packets come."""
 _CALM_PACKETS = 64
 """Small packets in a row after which the buffers of the large ones go."""
 
@@ -51,12 +53,13 @@ class PacketReader:
 
     @property
     def wanted(self) -> int:
-        """Bytes that would complete the packet under way, or make one more like a large one that just came; 0 while
+        """Bytes that would complete the packet under way and some more like the large one that came last; 0 while
         packets are small.
         """
-        if self._carried:
-            return self._need - self._carried if self._need > _SMALL_BYTES else 0
-        return self._large
+        if not self._large:
+            return 0
+        missing = self._need - self._carried if self._carried else 0
+        return missing + self._large * max((READ_BYTES - missing) // self._large, 0 if missing else 1)
 
     def feed(self, data: bytes) -> None:
         """Take bytes; ``next`` must have said None before."""

@@ -111,6 +111,8 @@ class Connection(SSHConnection):
         """Channels whose producers push: they are paused while the link is full."""
         self.lingering: set[ChannelTransport] = set()
         """Channels that are closed, whose readers have not taken everything yet: they count until they have."""
+        self.learned_window = 0
+        """Twice what the channel that grew last took in a round trip: new ones begin with it."""
         self._pumping = False
         self._pings: deque[tuple[ChannelTransport, int] | None] = deque()
         """What each ping under way is for: a channel's window and what that had received, or the governor."""
@@ -178,9 +180,9 @@ class Connection(SSHConnection):
                 if channel is None:
                     break
                 if channel.priority == Priority.CONTROL:
-                    scheduler.sent(channel, channel.send_packet(link.most_data))  # type: ignore[attr-defined]  # a channel
+                    scheduler.sent(channel, channel.take_turn(link.most_data))  # type: ignore[attr-defined]  # a channel
                 else:
-                    size = channel.send_packet(min(governor.packet_bytes, governor.room))  # type: ignore[attr-defined]  # a channel
+                    size = channel.take_turn(min(governor.packet_bytes, governor.room))  # type: ignore[attr-defined]  # a channel
                     scheduler.sent(channel, size)
                     governor.sent(size)
                     self._mark(idle=False)
@@ -229,7 +231,8 @@ class Connection(SSHConnection):
             and channel in self.channelsToRemoteChannel
             and not self.memory.pressed
         ):
-            channel.grow_window(min(2 * taken, MAX_WINDOW_BYTES))
+            self.learned_window = min(2 * taken, MAX_WINDOW_BYTES)
+            channel.grow_window(self.learned_window)
 
     # -- bounds
 
@@ -279,6 +282,8 @@ class Connection(SSHConnection):
         self._incoming += 1
         channel.conn = self
         channel.localMaxPacket = self.transport.most_data
+        if self.learned_window > channel.localWindowSize and not self.memory.pressed:
+            channel.localWindowSize = channel.localWindowLeft = self.learned_window
         channel.id = self.localChannelID
         channel.incoming = True  # type: ignore[attr-defined]  # counted until it closes
         channel.remoteWindowLeft, channel.remoteMaxPacket = window, largest
@@ -356,6 +361,15 @@ class Connection(SSHConnection):
         self._take(channel, size)
         channel.dataReceived(packet[_DATA.size :])
         self.received(channel)
+
+    def sendClose(self, channel: Any) -> None:
+        """Close our side.  Conch's own marks it only after the packet, whose sending may lead back here."""
+        if channel.localClosed:
+            return
+        channel.localClosed = True
+        self.transport.sendPacket(conch.MSG_CHANNEL_CLOSE, uint32(self.channelsToRemoteChannel[channel]))
+        if channel.remoteClosed:
+            self.channelClosed(channel)
 
     def adjustWindow(self, channel: Any, bytesToAdd: int) -> None:
         """Give the peer credit.  Conch's own also logs, which costs more than the packet."""

@@ -9,7 +9,7 @@ that it wants more, since a send takes what fits the kernel's buffer, however li
 """
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.interfaces import IPullProducer, ITCPTransport
@@ -52,8 +52,8 @@ class Outlet:
             handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
             self._socket = handle
 
-    def send(self, pieces: tuple[bytes, ...]) -> None:
-        """Send the pieces of a packet, behind everything before it."""
+    def send(self, pieces: Sequence[bytes]) -> None:
+        """Send the pieces of a packet, or of some, behind everything before them."""
         size = sum(map(len, pieces))
         if self._queued or not (self._burst or size >= LARGE_BYTES) or self._socket is None:
             self._queue(b"".join(pieces) if size < LARGE_BYTES else pieces, size)
@@ -72,7 +72,7 @@ class Outlet:
             self._transport.startWriting()  # it calls resumeProducing once it is writable
             self._changed()
 
-    def _queue(self, data: bytes | tuple[bytes, ...], size: int) -> None:
+    def _queue(self, data: bytes | Sequence[bytes], size: int) -> None:
         self._queued += size
         if isinstance(data, bytes):
             self._transport.write(data)

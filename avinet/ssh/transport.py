@@ -16,7 +16,7 @@ The sides themselves are ``ServerLink`` and ``ClientLink``.
 
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from twisted.conch.ssh import transport as conch
@@ -506,9 +506,10 @@ class Link(SSHTransportBase):
                 return
         self._emit(message)
 
-    def send_data(self, head: bytes, data: memoryview) -> None:
-        """A packet of channel data, ``head`` first; only while ``writable``."""
-        self._emit(head, data)
+    def send_data(self, packets: Iterable[tuple[bytes, memoryview]]) -> None:
+        """Packets of channel data, each with its head, as one; only while ``writable``."""
+        seal = self.writer.seal
+        self._outlet.send([piece for head, data in packets for piece in seal(head, data)])
         self._count_keys()
 
     def blank(self, size: int) -> memoryview:
