@@ -55,7 +55,7 @@ def may_send(number: int) -> bool:
     return number <= _LAST_KEX and number not in _BARRED_IN_EXCHANGE
 
 
-def check_order(
+def check_order(  # noqa: PLR0913 - the facts of a stage, all by name
     number: int, exchange: Exchange | None, *, half: int, first_keys: bool, strict: bool, authenticated: bool
 ) -> None:
     """Whether message ``number`` may come now; ``RemoteProtocolError`` when not.

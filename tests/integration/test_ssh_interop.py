@@ -26,7 +26,6 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import Protocol
-from twisted.internet.task import deferLater
 from zope.interface import implementer
 
 from avinet.ssh import keys, profile
@@ -351,7 +350,7 @@ async def test_ssh_audit_finds_nothing_but_the_curve_that_is_not_post_quantum():
     async with our_server() as (_, port, _):
         try:
             for audited in (port, listening.getHost().port):
-                status, out, err = await Whole(
+                _status, out, _err = await Whole(
                     sys.executable, "-m", "ssh_audit", "--json", "--skip-rate-test", f"127.0.0.1:{audited}"
                 ).done
                 found = json.loads(out)

@@ -47,19 +47,27 @@ VECTORS = (
     ),
     (
         (b"aes256-ctr", SHA256),
-        "000000107bc5ab1cee907de65316b48c9cd24fc9"
-        "f3f85440977a944f68a2d2de63c05884a169fec5bc351f5d0cf80a33b05edf04",
-        "0000001093d5379557cf23b69988835a86bad97e"
-        "8fc6b6ddab5d1f5f702fd6251c0b975c44da9b45a2f1d64db8366ee7fcbec16a",
+        (
+            "000000107bc5ab1cee907de65316b48c9cd24fc9"
+            "f3f85440977a944f68a2d2de63c05884a169fec5bc351f5d0cf80a33b05edf04"
+        ),
+        (
+            "0000001093d5379557cf23b69988835a86bad97e"
+            "8fc6b6ddab5d1f5f702fd6251c0b975c44da9b45a2f1d64db8366ee7fcbec16a"
+        ),
     ),
     (
         (b"aes256-ctr", SHA512),
-        "000000107bc5ab1cee907de65316b48c9cd24fc9"
-        "553f2eacf5b3e6755e88686d70dc41394af00acdf859593d6723277078eaf972"
-        "5a27b8f0286179822ff1531c832cf4d029ca4fc539c514107645a294ba450ed2",
-        "0000001093d5379557cf23b69988835a86bad97e"
-        "27fff85094c64d904731de897bb0a9d93dc271a84ef5626cfa19ef173c8468a3"
-        "489c418ff0adc4e1caa62287b1ec517748e7feb9bd337b9a322db17d603a4e83",
+        (
+            "000000107bc5ab1cee907de65316b48c9cd24fc9"
+            "553f2eacf5b3e6755e88686d70dc41394af00acdf859593d6723277078eaf972"
+            "5a27b8f0286179822ff1531c832cf4d029ca4fc539c514107645a294ba450ed2"
+        ),
+        (
+            "0000001093d5379557cf23b69988835a86bad97e"
+            "27fff85094c64d904731de897bb0a9d93dc271a84ef5626cfa19ef173c8468a3"
+            "489c418ff0adc4e1caa62287b1ec517748e7feb9bd337b9a322db17d603a4e83"
+        ),
     ),
 )
 FIRST, SECOND = bytes.fromhex("5e68656c6c6f"), bytes.fromhex("0200000000")
