@@ -36,6 +36,7 @@ with atheris.instrument_imports(include=["avinet.ssh", "avinet.errors"]):
     from avinet.ssh.fields import string, uint32
 
 from twisted.internet.protocol import Protocol
+from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogLevel, globalLogPublisher
 
 from tests.unit.ssh_pipe import Controller, Echo, Pipe
@@ -50,7 +51,7 @@ MOST_BYTES = 4096
 """An input's size; what is longer is found by repetition of what is shorter."""
 
 
-class Finding(Exception):
+class FindingError(Exception):
     """Something that no peer may be able to bring about."""
 
 
@@ -88,11 +89,11 @@ def fuzz_codec(data: bytes) -> None:
             while (payload := reader.next()) is not None:
                 got.append(bytes(payload))
     if honest and got != payloads:
-        raise Finding("a payload was lost or changed")
+        raise FindingError("a payload was lost or changed")
     if not honest and pair is not None and got:
-        raise Finding("a packet was made without its key")
+        raise FindingError("a packet was made without its key")
     if len(reader._carry) > reader.limit + 256:
-        raise Finding("a packet's length alone took memory")
+        raise FindingError("a packet's length alone took memory")
 
 
 # -- the server
@@ -122,16 +123,16 @@ def settle(loud: Loud, controller: Controller, pipe: Pipe) -> None:
     pipe.clock.advance(6)
     pipe.pump()
     if loud.events:
-        raise Finding(str(loud.events.pop()))
+        raise FindingError(str(loud.events.pop()))
     if link.ended is not None and not pipe.server_end.disconnected:
-        raise Finding("it was cut and still is there")
+        raise FindingError("it was cut and still is there")
     process = controller.server._access.memory
     if not 0 <= process.held <= process.limit:
-        raise Finding(f"{process.held} bytes are held")
+        raise FindingError(f"{process.held} bytes are held")
     pipe.client_end.abortConnection()
     pipe.pump()
     if process.held and not any(one.held for one in process._holders):
-        raise Finding("memory is counted that nobody holds")
+        raise FindingError("memory is counted that nobody holds")
 
 
 class World:
@@ -139,7 +140,7 @@ class World:
 
     def __init__(self) -> None:
         self.loud = Loud()
-        self.controller = Controller()
+        self.controller = Controller(MemoryReactorClock())
         self.controller.build = Echo
         self.key = self.controller.enrol()
 
@@ -239,7 +240,7 @@ def main() -> None:
     for number, seed in enumerate(seeds(target)):
         (folder / f"seed-{number}").write_bytes(seed)
     options = (f"-max_total_time={seconds}", f"-max_len={MOST_BYTES}", "-timeout=20", "-rss_limit_mb=1024",
-               "-verbosity=0", "-print_final_stats=1")  # fmt: skip
+               "-verbosity=0", f"-artifact_prefix={folder}/")  # fmt: skip
     atheris.Setup([sys.argv[0], *options, str(folder)], run)
     atheris.Fuzz()
 
