@@ -7,6 +7,7 @@ from zope.interface import implementer
 from avinet.ssh import kex, profile
 from avinet.ssh.client import Timeouts, _Login
 from avinet.ssh.fields import string
+from avinet.ssh.links import ClientLink
 from avinet.ssh.negotiation import KexInit
 from avinet.ssh.profile import LinkLimits
 from avinet.ssh.server import ServerSettings
@@ -119,8 +120,8 @@ class When(Rekey):
         self.assertGreater(self.client.exchanges, 2)
 
     def test_by_packets_with_a_peer_that_is_not_strict(self):
-        self.patch(profile, "STRICT_CLIENT", b"x@example.com")
-        self.patch(_Login.buildProtocol.__globals__["_SeLink"], "our_marker", b"x@example.com")
+        for marker in ("our_marker", "their_marker"):
+            self.patch(ClientLink, marker, b"x@example.com")
         self.start(server=LinkLimits(rekey_after_packets=100), pieces=(0, 500))
         self.assert_whole(0, 500)
         self.assertFalse(self.server._strict)
