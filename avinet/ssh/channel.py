@@ -372,7 +372,9 @@ class ChannelTransport(SSHChannel):
 
     @property
     def _blocked(self) -> bool:
-        return bool(self._unsent) or not self.remoteWindowLeft or not self.conn.transport.writable
+        # Not whether the link is full: whoever was resumed first would then fill it again and again, and only those
+        # that have something waiting take turns.
+        return bool(self._unsent) or not self.remoteWindowLeft
 
     def drive(self) -> None:
         """Pause a push producer while there is anything unsent, and let it go on when there is not."""
@@ -400,8 +402,6 @@ class ChannelTransport(SSHChannel):
         self._producer = producer  # type: ignore[assignment]  # IProducer is one of the two
         self._streaming, self._producer_paused = streaming, False
         self._produce_into = None if streaming else getattr(producer, "produce_into", None)
-        if streaming:
-            self.conn.pushed.add(self)
         if self.connected:
             self._send()
 
@@ -411,7 +411,6 @@ class ChannelTransport(SSHChannel):
 
     def _drop_producer(self) -> IPushProducer | IPullProducer | None:
         producer, self._producer = self._producer, None
-        self.conn.pushed.discard(self)
         return producer
 
     # -- receiving

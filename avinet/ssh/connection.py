@@ -107,8 +107,6 @@ class Connection(SSHConnection):
         self.scheduler = Scheduler()
         self.governor = BulkGovernor()
         self.memory = ConnectionMemory(process or ProcessMemory(), self._cut)
-        self.pushed: set[ChannelTransport] = set()
-        """Channels whose producers push: they are paused while the link is full."""
         self.lingering: set[ChannelTransport] = set()
         """Channels that are closed, whose readers have not taken everything yet: they count until they have."""
         self.learned_window = 0
@@ -163,8 +161,6 @@ class Connection(SSHConnection):
     def writable_changed(self) -> None:
         """The link takes data again, or none for now."""
         self.pump()
-        for channel in tuple(self.pushed):
-            channel.drive()
 
     def pump(self) -> None:
         """Send whatever may be sent now, most urgent first."""

@@ -171,7 +171,7 @@ class TheConnectionService(SynchronousTestCase):
 
     def test_has_no_handler_and_no_helper_that_ours_did_not_look_at(self):
         taken = {
-            "_cleanupGlobalDeferreds", "sendGlobalRequest", "openChannel", "sendEOF", "sendClose", "sendRequest",
+            "_cleanupGlobalDeferreds", "sendGlobalRequest", "openChannel", "sendEOF", "sendRequest",
             # Never reached: all that would call them is overridden.
             "_cbChannelRequest", "_ebChannelRequest", "sendData", "sendExtendedData", "getChannel",
             "gotGlobalRequest",
