@@ -132,7 +132,7 @@ class When(Rekey):
         self.assertLessEqual(self.client.exchanges, before + 1)
 
     def test_by_time_spread_by_chance(self):
-        for chance, seconds in ((0.0, 3600), (0.5, 3240), (1.0, 2880)):
+        for chance, seconds in ((0.0, 3240), (0.5, 3060), (1.0, 2880)):
             self.start(chance=lambda: chance)  # noqa: B023 - used at once
             self.pipe.pump()
             self.pipe.clock.advance(seconds - 1)
