@@ -42,8 +42,9 @@ STDOUT = 0
 """The plain data of a channel; other numbers are RFC 4254's extended data types."""
 STDERR = 1
 
-_CREDIT_SHARE = 2
-"""Credit goes back for each half of the window, which holds two round trips."""
+_CREDIT_BYTES = 1024 * 1024
+"""Credit goes back for so much, or half the window where that is less: of a large window nearly all is then on its way,
+and a small one costs a packet a round trip."""
 _JOINED_BYTES = 4096
 """Small pieces that wait are joined up to this size: one by one, each byte would take a hundred of memory."""
 _PIECE_BYTES = 128
@@ -116,7 +117,9 @@ class ChannelTransport(SSHChannel):
         self.priority = priority
         self.base_window = window
         self.received = 0
-        """Bytes of data so far; wraps never."""
+        """Bytes of data so far."""
+        self.probed = 0
+        """How many they were when the window was last tried for growth."""
         self.protocol: IProtocol = protocol
         self.connected = False
         self.disconnecting = False
@@ -481,7 +484,7 @@ class ChannelTransport(SSHChannel):
             self._forget_pending()
         elif self._paused:
             return
-        if self._consumed >= self.localWindowSize // _CREDIT_SHARE and not self._eof_received:
+        if self._consumed >= min(_CREDIT_BYTES, self.localWindowSize // 2) and not self._eof_received:
             self._give_credit()
         if self._end is not None and not self._pending:
             self._finish()

@@ -39,8 +39,10 @@ _DATA = struct.Struct(">LL")
 _PING = string(b"")
 _KEEPALIVE = b"keepalive@openssh.com"
 """A question that every SSH peer answers, in order, with a refusal at least: the ping of those that have none."""
+_GROWTH_SHARE = 3
+"""A window of which a third is taken in a round trip doubles: with credit by halves it is what holds the sender up."""
 _PROBE_SHARE = 4
-"""A window is tried for growth after each quarter of it."""
+"""A window is tried for growth after each quarter of it that came."""
 
 
 class Acceptor(Protocol):
@@ -110,7 +112,7 @@ class Connection(SSHConnection):
         self.lingering: set[ChannelTransport] = set()
         """Channels that are closed, whose readers have not taken everything yet: they count until they have."""
         self.learned_window = 0
-        """Twice what the channel that grew last took in a round trip: new ones begin with it."""
+        """That of the channel that grew last: new ones begin with it."""
         self._pumping = False
         self._pings: deque[tuple[ChannelTransport, int] | None] = deque()
         """What each ping under way is for: a channel's window and what that had received, or the governor."""
@@ -198,8 +200,9 @@ class Connection(SSHConnection):
         """Data has come for ``channel``: see how much of its window a round trip takes, unless that is known."""
         if self._probing or channel.localWindowSize >= MAX_WINDOW_BYTES or not self.transport.writable:
             return
-        if channel.localWindowLeft * _PROBE_SHARE < channel.localWindowSize * (_PROBE_SHARE - 1):
+        if (channel.received - channel.probed) * _PROBE_SHARE > channel.localWindowSize:
             self._probing = True
+            channel.probed = channel.received
             self._ping((channel, channel.received))
 
     def _ping(self, purpose: tuple[ChannelTransport, int] | None) -> None:
@@ -223,11 +226,11 @@ class Connection(SSHConnection):
         channel, before = purpose
         taken = channel.received - before
         if (
-            taken * 2 > channel.localWindowSize
+            taken * _GROWTH_SHARE > channel.localWindowSize
             and channel in self.channelsToRemoteChannel
             and not self.memory.pressed
         ):
-            self.learned_window = min(2 * taken, MAX_WINDOW_BYTES)
+            self.learned_window = min(2 * channel.localWindowSize, MAX_WINDOW_BYTES)
             channel.grow_window(self.learned_window)
 
     # -- bounds
