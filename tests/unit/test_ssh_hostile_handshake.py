@@ -18,7 +18,35 @@ from tests.unit.test_ssh_hostile import Hostile
 
 IGNORE = b"\x02" + string(b"")
 BODY = uint32(0) * 4
-EDGES = (0, 1, 2, 5, 6, 7, 19, 20, 21, 22, 29, 30, 31, 49, 50, 51, 60, 79, 80, 90, 94, 100, 127, 191, 192, 193, 255)
+EDGES = (
+    0,
+    1,
+    2,
+    5,
+    6,
+    7,
+    19,
+    20,
+    21,
+    22,
+    29,
+    30,
+    31,
+    49,
+    50,
+    51,
+    60,
+    79,
+    80,
+    90,
+    94,
+    100,
+    127,
+    191,
+    192,
+    193,
+    255,
+)
 """The first and last of each range."""
 
 
@@ -103,7 +131,9 @@ class UnderKeys(Hostile):
     def test_before_the_proof(self):
         for number in EDGES:
             self.patch(
-                KeyProof, "serviceStarted", lambda proof: proof.transport._emit(bytes((number,)) + BODY)  # noqa: B023
+                KeyProof,
+                "serviceStarted",
+                lambda proof: proof.transport._emit(bytes((number,)) + BODY),  # noqa: B023
             )
             pipe = self.controller.raw(self.dial(), source=f"10.1.{number}.3")  # each fails once
             pipe.pump()

@@ -81,23 +81,23 @@ class Turns(SynchronousTestCase):
 
 class Windows(Turns):
     def test_a_paused_reader_gives_no_credit_at_all(self):
-        credits = []
+        given = []
         original = self.client.service.ssh_CHANNEL_WINDOW_ADJUST
 
         def note(packet):
-            credits.append(packet)
+            given.append(packet)
             original(packet)
 
         self.patch(self.client.service, "ssh_CHANNEL_WINDOW_ADJUST", note)
         sink, end = Held(), Source()
         self.join(end, sink)
-        self.assertEqual((credits, end.going), ([], False))
+        self.assertEqual((given, end.going), ([], False))
         waiting = sum(len(data) for _, data in sink.transport._pending)
         self.assertEqual((waiting, sink.transport.localWindowLeft), (sink.transport.localWindowSize, 0))
         sink.transport.resumeProducing()
         self.pipe.client_end.step()
         self.pipe.server_end.step()
-        self.assertNotEqual(credits, [])
+        self.assertNotEqual(given, [])
 
     def test_a_reader_that_takes_nothing_delays_no_other(self):
         stuck, end = Held(), Source()
