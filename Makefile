@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --config-settings editable_mode=compat
 PACKAGING := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: help demo test unit integration lint format coverage test-deps bench-env bench figures lock clean
+.PHONY: help demo test unit integration fuzz lint format coverage test-deps bench-env bench figures lock clean
 
 help:
 	@echo "make demo [ARGS=--check]  run a controller, two service engines and live traffic on this machine"
 	@echo "make test                 all tests, under pytest and trial"
+	@echo "make fuzz [SECONDS=60]    fuzz the SSH packet codec and server, so long for each of four targets"
 	@echo "make lint                 ruff, mypy --strict, import-linter"
 	@echo "make test-deps            install the Debian packages that some tests need (as root)"
 	@echo "make bench-env            what benchmarks need, into .venv"
@@ -43,6 +44,12 @@ unit: $(VENV)/dev.stamp
 
 integration: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -q tests/integration $(ARGS)
+
+# atheris has no wheels for some versions of Python: the targets say that they skip.
+fuzz: SECONDS ?= 60
+fuzz: $(VENV)/dev.stamp
+	$(INSTALL) -e '.[dev,fuzz]' || echo "no atheris for this Python" >&2
+	set -e; for target in codec stranger login engine; do $(BIN)/python -m tests.fuzz.ssh $$target $(SECONDS); done
 
 coverage: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered $(ARGS)

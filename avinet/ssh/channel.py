@@ -132,6 +132,7 @@ class ChannelTransport(SSHChannel):
         self._streaming = False
         self._producer_paused = False
         self._produce_into: Callable[[memoryview], int] | None = None
+        self._producing = False
         self._pending: deque[tuple[int, bytes]] = deque()
         self._pending_bytes = 0
         self._view_received: Callable[[memoryview], None] | None = getattr(protocol, "view_received", None)
@@ -315,11 +316,16 @@ class ChannelTransport(SSHChannel):
         return size
 
     def _send_produced(self, produce_into: Callable[[memoryview], int], most: int) -> int:
+        self._producing = True  # an end that comes with the last piece goes behind it
         try:
             size = produce_into(self.conn.transport.blank(most))
         except Exception:  # noqa: BLE001 - the edge between a connection and the services on it
             _own_log.failure("a producer on channel {name} failed", name=self.name.decode())
             self.abortConnection()
+            return 0
+        finally:
+            self._producing = False
+        if self.localClosed:
             return 0
         if size:
             self.remoteWindowLeft -= size
@@ -361,7 +367,7 @@ class ChannelTransport(SSHChannel):
 
     def _settle(self) -> None:
         """After sending: the end that was asked for, or the producer's turn."""
-        if not self.connected or self.localClosed:
+        if not self.connected or self.localClosed or self._producing:
             return
         if not self._unsent and self._eof_wanted:
             if not self._eof_sent:

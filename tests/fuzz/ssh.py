@@ -1,9 +1,9 @@
 """Fuzzes what strangers and logged-in peers can reach: the packet codec, and the whole SSH server behind it.
 
-``python -m tests.fuzz.ssh codec|stranger|login [SECONDS]`` (``make fuzz`` runs all three).  An input is a small program:
+``python -m tests.fuzz.ssh codec|stranger|login|engine [SECONDS]`` (``make fuzz`` runs all four).  An input is a small program:
 ``codec`` feeds bytes in pieces under some cipher; ``stranger`` sends bytes to a server from the first one on; ``login``
 sends messages, sealed as they should be, from a client that is logged in.  Whatever comes, the peer is served or cut
-with a reason.  A finding is anything else: another exception, something logged as a defect of ours, memory counted
+with a reason.  ``engine`` is the same from a server, to our client.  A finding is anything else: another exception, something logged as a defect of ours, memory counted
 below zero or above its bound, a server that neither answers nor ends.
 
 The seeds are made by code: the messages of a session, and each of them at its edges.
@@ -16,7 +16,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-import atheris
+try:
+    import atheris
+except ImportError:
+    sys.stderr.write("fuzzing skipped: there is no atheris here (extra fuzz)\n")
+    sys.exit(0)
 
 with atheris.instrument_imports(include=["avinet.ssh", "avinet.errors"]):
     from avinet.errors import RemoteProtocolError
@@ -39,7 +43,7 @@ from twisted.internet.protocol import Protocol
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogLevel, globalLogPublisher
 
-from tests.unit.ssh_pipe import Controller, Echo, Pipe
+from tests.unit.ssh_pipe import Controller, Echo, Pipe, PipeEnd
 
 MODULES = (ciphers, codec, connection, exchange, fields, kex, links, negotiation, transport)
 PAIRS = (
@@ -116,23 +120,42 @@ class Loud:
             self.events.append(event.get("failure") or event["log_format"])
 
 
-def settle(loud: Loud, controller: Controller, pipe: Pipe) -> None:
-    """Serve whatever was sent, and see that the server is as it should be."""
+def settle(loud: Loud, controller: Controller, pipe: Pipe, attacked: PipeEnd) -> None:
+    """Serve whatever was sent, and see that the side that it was sent to is as it should be."""
     pipe.pump()
-    link = pipe.server_end.protocol
     pipe.clock.advance(6)
     pipe.pump()
     if loud.events:
         raise FindingError(str(loud.events.pop()))
-    if link.ended is not None and not pipe.server_end.disconnected:
-        raise FindingError("it was cut and still is there")
+    if attacked.protocol.ended is not None and not attacked.disconnected:
+        raise FindingError("the peer was cut and still is there")
     process = controller.server._access.memory
     if not 0 <= process.held <= process.limit:
         raise FindingError(f"{process.held} bytes are held")
-    pipe.client_end.abortConnection()
+    attacked.peer.abortConnection()
     pipe.pump()
     if process.held and not any(one.held for one in process._holders):
         raise FindingError("memory is counted that nobody holds")
+    pipe.clock.advance(3)  # a forward's socket waits for its SE a little
+    if timers := pipe.clock.getDelayedCalls():
+        raise FindingError(f"timers are left: {timers[0].func}")
+    del controller.peers[:], controller.observer.calls[:]
+
+
+def say(pipe: Pipe, end: PipeEnd, data: bytes) -> None:
+    """The messages in ``data``, each ``length | message``, from ``end``, which hears nothing any more."""
+    link = end.protocol
+    link.dispatchMessage = lambda number, payload: None
+    link.service.ssh_CHANNEL_DATA = lambda payload: None
+    at = 0
+    while at + 2 <= len(data):
+        (size,) = struct.unpack_from(">H", data, at)
+        message = data[at + 2 : at + 2 + size % 1024]
+        at += 2 + len(message)
+        if message:
+            link._emit(message)
+        if size & 0x8000:
+            pipe.pump()
 
 
 class World:
@@ -158,24 +181,26 @@ class World:
                     pipe.client_end.write(b"".join(writer.seal(payload)))
         else:
             pipe.client_end.write(take.ConsumeBytes(MOST_BYTES))
-        settle(self.loud, self.controller, pipe)
+        settle(self.loud, self.controller, pipe, pipe.server_end)
 
     def login(self, data: bytes) -> None:
-        """Messages of a client that is logged in: ``length | message``, again and again."""
+        """From a client that is logged in to the server."""
         pipe, _channel = self.controller.channel(self.key)
-        link = pipe.client_end.protocol
-        link.dispatchMessage = lambda number, payload: None
-        link.service.ssh_CHANNEL_DATA = lambda payload: None
-        at = 0
-        while at + 2 <= len(data):
-            (size,) = struct.unpack_from(">H", data, at)
-            message = data[at + 2 : at + 2 + size % 1024]
-            at += 2 + len(message)
-            if message:
-                link._emit(message)
-            if size & 0x8000:
-                pipe.pump()
-        settle(self.loud, self.controller, pipe)
+        say(pipe, pipe.client_end, data)
+        settle(self.loud, self.controller, pipe, pipe.server_end)
+
+    def engine(self, data: bytes) -> None:
+        """From a server that means harm to its client, which has a channel, one that opens, and a forward."""
+        pipe, channel = self.controller.channel(self.key)
+        channel.open(5001, Echo())
+        pipe.pump()
+        pipe.server_end.protocol.dispatchMessage = lambda number, payload: None
+        for asked in (channel.open(5001, Echo()), channel.listen("127.1.0.1", 5097, Echo)):
+            asked.addErrback(lambda _: None)
+        say(pipe, pipe.server_end, data)
+        settle(self.loud, self.controller, pipe, pipe.client_end)
+        if channel.connection.memory.held:
+            raise FindingError("memory is counted after the end")
 
 
 # -- seeds
@@ -188,6 +213,13 @@ def messages() -> list[bytes]:
     forward = string(b"127.1.0.1") + uint32(5097)
     return [
         b"\x5a" + opening,
+        b"\x5a"
+        + string(b"forwarded-tcpip")
+        + uint32(9)
+        + uint32(1000) * 2
+        + forward
+        + string(b"")
+        + uint32(0),
         b"\x5e" + uint32(0) + string(b"data"),
         b"\x5f" + uint32(0) + uint32(1) + string(b"err"),
         b"\x5d" + uint32(0) + uint32(2**32 - 1),
@@ -220,7 +252,7 @@ def messages() -> list[bytes]:
 def seeds(target: str) -> list[bytes]:
     """Inputs that reach far."""
     framed = [struct.pack(">H", len(one)) + one for one in messages()]
-    if target == "login":
+    if target in {"login", "engine"}:
         return [*framed, b"".join(framed[:7]), *(framed[0] + one for one in framed), b"".join(framed[-3:])]
     whole = [
         b"".join(b"".join(codec.PacketWriter().seal(one)) for one in (framed[n : n + 1])) for n in range(3)
@@ -240,7 +272,7 @@ def main() -> None:
     for number, seed in enumerate(seeds(target)):
         (folder / f"seed-{number}").write_bytes(seed)
     options = (f"-max_total_time={seconds}", f"-max_len={MOST_BYTES}", "-timeout=20", "-rss_limit_mb=1024",
-               "-verbosity=0", f"-artifact_prefix={folder}/")  # fmt: skip
+               "-verbosity=0", f"-artifact_prefix={folder}/", "-print_final_stats=1")  # fmt: skip
     atheris.Setup([sys.argv[0], *options, str(folder)], run)
     atheris.Fuzz()
 

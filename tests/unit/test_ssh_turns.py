@@ -254,3 +254,55 @@ class Classes(Turns):
         run(self.pipe, 1.5, tick_s=0.002)
         self.assertLess(line.worst_queue_s, 0.040)
         self.assertGreater(bulk.got - before, 0.85 * 1.5 * 12.5e6)
+
+
+class Produced(Turns):
+    """Producers that fill packets in place."""
+
+    def produce(self, *closing):
+        """What arrives from one that fills 1000 bytes and then calls ``closing`` of its transport from within."""
+        sink, end = Collector(), HalfCloser()
+        self.join(end, sink)
+
+        class Filler:
+            left = 3
+
+            def produce_into(self, room):
+                if not self.left:
+                    return 0
+                self.left -= 1
+                room[:1000] = bytes((self.left,)) * 1000
+                if not self.left:
+                    end.transport.unregisterProducer()
+                    for call in closing:
+                        getattr(end.transport, call)()
+                return 1000
+
+            def resumeProducing(self):
+                raise AssertionError
+
+            def stopProducing(self):
+                pass
+
+        end.transport.registerProducer(Filler(), False)
+        self.pipe.pump()
+        self.assertIsNone(self.server.ended)
+        self.assertIsNone(self.client.ended)
+        return sink
+
+    WHOLE = b"\2" * 1000 + b"\1" * 1000 + b"\0" * 1000
+
+    def test_the_last_piece_arrives_although_its_producer_ends_the_channel_with_it(self):
+        for closing in ("loseConnection", "loseWriteConnection"):
+            sink = self.produce(closing)
+            self.assertEqual((len(sink.data), sink.data), (3000, self.WHOLE), closing)
+            self.assertIsNotNone(sink.reason)
+
+    def test_nothing_follows_an_abort_from_within(self):
+        sink = self.produce("abortConnection")
+        self.assertEqual(sink.data, self.WHOLE[:2000])
+        self.assertIsNotNone(sink.reason)
+
+    def test_a_producer_that_only_leaves_is_whole(self):
+        sink = self.produce()
+        self.assertEqual(sink.data, self.WHOLE)
