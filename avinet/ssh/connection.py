@@ -183,6 +183,7 @@ class Connection(SSHConnection):
                     size = channel.take_turn(min(governor.packet_bytes, governor.room))  # type: ignore[attr-defined]  # a channel
                     scheduler.sent(channel, size)
                     governor.sent(size)
+                    link.fit_packets(governor.packet_bytes)
                     self._mark(idle=False)
             if governor.in_flight:
                 self._mark(idle=not len(scheduler))

@@ -21,15 +21,27 @@ BURST_BYTES = 256 * 1024
 """One of the largest packets."""
 LARGE_BYTES = 16 * 1024
 """Smaller ones gain nothing, and several of them make one segment if they wait for the reactor's turn to end."""
-UNSENT_BYTES = 128 * 1024
-"""TCP_NOTSENT_LOWAT: what the kernel keeps beyond what is on its way before it wants more."""
+UNSENT_BYTES = 64 * 1024
+"""TCP_NOTSENT_LOWAT, at least: what the kernel keeps beyond what is on its way before it wants more."""
+UNSENT_PACKETS = 2
+"""The same in packets as large as the rate allows (5 ms each): with less, each would be sent in two parts."""
+
+
+def _behind(sent: int, pieces: Sequence[bytes]) -> list[bytes]:
+    """What is left of the pieces behind their first ``sent`` bytes."""
+    rest: list[bytes] = []
+    for piece in pieces:
+        if sent < len(piece):
+            rest.append(piece[sent:] if sent else piece)
+        sent = max(sent - len(piece), 0)
+    return rest
 
 
 @implementer(IPullProducer)
 class Outlet:
     """The end of a link towards its peer.  ``changed`` is called when ``full`` becomes true or false."""
 
-    __slots__ = ("_burst", "_changed", "_queued", "_socket", "_transport", "full")
+    __slots__ = ("_burst", "_changed", "_fitted", "_queued", "_socket", "_transport", "full")
 
     def __init__(self, transport: Any, changed: Callable[[], None]) -> None:
         self._transport = transport
@@ -40,6 +52,7 @@ class Outlet:
         self._burst = 0
         """Bytes that the socket took since it last said that it wants more."""
         self.full = False
+        self._fitted = -1
         if ITCPTransport.providedBy(transport):
             transport.setTcpNoDelay(True)
             transport.setTcpKeepAlive(True)
@@ -49,8 +62,15 @@ class Outlet:
     def _use_socket(self, transport: Any) -> None:
         handle = transport.getHandle() if hasattr(transport, "getHandle") else None
         if isinstance(handle, socket.socket) and hasattr(socket, "TCP_NOTSENT_LOWAT"):
-            handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
             self._socket = handle
+            self.fit(0)
+
+    def fit(self, packet: int) -> None:
+        """Let the kernel keep as much as suits packets of ``packet`` bytes."""
+        if self._socket is not None and packet != self._fitted:
+            self._fitted = packet
+            unsent = max(UNSENT_BYTES, UNSENT_PACKETS * packet)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, unsent)
 
     def send(self, pieces: Sequence[bytes]) -> None:
         """Send the pieces of a packet, or of some, behind everything before them."""
@@ -64,7 +84,7 @@ class Outlet:
             # Full, or broken: the transport finds out which.
             sent = 0
         if sent < size:
-            self._queue(b"".join(pieces)[sent:], size - sent)
+            self._queue(_behind(sent, pieces), size - sent)
             return
         self._burst += size
         if self._burst >= BURST_BYTES and not self.full:

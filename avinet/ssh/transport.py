@@ -512,6 +512,10 @@ class Link(SSHTransportBase):
         self._outlet.send([piece for head, data in packets for piece in seal(head, data)])
         self._count_keys()
 
+    def fit_packets(self, size: int) -> None:
+        """Data packets are of about so many bytes now."""
+        self._outlet.fit(size)
+
     def blank(self, size: int) -> memoryview:
         """Room for ``size`` bytes of data in the next packet; fill it, then ``send_blank``, with no other between."""
         return self.writer.blank(size)
