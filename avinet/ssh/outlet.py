@@ -27,12 +27,12 @@ UNSENT_PACKETS = 2
 """The same in packets as large as the rate allows (5 ms each): with less, each would be sent in two parts."""
 
 
-def _behind(sent: int, pieces: Sequence[bytes]) -> list[bytes]:
+def _behind(sent: int, pieces: Sequence[bytes | memoryview]) -> list[bytes]:
     """What is left of the pieces behind their first ``sent`` bytes."""
     rest: list[bytes] = []
     for piece in pieces:
         if sent < len(piece):
-            rest.append(piece[sent:] if sent else piece)
+            rest.append(bytes(piece[sent:] if sent else piece))
         sent = max(sent - len(piece), 0)
     return rest
 
@@ -72,11 +72,11 @@ class Outlet:
             unsent = max(UNSENT_BYTES, UNSENT_PACKETS * packet)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, unsent)
 
-    def send(self, pieces: Sequence[bytes]) -> None:
-        """Send the pieces of a packet, or of some, behind everything before them."""
+    def send(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Send the pieces of a packet, or of some, behind everything before them; views are good during the call."""
         size = sum(map(len, pieces))
         if self._queued or not (self._burst or size >= LARGE_BYTES) or self._socket is None:
-            self._queue(b"".join(pieces) if size < LARGE_BYTES else pieces, size)
+            self._queue([b"".join(pieces)] if size < LARGE_BYTES else list(map(bytes, pieces)), size)
             return
         try:
             sent = self._socket.sendmsg(pieces)
@@ -92,12 +92,12 @@ class Outlet:
             self._transport.startWriting()  # it calls resumeProducing once it is writable
             self._changed()
 
-    def _queue(self, data: bytes | Sequence[bytes], size: int) -> None:
+    def _queue(self, pieces: list[bytes], size: int) -> None:
         self._queued += size
-        if isinstance(data, bytes):
-            self._transport.write(data)
+        if len(pieces) == 1:
+            self._transport.write(pieces[0])
         else:
-            self._transport.writeSequence(data)
+            self._transport.writeSequence(pieces)
         if self._queued > QUEUED_BYTES and not self.full:
             self.full = True
             self._changed()
