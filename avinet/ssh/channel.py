@@ -14,7 +14,7 @@ Either direction can end first: ``loseWriteConnection`` sends EOF; the peer's EO
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from twisted.conch.ssh.channel import SSHChannel
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
@@ -34,6 +34,7 @@ from zope.interface import implementer
 
 from avinet.errors import AvinetError
 from avinet.ssh import profile
+from avinet.ssh.channel_protocols import CloseReceiver, ExtendedReceiver, RequestReceiver
 from avinet.ssh.fields import malformed
 from avinet.ssh.quiet import conch_log
 from avinet.ssh.scheduler import Priority
@@ -54,44 +55,6 @@ _DATA_HEAD = struct.Struct(">BLL")
 _EXTENDED_HEAD = struct.Struct(">BLLL")
 
 _own_log = Logger(namespace="avinet.ssh.channel")
-
-
-@runtime_checkable
-class ExtendedReceiver(Protocol):
-    """A protocol that also takes extended data, such as standard error."""
-
-    def extended_received(self, kind: int, data: bytes) -> None:
-        """Some data of type ``kind``, in order with the rest."""
-
-
-class ViewReceiver(Protocol):
-    """A protocol that takes plain data without a copy of its own, as a file does."""
-
-    def view_received(self, view: memoryview) -> None:
-        """In place of ``dataReceived``; ``view`` is good during the call only."""
-
-
-class ViewProducer(Protocol):
-    """A pull producer that puts its data where it is needed, as a file does."""
-
-    def produce_into(self, room: memoryview) -> int:
-        """In place of ``resumeProducing``: fill the front of ``room``; how much.  0 ends the turn, not the stream."""
-
-
-@runtime_checkable
-class RequestReceiver(Protocol):
-    """A protocol that also takes the peer's channel requests."""
-
-    def request_received(self, name: str, data: bytes) -> bool:
-        """Whether the request was granted; the answer is sent if the peer wants one."""
-
-
-@runtime_checkable
-class CloseReceiver(Protocol):
-    """A protocol that hears at once that the peer has closed, however much of the peer's input it has not taken."""
-
-    def peer_closed(self) -> None:
-        """Nobody takes what is written any more; ``connectionLost`` follows once the input is taken."""
 
 
 @implementer(ITransport, IConsumer, IPushProducer)

@@ -2,7 +2,7 @@
 
 ``Link`` holds what both sides share.  It keeps Conch's life cycle of a connection and its services, and has its own:
 
-- packet codec (``codec``, ``ciphers``) and key exchange (``exchange``, ``negotiation``, ``kex``), with strict key
+- packet codec (``codec``, ``ciphers``) and key exchange (``keying``, ``exchange``, ``kex``), with strict key
   exchange (sequence numbers restart, nothing unexpected may come before the first keys), so that nobody can cut
   packets out of a handshake, and with new keys by bytes, packets and time;
 - order: a message is accepted only where the protocol allows it, and whatever cannot be parsed ends the connection
@@ -14,40 +14,34 @@
 The sides themselves are ``ServerLink`` and ``ClientLink``.
 """
 
-import random
 import struct
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 from twisted.conch.ssh import transport as conch
 from twisted.conch.ssh.service import SSHService
-from twisted.conch.ssh.transport import SSHTransportBase
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from avinet.errors import AvinetError, RemoteProtocolError
-from avinet.ssh import kex, profile
-from avinet.ssh.ciphers import MacError, protection
+from avinet.ssh import profile
+from avinet.ssh.ciphers import MacError
 from avinet.ssh.codec import SEQUENCE_MASK, PacketReader, PacketWriter
 from avinet.ssh.exchange import (
     CLIENT_HALF,
-    MSG_EXT_INFO,
     MSG_PING,
     MSG_PONG,
     SERVER_HALF,
-    Exchange,
     KeyLife,
     check_order,
     may_send,
     of_exchange,
-    offer,
 )
 from avinet.ssh.fields import Reader, malformed, string
 from avinet.ssh.flow import RateGuard
-from avinet.ssh.negotiation import COOKIE_BYTES, Algorithms, KexInit, agree, guess_was_right
+from avinet.ssh.keying import Keying
 from avinet.ssh.outlet import Outlet
-from avinet.ssh.profile import LinkLimits
 from avinet.ssh.quiet import conch_log
 
 MSG_CHANNEL_DATA = 94
@@ -58,65 +52,33 @@ _MAX_PING_BYTES = 1024
 _IDLE_MESSAGES = frozenset({conch.MSG_IGNORE, conch.MSG_UNIMPLEMENTED, conch.MSG_DEBUG, MSG_PING})
 _IDLE_BYTES = 1024
 """Moved either way between two of these: they go with data then, as the marks of our own governor do."""
-_CHANCE = random.SystemRandom()
 _LEAST_READ_BYTES = 4096
 """However little is missing of a packet; Twisted pauses producers by the same number."""
 
 _debug = Logger(namespace="avinet.ssh")
 
 
-class Link(SSHTransportBase):
+class Link(Keying):
     """What both sides of a connection share.  ``clock`` and ``limits`` are set by whoever builds it."""
 
     _log = conch_log()
     ourVersionString = profile.VERSION
     supportedVersions = (b"2.0", b"2.0")  # Conch's type wants two
-    our_marker: ClassVar[bytes]
-    """Of strict key exchange."""
-    their_marker: ClassVar[bytes]
-    our_extensions: ClassVar[bytes]
-    """That we take extension messages (RFC 8308)."""
-    their_extensions: ClassVar[bytes]
-    extensions: ClassVar[tuple[tuple[bytes, bytes], ...]] = ((profile.PING_EXTENSION, b"0"),)
 
     transport: Any
     """TCP, or anything else that takes producers and can abort, such as a channel."""
-    clock: IReactorTime
-    limits: LinkLimits
-    chance: Callable[[], float] = _CHANCE.random
-    """Numbers from 0 to 1."""
-    hybrid_only = False
-    """Offer no key exchange but the post-quantum one."""
 
-    authenticated = False
     ended: AvinetError | None = None
     """Why the connection ends, once something here decided that; the first reason stands."""
-    algorithms: Algorithms | None = None
-    """Settled by the latest key exchange."""
-    exchanges = 0
-    """Key exchanges that were completed."""
     peer_pings = False
     """Whether the peer answers ``MSG_PING``."""
-    _ended = False
-    _strict = False
-    _takes_extensions = False
-    _encrypted = False
     _reads = 0
     """What reads of the socket are fitted to; 0 for Twisted's own 64 KiB."""
-    _parked_bytes = 0
     _bytes_before_login = 0
     _idle_packet = 0
     _idle_moved = 0
     _idle_guard: RateGuard | None = None
-    _exchange: Exchange | None = None
-    _exchange_timer: IDelayedCall | None = None
-    _age_timer: IDelayedCall | None = None
     _cut_timer: IDelayedCall | None = None
-
-    @property
-    def strict(self) -> bool:
-        """Whether both sides demand strict key exchange."""
-        return self._strict
 
     # -- life
 
@@ -183,12 +145,6 @@ class Link(SSHTransportBase):
         self.authenticated = True
         self.reader.limit = profile.MAX_PACKET_BYTES
         self.setService(service)
-
-    def isEncrypted(self, direction: str = "out") -> bool:
-        """Whether keys protect what is sent and received; both change with the first key exchange."""
-        return self._encrypted
-
-    isVerified = isEncrypted
 
     # -- receiving
 
@@ -315,121 +271,6 @@ class Link(SSHTransportBase):
             raise malformed(f"a ping of {len(echo)} bytes")
         self.sendPacket(MSG_PONG, string(echo))
 
-    # -- key exchange
-
-    def sendKexInit(self) -> None:
-        """Begin a key exchange, or answer the peer's beginning; once in each."""
-        exchange = self._exchange = self._exchange or Exchange()
-        if exchange.ours is not None:
-            return
-        first = self.sessionID is None
-        ours = offer(self.our_marker, self.our_extensions, first=first, hybrid_only=self.hybrid_only)
-        payload = ours.encode(_CHANCE.randbytes(COOKIE_BYTES))
-        self._emit(payload)
-        exchange.ours = payload
-        if self._exchange_timer is None:
-            late = malformed("the key exchange took too long")
-            self._exchange_timer = self.clock.callLater(self.limits.rekey_s, self.violate, late)
-
-    def ssh_KEXINIT(self, packet: bytes) -> None:
-        """The peer's offer: settle the algorithms; the first also settles whether both sides are strict."""
-        theirs = KexInit.decode(packet)
-        if self.sessionID is None:
-            self._strict = self.their_marker in theirs.kex
-            self._takes_extensions = self.their_extensions in theirs.kex
-            if self._strict and self.reader.packets != 1:
-                raise malformed("KEXINIT was not the first packet of a strict key exchange")
-        elif not self.authenticated:
-            raise malformed("a second key exchange before the login")
-        elif self._exchange is None and not self._life.allow(self.clock.seconds(), self.reader, self.writer):
-            raise malformed("too many key exchanges")
-        self.sendKexInit()
-        exchange = self._exchange
-        if exchange is None or exchange.ours is None:
-            raise AssertionError("an exchange has our half")
-        exchange.theirs = bytes((conch.MSG_KEXINIT,)) + packet
-        ours = KexInit.decode(exchange.ours[1:])
-        client, server = (ours, theirs) if self.isClient else (theirs, ours)
-        try:
-            exchange.agreed = agree(client, server, profile.KEY_EXCHANGES)
-        except RemoteProtocolError as failure:
-            self.violate(failure, conch.DISCONNECT_KEY_EXCHANGE_FAILED)
-            return
-        if not self._strict and profile.NEEDS_STRICT in (
-            exchange.agreed.cipher_cs,
-            exchange.agreed.cipher_sc,
-        ):
-            # Terrapin (CVE-2023-48795): packets could be cut out of the handshake unnoticed.
-            text = f"{profile.NEEDS_STRICT.decode()} without strict key exchange"
-            self.violate(malformed(text), conch.DISCONNECT_KEY_EXCHANGE_FAILED)
-            return
-        exchange.ignore_next = theirs.guessed and not guess_was_right(client, server)
-        self.offers_exchanged(exchange)
-
-    def offers_exchanged(self, exchange: Exchange) -> None:
-        """Both offers are known; the client goes on."""
-
-    def hashed_parts(
-        self, exchange: Exchange, host_key: bytes, offered: bytes, answer: bytes
-    ) -> tuple[bytes, ...]:
-        """What the exchange hash covers, in order (RFC 8731 section 3)."""
-        ours, theirs = exchange.ours or b"", exchange.theirs or b""
-        versions = (self.ourVersionString, self.otherVersionString)
-        offers = (ours, theirs)
-        if not self.isClient:
-            versions, offers = (versions[1], versions[0]), (theirs, ours)
-        return (*versions, *offers, host_key, offered, answer)
-
-    def change_keys(self, exchange: Exchange, secret: bytes, exchange_hash: bytes) -> None:
-        """Both sides have the secret: send NEWKEYS, and what follows under the new keys."""
-        if exchange.agreed is None:
-            raise AssertionError("keys follow an agreement")
-        first = self.sessionID is None
-        session = self.sessionID = self.sessionID or exchange_hash
-        agreed = exchange.agreed
-
-        def derive(letter: bytes, size: int) -> bytes:
-            return kex.derive(secret, exchange_hash, session, letter, size)
-
-        cs = protection(agreed.cipher_cs, agreed.mac_cs, b"ACE", derive)
-        sc = protection(agreed.cipher_sc, agreed.mac_sc, b"BDF", derive)
-        sealer, opener = (cs, sc) if self.isClient else (sc, cs)
-        self._emit(bytes((conch.MSG_NEWKEYS,)))
-        self.writer.switch(sealer, restart=self._strict)
-        exchange.opener = opener
-        if first and self._takes_extensions:
-            listed = b"".join(string(name) + string(value) for name, value in self.extensions)
-            self._emit(bytes((MSG_EXT_INFO,)) + struct.pack(">L", len(self.extensions)) + listed)
-        parked, self._parked, self._parked_bytes = self._parked, [], 0
-        for payload in parked:
-            self._emit(payload)
-        self._tell_service()
-
-    def ssh_NEWKEYS(self, packet: bytes) -> None:
-        """The peer's keys change with its next packet; the exchange is over."""
-        exchange = self._exchange
-        if exchange is None or exchange.opener is None:
-            raise AssertionError("the order of messages is checked before")
-        self.reader.switch(exchange.opener, restart=self._strict)
-        self.algorithms = exchange.agreed
-        self.exchanges += 1
-        self._encrypted = True
-        self._exchange = None
-        if self._exchange_timer is not None:
-            self._exchange_timer.cancel()
-            self._exchange_timer = None
-        if self._age_timer is not None and self._age_timer.active():
-            self._age_timer.cancel()
-        self._age_timer = self.clock.callLater(self._life.seconds, self._keys_aged)
-        self.keys_changed()
-
-    def keys_changed(self) -> None:
-        """An exchange is complete."""
-
-    def _keys_aged(self) -> None:
-        if self.authenticated and not self._ended:
-            self.sendKexInit()
-
     # -- other messages of the transport layer
 
     def ssh_DISCONNECT(self, packet: bytes) -> None:
@@ -527,11 +368,6 @@ class Link(SSHTransportBase):
 
     def _emit(self, head: bytes, data: bytes | memoryview = b"") -> None:
         self._outlet.send(self.writer.seal(head, data))
-
-    def _count_keys(self) -> None:
-        """Ask for new keys if these have carried enough."""
-        if self._exchange is None and self._life.over(self.reader, self.writer):
-            self.sendKexInit()
 
     def logPrefix(self) -> str:
         """For Twisted's own messages."""
