@@ -334,7 +334,7 @@ class SeSession:
             return
         self._pinged = self._next_number()
         self._pinged_at = self.clock.seconds()
-        self._timer = self.clock.callLater(self.settings.heartbeat_interval_s, self._beat)
+        self._timer = self.clock.callLater(self.heartbeat.next_in(self._pinged_at), self._beat)
         self.protocol.send(Ping(id=self._pinged, sent_at=self._pinged_at))
 
     def _next_number(self) -> int:

@@ -26,6 +26,20 @@ class Heartbeats(SynchronousTestCase):
     def test_patience_is_interval_times_misses(self):
         self.assertAlmostEqual(HeartbeatTracker(interval_s=0.1, misses=5).patience_s, 0.5)
 
+    def test_beats_fall_into_slots_and_never_drift(self):
+        tracker = HeartbeatTracker(interval_s=10.0)
+        for start in (0.0, 3.14159, 12345.6789):
+            now = start
+            for _ in range(1000):
+                wait = tracker.next_in(now)
+                self.assertLess(abs(wait - 10.0), 0.013)
+                now += wait
+                self.assertAlmostEqual(now / 0.025, round(now / 0.025), places=3)
+            self.assertLess(abs(now - start - 10_000), 0.026)
+
+    def test_a_busy_interval_has_slots_of_its_own(self):
+        self.assertLess(abs(HeartbeatTracker(interval_s=0.1).next_in(7.0) - 0.1), 0.0002)
+
 
 class RoundTripTimes(SynchronousTestCase):
     def test_nothing_is_known_before_the_first_sample(self):
