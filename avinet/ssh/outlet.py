@@ -3,9 +3,10 @@
 What is handed to a transport is beyond any priority, so the link stops at ``QUEUED_BYTES`` and goes on when the
 transport has sent everything.  As a pull producer of that transport the outlet hears of it each time.
 
-Large packets go straight to the socket where there is one and nothing waits before them: Twisted's own path would
-copy each once more, into one string with what waits.  At most ``BURST_BYTES`` go so before the socket has to say
-that it wants more, since a send takes what fits the kernel's buffer, however little TCP_NOTSENT_LOWAT leaves there.
+Packets go straight to the socket where there is one and nothing waits before them: Twisted's own path copies each once
+more and asks epoll twice for it.  At most ``BURST_BYTES`` go so before the socket has to say that it wants more, since
+a send takes what fits the kernel's buffer, however little TCP_NOTSENT_LOWAT leaves there.  Between ``hold`` and ``let_go``
+small packets are gathered, so that the answers to what one read brought are one segment.
 """
 
 import socket
@@ -20,7 +21,7 @@ QUEUED_BYTES = 64 * 1024
 BURST_BYTES = 256 * 1024
 """One of the largest packets."""
 LARGE_BYTES = 16 * 1024
-"""Smaller ones gain nothing, and several of them make one segment if they wait for the reactor's turn to end."""
+"""Smaller packets are gathered; so much of them goes before ``let_go``."""
 UNSENT_BYTES = 64 * 1024
 """TCP_NOTSENT_LOWAT, at least: what the kernel keeps beyond what is on its way before it wants more."""
 UNSENT_PACKETS = 2
@@ -41,7 +42,17 @@ def _behind(sent: int, pieces: Sequence[bytes | memoryview]) -> list[bytes]:
 class Outlet:
     """The end of a link towards its peer.  ``changed`` is called when ``full`` becomes true or false."""
 
-    __slots__ = ("_burst", "_changed", "_fitted", "_queued", "_socket", "_transport", "full")
+    __slots__ = (
+        "_burst",
+        "_changed",
+        "_fitted",
+        "_gathered",
+        "_holding",
+        "_queued",
+        "_socket",
+        "_transport",
+        "full",
+    )
 
     def __init__(self, transport: Any, changed: Callable[[], None]) -> None:
         self._transport = transport
@@ -53,6 +64,8 @@ class Outlet:
         """Bytes that the socket took since it last said that it wants more."""
         self.full = False
         self._fitted = -1
+        self._holding = False
+        self._gathered = b""
         if ITCPTransport.providedBy(transport):
             transport.setTcpNoDelay(True)
             transport.setTcpKeepAlive(True)
@@ -75,8 +88,33 @@ class Outlet:
     def send(self, pieces: Sequence[bytes | memoryview]) -> None:
         """Send the pieces of a packet, or of some, behind everything before them; views are good during the call."""
         size = sum(map(len, pieces))
-        if self._queued or not (self._burst or size >= LARGE_BYTES) or self._socket is None:
+        if self._queued or self._socket is None:
             self._queue([b"".join(pieces)] if size < LARGE_BYTES else list(map(bytes, pieces)), size)
+        elif self._holding and size < LARGE_BYTES:
+            self._gathered += b"".join(pieces)
+            if len(self._gathered) >= LARGE_BYTES:
+                self._send_gathered()
+        else:
+            self._send_gathered()
+            self._send_now(pieces, size)
+
+    def hold(self) -> None:
+        """Gather small packets from now on."""
+        self._holding = True
+
+    def let_go(self) -> None:
+        """Send what was gathered."""
+        self._holding = False
+        self._send_gathered()
+
+    def _send_gathered(self) -> None:
+        gathered, self._gathered = self._gathered, b""
+        if gathered:
+            self._send_now((gathered,), len(gathered))
+
+    def _send_now(self, pieces: Sequence[bytes | memoryview], size: int) -> None:
+        if self._queued or self._socket is None:
+            self._queue(list(map(bytes, pieces)), size)
             return
         try:
             sent = self._socket.sendmsg(pieces)
@@ -115,5 +153,6 @@ class Outlet:
 
     def close(self) -> None:
         """Nothing more will be sent: let the transport end once it is empty."""
+        self._send_gathered()
         self._transport.unregisterProducer()
         self._socket = None

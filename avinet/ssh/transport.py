@@ -157,6 +157,7 @@ class Link(Keying):
             if self._bytes_before_login > profile.MAX_BYTES_BEFORE_LOGIN:
                 self.violate(malformed("too much data before the login"))
                 return
+        self._outlet.hold()
         try:
             if not self.gotVersion:
                 self.buf += data
@@ -168,6 +169,8 @@ class Link(Keying):
             self.violate(failure, conch.DISCONNECT_MAC_ERROR)
         except RemoteProtocolError as failure:
             self.violate(failure)
+        finally:
+            self._outlet.let_go()
 
     def _take_packets(self, data: bytes) -> None:
         reader = self.reader
