@@ -340,7 +340,7 @@ class ChannelTransport(SSHChannel):
                 self.conn.sendClose(self)
                 self._finish_soon(ConnectionDone())
                 return
-        self.drive()
+        self._drive()
 
     @property
     def _blocked(self) -> bool:
@@ -348,7 +348,7 @@ class ChannelTransport(SSHChannel):
         # that have something waiting take turns.
         return bool(self._unsent) or not self.remoteWindowLeft
 
-    def drive(self) -> None:
+    def _drive(self) -> None:
         """Pause a push producer while there is anything unsent, and let it go on when there is not."""
         producer = self._producer
         if producer is None or not self._streaming:

@@ -2,7 +2,7 @@
 
 An exchange begins with either side's KEXINIT and ends with the peer's NEWKEYS.  Each direction changes keys at its
 own NEWKEYS, so that a server, which has the new keys first, sends data again at once, and its client one round trip
-after it asked.  No clock and no socket here; ``transport`` does what follows.
+after it asked.  No clock and no socket here; ``keying`` does what follows.
 """
 
 from collections.abc import Callable

@@ -72,7 +72,7 @@ class Keying(SSHTransportBase):
 
     isVerified = isEncrypted
 
-    # -- what a link does
+    # -- what a ``Link`` does; no ``Keying`` is ever built by itself
 
     def violate(self, failure: AvinetError, code: int = conch.DISCONNECT_PROTOCOL_ERROR) -> None:
         """The peer broke the protocol or a bound: say so and cut."""

@@ -88,9 +88,7 @@ class Outlet:
     def send(self, pieces: Sequence[bytes | memoryview]) -> None:
         """Send the pieces of a packet, or of some, behind everything before them; views are good during the call."""
         size = sum(map(len, pieces))
-        if self._queued or self._socket is None:
-            self._queue([b"".join(pieces)] if size < LARGE_BYTES else list(map(bytes, pieces)), size)
-        elif self._holding and size < LARGE_BYTES:
+        if self._holding and size < LARGE_BYTES and not self._queued and self._socket is not None:
             self._gathered += b"".join(pieces)
             if len(self._gathered) >= LARGE_BYTES:
                 self._send_gathered()
@@ -114,7 +112,7 @@ class Outlet:
 
     def _send_now(self, pieces: Sequence[bytes | memoryview], size: int) -> None:
         if self._queued or self._socket is None:
-            self._queue(list(map(bytes, pieces)), size)
+            self._queue([b"".join(pieces)] if size < LARGE_BYTES else list(map(bytes, pieces)), size)
             return
         try:
             sent = self._socket.sendmsg(pieces)
