@@ -14,10 +14,13 @@ from avinet.model.ids import ObjectId
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
+LongSeconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
+"""0 for no limit."""
 Checks = Annotated[int, msgspec.Meta(ge=1, le=50)]
 PoolRef = Annotated[ObjectId, msgspec.Meta(extra={"refers_to": "pool"})]
 GroupRef = Annotated[ObjectId, msgspec.Meta(extra={"refers_to": "serviceenginegroup"})]
 MonitorRef = Annotated[ObjectId, msgspec.Meta(extra={"refers_to": "healthmonitor"})]
+CertificateRef = Annotated[ObjectId, msgspec.Meta(extra={"refers_to": "sslkeyandcertificate"})]
 """References are UUIDs once stored; ``extra`` tells the intake what kind a name is to be looked up as."""
 
 
@@ -48,15 +51,23 @@ class HealthMonitorType(enum.StrEnum):
     """How a server is asked whether it is well."""
 
     HTTP = "HEALTH_MONITOR_HTTP"
+    HTTPS = "HEALTH_MONITOR_HTTPS"
+    """HTTP over TLS, whatever the pool itself speaks."""
     TCP = "HEALTH_MONITOR_TCP"
+    TLS = "HEALTH_MONITOR_TLS"
+    """A connection and a TLS handshake."""
 
 
 class HttpMonitor(msgspec.Struct, frozen=True, kw_only=True):
-    """The request an HTTP monitor sends and the codes it takes for healthy (``HTTP_2XX`` ... or ``"204"``)."""
+    """The request an HTTP monitor sends and the answers it takes for healthy (``HTTP_2XX`` ... or ``"204"``)."""
 
     http_request: str = "GET / HTTP/1.1"
-    """Method, path and version; the host header is the server's name or address."""
+    """Method, path and version."""
     http_response_code: tuple[str, ...] = ("HTTP_2XX", "HTTP_3XX")
+    http_response: str = ""
+    """Text that must be in the body; nothing when empty."""
+    host: str = ""
+    """The host header; the server's name or address when empty."""
 
 
 class HealthMonitor(ConfigObject, frozen=True, kw_only=True):
@@ -77,6 +88,19 @@ class LbAlgorithm(enum.StrEnum):
 
     ROUND_ROBIN = "LB_ALGORITHM_ROUND_ROBIN"
     LEAST_CONNECTIONS = "LB_ALGORITHM_LEAST_CONNECTIONS"
+    """The fewer requests under way of two servers picked at random."""
+    CONSISTENT_HASH = "LB_ALGORITHM_CONSISTENT_HASH"
+    """By ``lb_algorithm_hash``: a server that comes or goes moves its own share only."""
+
+
+class HashBy(enum.StrEnum):
+    """What the consistent hash is made of."""
+
+    SOURCE_IP = "LB_ALGORITHM_CONSISTENT_HASH_SOURCE_IP_ADDRESS"
+    URI = "LB_ALGORITHM_CONSISTENT_HASH_URI"
+    """Path and query; HTTP only."""
+    HEADER = "LB_ALGORITHM_CONSISTENT_HASH_CUSTOM_HEADER"
+    """The header ``lb_algorithm_consistent_hash_hdr``; HTTP only."""
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,22 +109,128 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     ip: IpAddr
     port: Port
     enabled: bool = True
+    """A server that is disabled gets nothing new; what is under way has the pool's ``graceful_disable_timeout``."""
     ratio: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
+    priority: Annotated[int, msgspec.Meta(ge=0, le=15)] = 0
+    """Servers of the lowest number are used; the next ones once too few of those are up."""
     hostname: str = ""
 
 
 DEFAULT_SERVER_PORT = 80
 
 
+class PersistenceType(enum.StrEnum):
+    """What keeps a client on its server."""
+
+    HTTP_COOKIE = "PERSISTENCE_TYPE_HTTP_COOKIE"
+    CLIENT_IP = "PERSISTENCE_TYPE_CLIENT_IP_ADDRESS"
+
+
+class Persistence(msgspec.Struct, frozen=True, kw_only=True):
+    """A client stays with its server while that is up (a cookie also while it is being disabled)."""
+
+    persistence_type: PersistenceType = PersistenceType.HTTP_COOKIE
+    cookie_name: str = ""
+    """Made from the pool's UUID when empty."""
+    timeout_s: LongSeconds = 0.0
+    """How long the cookie lasts; 0 until the browser is closed."""
+
+
+class OutlierDetection(msgspec.Struct, frozen=True, kw_only=True):
+    """Servers that fail real requests are left out for a while, beside what the monitors find."""
+
+    consecutive_5xx: Annotated[int, msgspec.Meta(ge=0, le=1_000)] = 5
+    """Answers of 500 and more in a row, and connections that failed; 0 for never."""
+    consecutive_connect_failures: Annotated[int, msgspec.Meta(ge=0, le=1_000)] = 5
+    """Connections that failed or were cut before an answer; 0 for never."""
+    interval_s: Seconds = 10.0
+    ejection_time_s: Seconds = 30.0
+    """Times how often the server was ejected."""
+    max_ejection_percent: Annotated[int, msgspec.Meta(ge=1, le=100)] = 50
+
+
+class SslProfile(enum.StrEnum):
+    """Versions and ciphers of TLS.  The Avi API has objects of these names; here they are fixed."""
+
+    STANDARD = "System-Standard"
+    """TLS 1.2 (ECDHE with AEAD ciphers) and 1.3."""
+    MODERN = "System-Modern"
+    """TLS 1.3 alone."""
+
+
+class FailActionType(enum.StrEnum):
+    """What a client gets while no server of the pool is up."""
+
+    CLOSE_CONNECTION = "FAIL_ACTION_CLOSE_CONN"
+    """TCP: the connection is closed; HTTP: an empty 503."""
+    LOCAL_RESPONSE = "FAIL_ACTION_HTTP_LOCAL_RSP"
+    REDIRECT = "FAIL_ACTION_HTTP_REDIRECT"
+
+
+class FailAction(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer and its parts; those of another type stay at their defaults."""
+
+    type: FailActionType = FailActionType.CLOSE_CONNECTION
+    status_code: Annotated[int, msgspec.Meta(ge=200, le=599)] = 503
+    """Of a local response; a redirect takes 301, 302, 307 or 308."""
+    body: str = ""
+    content_type: str = "text/plain"
+    redirect_url: str = ""
+    """``http://`` or ``https://``, whole."""
+
+
 class Pool(ConfigObject, frozen=True, kw_only=True):
     """Servers that can answer for one another."""
+
+    enabled: bool = True
+    """A pool that is disabled behaves as one whose servers are all down."""
 
     default_server_port: Port = DEFAULT_SERVER_PORT
     """For servers that are given without one; each is stored with its own."""
     lb_algorithm: LbAlgorithm = LbAlgorithm.ROUND_ROBIN
     servers: tuple[Server, ...] = ()
     health_monitor_refs: tuple[MonitorRef, ...] = ()
+    lb_algorithm_hash: HashBy = HashBy.SOURCE_IP
+    lb_algorithm_consistent_hash_hdr: str = ""
+    persistence: Persistence | None = None
+    fail_action: FailAction = FailAction()
+    outlier_detection: OutlierDetection | None = None
+    graceful_disable_timeout_s: LongSeconds = 60.0
+    """How long a disabled server may finish what is under way; 0 cuts it at once."""
     connect_timeout_s: Seconds = 5.0
+    idle_timeout_s: LongSeconds = 55.0
+    """An idle connection to a server is closed: below the 60 s after which common servers do."""
+    request_timeout_s: LongSeconds = 0.0
+    """From the whole request to the whole answer; 0 for no limit (an answer that stands still is cut anyway)."""
+    retries: Annotated[int, msgspec.Meta(ge=0, le=10)] = 2
+    """On other servers, of a request that reached none, or that is safe to repeat."""
+    max_concurrent_connections_per_server: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
+    """0 for no limit of the pool's own."""
+    ssl_profile_ref: SslProfile | None = None
+    """TLS to the servers, when set."""
+    ca_certs: tuple[str, ...] = ()
+    """PEM: what the servers' certificates must chain to; without any they are not verified."""
+    server_name: str = ""
+    """SNI, and the name that a verified certificate must bear; the server's ``hostname`` when empty."""
+    ssl_key_and_certificate_ref: CertificateRef | None = None
+    """What we show to servers that ask."""
+
+
+class CertificateText(msgspec.Struct, frozen=True, kw_only=True):
+    """The certificate itself."""
+
+    certificate: str
+    """PEM: the leaf, then its issuers in order; the root may be left out."""
+
+
+class SSLKeyAndCertificate(ConfigObject, frozen=True, kw_only=True):
+    """A private key and the certificates that go with it.  ``key`` is in no repr and in no answer of the API."""
+
+    certificate: CertificateText
+    key: str
+
+    def __repr__(self) -> str:
+        return f"SSLKeyAndCertificate(uuid={self.uuid!r}, name={self.name!r})"
 
 
 class EnrolmentPolicy(enum.StrEnum):
@@ -111,6 +241,24 @@ class EnrolmentPolicy(enum.StrEnum):
     """A token, and an operator compares fingerprints."""
     IMAGE = "image"
     """Nothing more: only from ``enrolment_networks``, at most ``enrolment_count``, unplaced until an operator says."""
+
+
+class WhenShort(enum.StrEnum):
+    """What happens to virtual services that find no SE with a place left (``max_vs_per_se``)."""
+
+    OVERLOAD = "OVERLOAD"
+    """They get SEs all the same; a warning says so."""
+    LEAVE = "LEAVE"
+    """They wait, the oldest are served first; an error says so."""
+
+
+class CommandClass(enum.StrEnum):
+    """Ways in which a controller may use an SE."""
+
+    EXEC = "EXEC"
+    INTERACTIVE = "INTERACTIVE"
+    FILES = "FILES"
+    """sftp and scp, confined to one folder."""
 
 
 class ServiceEngineGroup(ConfigObject, frozen=True, kw_only=True):
@@ -124,6 +272,15 @@ class ServiceEngineGroup(ConfigObject, frozen=True, kw_only=True):
     enrolment_count: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
     allowed_networks: tuple[str, ...] = ()
     """Where its SEs may log in from (``from=`` in authorized_keys); anywhere when empty."""
+    max_vs_per_se: Annotated[int, msgspec.Meta(ge=1, le=5_000)] = 500
+    when_short: WhenShort = WhenShort.OVERLOAD
+    down_delay_s: LongSeconds = 60.0
+    """How long an SE may be gone before its virtual services go to another: a reboot is shorter, and moving costs
+    clients their connections."""
+    drain_s: LongSeconds = 30.0
+    """A planned move (disabled, deleted, rebalanced): the old SE serves on for so long after the new one does."""
+    commands: tuple[CommandClass, ...] = tuple(CommandClass)
+    """What its SEs accept through the reverse forward."""
 
 
 class Vip(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,15 +293,53 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     """A port that a virtual service answers on."""
 
     port: Port
+    enable_ssl: bool = False
+    enable_http2: bool = True
+    """Offered by ALPN where there is TLS; without TLS a client may begin with it."""
+
+
+class ApplicationProfile(enum.StrEnum):
+    """What a virtual service understands.  The Avi API has objects of these names; here they are fixed."""
+
+    HTTP = "System-HTTP"
+    TCP = "System-L4-Application"
+
+
+class PathMatch(enum.StrEnum):
+    """How a route compares paths."""
+
+    BEGINS_WITH = "BEGINS_WITH"
+    EQUALS = "EQUALS"
+    REGEX = "REGEX_MATCH"
+    """RE2, the whole path."""
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests for one of ``hosts`` whose path matches go to another pool."""
+
+    hosts: tuple[str, ...] = ()
+    """Without port; ``*.example.com`` takes any name below; all when empty."""
+    path: str = "/"
+    path_match: PathMatch = PathMatch.BEGINS_WITH
+    """``BEGINS_WITH /api`` takes ``/api`` and ``/api/...``, not ``/apis``."""
+    pool_ref: PoolRef
 
 
 class VirtualService(ConfigObject, frozen=True, kw_only=True):
-    """What clients connect to: HTTP on addresses and ports, answered by one pool."""
+    """What clients connect to: addresses and ports, answered by a pool, or by several after host and path."""
 
     enabled: bool = True
+    application_profile_ref: ApplicationProfile = ApplicationProfile.HTTP
     vip: tuple[Vip, ...]
     services: tuple[Service, ...]
     pool_ref: PoolRef
+    routes: tuple[Route, ...] = ()
+    """The first that matches decides; ``pool_ref`` has the rest."""
+    http_to_https: bool = False
+    """Requests on ports without TLS are redirected to the first port with it."""
+    ssl_key_and_certificate_refs: tuple[CertificateRef, ...] = ()
+    """Chosen by the name that the client asks for; the first when none fits."""
+    ssl_profile_ref: SslProfile = SslProfile.STANDARD
     se_group_ref: GroupRef
 
 
@@ -152,6 +347,7 @@ KINDS: dict[str, type[ConfigObject]] = {
     "healthmonitor": HealthMonitor,
     "pool": Pool,
     "serviceenginegroup": ServiceEngineGroup,
+    "sslkeyandcertificate": SSLKeyAndCertificate,
     "virtualservice": VirtualService,
 }
 """By the word that the API's paths use."""
