@@ -4,15 +4,13 @@ Both directions push back.  What the protocol writes waits here (bounded, then t
 channel's turn, while a registered producer is paused; what arrives is handed over at once, or waits here within the
 window while the protocol has paused us, and credit goes back only for what was handed over.  Conch's own channel
 returns credit on arrival and tells a writer to stop only once the window is *exceeded*, never when it is used up to
-the byte.  The window itself grows while the peer fills it within a round trip (``Connection.received``), and shrinks
+the byte.  The window itself grows while the peer fills it within a round trip (``Turns.received``), and shrinks
 when memory is short.
 
 Either direction can end first: ``loseWriteConnection`` sends EOF; the peer's EOF reaches an
 ``IHalfCloseableProtocol`` as ``readConnectionLost`` and closes the channel of any other protocol, as TCP does.
 """
 
-import struct
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -21,7 +19,6 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone, Connection
 from twisted.internet.interfaces import (
     IAddress,
     IConsumer,
-    IHalfCloseableProtocol,
     IProducer,
     IProtocol,
     IPullProducer,
@@ -34,25 +31,15 @@ from zope.interface import implementer
 
 from avinet.errors import AvinetError
 from avinet.ssh import profile
-from avinet.ssh.channel_protocols import CloseReceiver, ExtendedReceiver, RequestReceiver
+from avinet.ssh.channel_protocols import CloseReceiver, RequestReceiver
 from avinet.ssh.fields import malformed
+from avinet.ssh.incoming import Incoming
+from avinet.ssh.pieces import STDOUT, Pieces, data_head
 from avinet.ssh.quiet import conch_log
 from avinet.ssh.scheduler import Priority
 
-STDOUT = 0
-"""The plain data of a channel; other numbers are RFC 4254's extended data types."""
 STDERR = 1
-
-_CREDIT_BYTES = 1024 * 1024
-"""Credit goes back for so much, or half the window where that is less: of a large window nearly all is then on its way,
-and a small one costs a packet a round trip."""
-_JOINED_BYTES = 4096
-"""Small pieces that wait are joined up to this size: one by one, each byte would take a hundred of memory."""
-_PIECE_BYTES = 128
-"""What a piece takes beside its data: a tuple, a ``bytes`` and its place in the queue."""
-_MSG_DATA, _MSG_EXTENDED_DATA = 94, 95
-_DATA_HEAD = struct.Struct(">BLL")
-_EXTENDED_HEAD = struct.Struct(">BLLL")
+"""RFC 4254's type of extended data for standard error."""
 
 _own_log = Logger(namespace="avinet.ssh.channel")
 
@@ -65,6 +52,8 @@ class ChannelTransport(SSHChannel):
     conn: Any
     """The ``Connection``; Conch sets it once the channel opens."""
     id: Any
+    counted = False
+    """Whether it is among those that the peer opened and that are bounded."""
 
     def __init__(
         self,
@@ -79,16 +68,11 @@ class ChannelTransport(SSHChannel):
         self.name = name
         self.priority = priority
         self.base_window = window
-        self.received = 0
-        """Bytes of data so far."""
-        self.probed = 0
-        """How many they were when the window was last tried for growth."""
         self.protocol: IProtocol = protocol
         self.connected = False
         self.disconnecting = False
         self._max_unsent = max_unsent
-        self._unsent: deque[tuple[int, memoryview]] = deque()
-        self._unsent_bytes = 0
+        self._unsent = Pieces()
         self._eof_wanted = False
         self._eof_sent = False
         self._producer: IPushProducer | IPullProducer | None = None
@@ -96,15 +80,11 @@ class ChannelTransport(SSHChannel):
         self._producer_paused = False
         self._produce_into: Callable[[memoryview], int] | None = None
         self._producing = False
-        self._pending: deque[tuple[int, bytes]] = deque()
-        self._pending_bytes = 0
-        self._view_received: Callable[[memoryview], None] | None = getattr(protocol, "view_received", None)
-        self._delivering = False
-        self._paused = False
-        self._eof_received = False
-        self._consumed = 0
-        self._end: Exception | None = None
-        self._over = False
+        self.incoming = Incoming(self, getattr(protocol, "view_received", None))
+        self.end: Exception | None = None
+        """Why it ends, once that is decided."""
+        self.over = False
+        """Whether the protocol knows that it is over."""
 
     # -- life
 
@@ -112,46 +92,46 @@ class ChannelTransport(SSHChannel):
         """Both sides agreed: the protocol gets its transport."""
         self.remoteMaxPacket = min(self.remoteMaxPacket, self.conn.transport.most_data)
         self.connected = True
-        self._guarded(self.protocol.makeConnection, self)
+        self.guarded(self.protocol.makeConnection, self)
 
     def openFailed(self, reason: object) -> None:
         """The peer refused; whoever opened the channel hears of it, the protocol never knew."""
-        self._over = True
+        self.over = True
 
     def closed(self) -> None:
         """Both sides closed, or the connection is gone."""
-        if self._end is None:
-            self._end = ConnectionDone() if self._eof_received else ConnectionLost()
-        if isinstance(self.protocol, CloseReceiver) and not self._over:
-            self._guarded(self.protocol.peer_closed)
-        if isinstance(self._end, ConnectionLost):
-            self._finish()
+        if self.end is None:
+            self.end = ConnectionDone() if self.incoming.eof else ConnectionLost()
+        if isinstance(self.protocol, CloseReceiver) and not self.over:
+            self.guarded(self.protocol.peer_closed)
+        if isinstance(self.end, ConnectionLost):
+            self.finish()
         else:
-            self._deliver()
+            self.incoming.deliver()
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
         """Tell the protocol that it is over, once."""
-        if self._over:
+        if self.over:
             return
-        self._over = True
+        self.over = True
         self.conn.lingering.discard(self)
         self.connected = False
         self.disconnecting = True
         self._forget_unsent()
-        self._forget_pending()
+        self.incoming.forget()
         producer = self._drop_producer()
         if producer is not None:
-            self._guarded(producer.stopProducing)
-        reason = Failure(self._end or ConnectionDone())
-        self._guarded(self.protocol.connectionLost, reason)
+            self.guarded(producer.stopProducing)
+        reason = Failure(self.end or ConnectionDone())
+        self.guarded(self.protocol.connectionLost, reason)
 
     def _finish_soon(self, reason: Exception) -> None:
         # As TCP does it: never inside the call that closes.
-        if self._end is None:
-            self._end = reason
-        self.conn.transport.clock.callLater(0, self._finish)
+        if self.end is None:
+            self.end = reason
+        self.conn.transport.clock.callLater(0, self.finish)
 
-    def _guarded(self, call: Callable[..., object], *args: object) -> None:
+    def guarded(self, call: Callable[..., object], *args: object) -> None:
         """Run the protocol's code: its defects end this channel, not the connection it shares."""
         try:
             call(*args)
@@ -168,7 +148,7 @@ class ChannelTransport(SSHChannel):
         self.disconnecting = True
         self._eof_wanted = True
         if self.localClosed:
-            self._forget_pending()
+            self.incoming.forget()
             self._finish_soon(ConnectionDone())
         else:
             self._send()
@@ -180,37 +160,30 @@ class ChannelTransport(SSHChannel):
 
     def abortConnection(self) -> None:
         """Close now; what was not sent is dropped."""
-        if self._over or not self.connected:
+        if self.over or not self.connected:
             return
         self.disconnecting = True
         self._forget_unsent()
-        self._forget_pending()
+        self.incoming.forget()
         self.conn.sendClose(self)
         self._finish_soon(ConnectionAborted())
 
     @property
     def waits(self) -> bool:
         """Whether the peer's data waits for a paused reader."""
-        return bool(self._pending)
+        return bool(self.incoming.waiting)
 
     def abandon(self) -> None:
         """Memory is short, and the connection was cut for it: drop what waits here either way."""
         self._forget_unsent()
-        if self._pending:
-            self._forget_pending()
-            self._end = ConnectionLost()
-            self._finish_soon(self._end)
+        if self.waits:
+            self.incoming.forget()
+            self.end = ConnectionLost()
+            self._finish_soon(self.end)
 
     def _forget_unsent(self) -> None:
-        self._unsent.clear()
-        self.conn.memory.release(self._unsent_bytes)
-        self._unsent_bytes = 0
-        self.conn.scheduler.withdraw(self)
-
-    def _forget_pending(self) -> None:
-        self._pending.clear()
-        self.conn.memory.release(self._pending_bytes)
-        self._pending_bytes = 0
+        self._unsent.clear(self.conn.memory)
+        self.conn.turns.scheduler.withdraw(self)
 
     # -- sending
 
@@ -231,21 +204,15 @@ class ChannelTransport(SSHChannel):
             return
         if self.priority == Priority.CONTROL and self._goes_at_once(len(data)):
             self.remoteWindowLeft -= len(data)
-            self.conn.transport.send_data([(self._head(kind, len(data)), memoryview(data))])
+            self.conn.transport.send_data([(self._head(kind, len(data)), data)])
             return
-        last = self._unsent[-1] if self._unsent else None
-        if last is not None and last[0] == kind and len(last[1]) + len(data) <= _JOINED_BYTES:
-            self._unsent[-1] = (kind, memoryview(b"".join((last[1], data))))
-        else:
-            self._unsent.append((kind, memoryview(bytes(data))))
-        self._unsent_bytes += len(data)
-        self.conn.memory.hold(len(data))
+        self._unsent.add(kind, data, self.conn.memory)
         self._send()
-        if self._unsent_bytes > self._max_unsent:
+        if self._unsent.size > self._max_unsent:
             _own_log.warn(
                 "channel {name} was cut: {unsent} bytes wait for a peer that does not take them",
                 name=self.name.decode(),
-                unsent=self._unsent_bytes,
+                unsent=self._unsent.size,
             )
             self.abortConnection()
 
@@ -254,8 +221,8 @@ class ChannelTransport(SSHChannel):
         if not self.connected or self.localClosed:
             return
         if self.remoteWindowLeft and (self._unsent or self._pulls):
-            self.conn.scheduler.ready(self)
-            self.conn.pump()
+            self.conn.turns.scheduler.ready(self)
+            self.conn.turns.pump()
         self._settle()
 
     @property
@@ -274,7 +241,7 @@ class ChannelTransport(SSHChannel):
         else:
             size = self._send_queued(most)
         if self.localClosed or not self.remoteWindowLeft or not (self._unsent or (size and self._pulls)):
-            self.conn.scheduler.withdraw(self)
+            self.conn.turns.scheduler.withdraw(self)
             self._settle()
         return size
 
@@ -297,31 +264,20 @@ class ChannelTransport(SSHChannel):
 
     def _send_queued(self, most: int) -> int:
         if not self._unsent and self._pulls:
-            self._guarded(self._producer.resumeProducing)  # type: ignore[union-attr]  # it pulls
+            self.guarded(self._producer.resumeProducing)  # type: ignore[union-attr]  # it pulls
         left = most
-        packets: list[tuple[bytes, memoryview]] = []
+        packets: list[tuple[bytes, bytes | memoryview]] = []
         while self._unsent and left and not self.localClosed:
-            kind, data = self._unsent[0]
-            size = min(len(data), left, self.remoteMaxPacket)
-            if size < len(data):
-                self._unsent[0] = (kind, data[size:])
-                data = data[:size]
-            else:
-                self._unsent.popleft()
-            left -= size
-            packets.append((self._head(kind, size), data))
+            kind, data = self._unsent.pop(min(left, self.remoteMaxPacket), self.conn.memory)
+            left -= len(data)
+            packets.append((self._head(kind, len(data)), data))
         if packets:
-            self._unsent_bytes -= most - left
             self.remoteWindowLeft -= most - left
-            self.conn.memory.release(most - left)
             self.conn.transport.send_data(packets)
         return most - left
 
     def _head(self, kind: int, size: int) -> bytes:
-        theirs = self.conn.channelsToRemoteChannel[self]
-        if kind == STDOUT:
-            return _DATA_HEAD.pack(_MSG_DATA, theirs, size)
-        return _EXTENDED_HEAD.pack(_MSG_EXTENDED_DATA, theirs, kind, size)
+        return data_head(self.conn.channelsToRemoteChannel[self], kind, size)
 
     def _goes_at_once(self, size: int) -> bool:
         """Whether control data needs no turn: nothing of ours waits, and what else waits is of a lower class."""
@@ -355,7 +311,7 @@ class ChannelTransport(SSHChannel):
             return
         if self._blocked != self._producer_paused:
             self._producer_paused = self._blocked
-            self._guarded(producer.pauseProducing if self._blocked else producer.resumeProducing)  # type: ignore[union-attr]  # streaming
+            self.guarded(producer.pauseProducing if self._blocked else producer.resumeProducing)  # type: ignore[union-attr]  # streaming
 
     def addWindowBytes(self, data: int) -> None:
         """The peer gives credit."""
@@ -368,7 +324,7 @@ class ChannelTransport(SSHChannel):
         """``producer`` writes to us and is paused while the peer gives no credit."""
         if self._producer is not None:
             raise RuntimeError("a producer is already registered")
-        if self._over or self.disconnecting:
+        if self.over or self.disconnecting:
             producer.stopProducing()
             return
         self._producer = producer  # type: ignore[assignment]  # IProducer is one of the two
@@ -389,127 +345,27 @@ class ChannelTransport(SSHChannel):
 
     def dataReceived(self, data: bytes | memoryview) -> None:
         """Plain data arrived, within the window; a view is good during the call only."""
-        self._receive(STDOUT, data)
+        self.incoming.take(STDOUT, data)
 
     def extReceived(self, dataType: int, data: bytes) -> None:
         """Extended data arrived, within the window."""
-        self._receive(dataType, data)
-
-    def _receive(self, kind: int, data: bytes | memoryview) -> None:
-        if self._eof_received:
-            raise malformed("data after EOF")
-        if self.disconnecting or self._over:
-            return
-        self.received += len(data)
-        if self._pending or self._paused or self._delivering:
-            self._keep(kind, data)
-            return
-        self._delivering = True
-        self._hand_over(kind, data)
-        self._delivering = False
-        if self._pending:
-            self._deliver()
-        else:
-            self._account()
-
-    def _keep(self, kind: int, data: bytes | memoryview) -> None:
-        """Data that is not wanted yet.  What is held is counted as it is in memory: pieces of a byte are dear."""
-        last = self._pending[-1] if self._pending else None
-        if last is not None and last[0] == kind and len(last[1]) + len(data) <= _JOINED_BYTES:
-            self._pending[-1] = (kind, b"".join((last[1], data)))
-            size = len(data)
-        else:
-            self._pending.append((kind, bytes(data)))
-            size = len(data) + _PIECE_BYTES
-        self._pending_bytes += size
-        self.conn.memory.hold(size)
-
-    def _hand_over(self, kind: int, data: bytes | memoryview) -> None:
-        self._consumed += len(data)
-        if kind != STDOUT:
-            if isinstance(self.protocol, ExtendedReceiver):
-                self._guarded(self.protocol.extended_received, kind, bytes(data))
-        elif self._view_received is not None:
-            self._guarded(self._view_received, memoryview(data))
-        else:
-            self._guarded(self.protocol.dataReceived, bytes(data))
-
-    def _deliver(self) -> None:
-        """Hand over what waits, in order, until paused."""
-        if self._delivering:
-            return
-        self._delivering = True
-        while self._pending and not self._paused and not self.disconnecting:
-            kind, data = self._pending.popleft()
-            self._pending_bytes -= len(data) + _PIECE_BYTES
-            self.conn.memory.release(len(data) + _PIECE_BYTES)
-            self._hand_over(kind, data)
-        self._delivering = False
-        self._account()
-
-    def _account(self) -> None:
-        """After a delivery: credit for what was consumed, and the end if it is next."""
-        if self.disconnecting:
-            self._forget_pending()
-        elif self._paused:
-            return
-        if self._consumed >= min(_CREDIT_BYTES, self.localWindowSize // 2) and not self._eof_received:
-            self._give_credit()
-        if self._end is not None and not self._pending:
-            self._finish()
-        elif self._eof_received and not self._pending:
-            self._hand_over_eof()
-
-    def _give_credit(self) -> None:
-        credit, self._consumed = self._consumed, 0
-        surplus = self.localWindowSize - self.base_window
-        if surplus and self.conn.memory.pressed:
-            kept = min(surplus, credit)
-            self.localWindowSize -= kept
-            credit -= kept
-        if credit:
-            self.conn.adjustWindow(self, credit)
-
-    def grow_window(self, wanted: int) -> None:
-        """Let the peer have up to ``wanted`` bytes unconsumed."""
-        if wanted > self.localWindowSize and not (self._paused or self._eof_received or self.disconnecting):
-            more = wanted - self.localWindowSize
-            self.localWindowSize = wanted
-            self.conn.adjustWindow(self, more)
-
-    def _hand_over_eof(self) -> None:
-        if self.disconnecting or self._over or self._end is not None:
-            return
-        if IHalfCloseableProtocol.providedBy(self.protocol):
-            self._end_of_input()
-        else:
-            self.loseConnection()
-
-    def _end_of_input(self) -> None:
-        if not self._input_ended:
-            self._input_ended = True
-            self._guarded(IHalfCloseableProtocol(self.protocol).readConnectionLost)
-
-    _input_ended = False
+        self.incoming.take(dataType, data)
 
     def eofReceived(self) -> None:
         """The peer will write no more."""
-        if self._eof_received:
-            raise malformed("EOF after EOF")
-        self._eof_received = True
-        self._deliver()
+        self.incoming.end_of_file()
 
     def closeReceived(self) -> None:
         """The peer closed: it takes no more, and what it sent is still handed over."""
         self._forget_unsent()
-        self._eof_received = True
-        if self._end is None:
-            self._end = ConnectionDone()
+        self.incoming.eof = True
+        if self.end is None:
+            self.end = ConnectionDone()
         self.conn.sendClose(self)
 
     def requestReceived(self, requestType: bytes, data: bytes) -> bool:
         """A request from the peer; refused unless the protocol takes requests."""
-        if not isinstance(self.protocol, RequestReceiver) or self._over:
+        if not isinstance(self.protocol, RequestReceiver) or self.over:
             return False
         try:
             return self.protocol.request_received(requestType.decode("ascii", errors="replace"), data)
@@ -522,13 +378,13 @@ class ChannelTransport(SSHChannel):
 
     def pauseProducing(self) -> None:
         """Hand over nothing more, and give no more credit, until resumed."""
-        self._paused = True
+        self.incoming.paused = True
 
     def resumeProducing(self) -> None:
         """Go on."""
-        self._paused = False
+        self.incoming.paused = False
         if self.connected:
-            self._deliver()
+            self.incoming.deliver()
 
     def stopProducing(self) -> None:
         """The consumer of what arrives is gone."""

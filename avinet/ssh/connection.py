@@ -5,12 +5,10 @@ Conch's service believes the peer: an unknown channel number is a ``KeyError``, 
 reads every field strictly and raises ``RemoteProtocolError`` for what may not happen, which ends the connection.
 What a peer may open or ask is decided by an ``Acceptor``, so that server and client share all the rest.
 
-Here channels take turns: ``pump`` lets the scheduler say whose packet is next as long as the link takes any, and holds
-everything but control traffic to what the governor allows on its way.
+Its channels take turns (``Turns``).
 """
 
 import struct
-from collections import deque
 from typing import Any, Protocol
 
 from twisted.conch import error as conch_error
@@ -22,27 +20,22 @@ from twisted.internet.interfaces import IProtocol
 from avinet.errors import AvinetError
 from avinet.ssh.channel import ChannelTransport
 from avinet.ssh.errors import ChannelRefusedError, ConnectionEndedError, ForwardRefusedError
-from avinet.ssh.exchange import MSG_PING
 from avinet.ssh.fields import Reader, malformed, string, uint32
 from avinet.ssh.flow import RateGuard
-from avinet.ssh.governor import BulkGovernor
 from avinet.ssh.memory import ConnectionMemory, ProcessMemory
-from avinet.ssh.profile import MAX_WINDOW_BYTES, MIN_DATA_PACKET
+from avinet.ssh.opening import Opening
+from avinet.ssh.profile import MIN_DATA_PACKET
 from avinet.ssh.quiet import conch_log
-from avinet.ssh.scheduler import Priority, Scheduler
+from avinet.ssh.scheduler import Priority
 from avinet.ssh.transport import Link
+from avinet.ssh.turns import Turns
 
 GRANTED = b""
 """A global request's answer without data; None is a refusal."""
 _REFUSED = "refused"
 _DATA = struct.Struct(">LL")
-_PING = string(b"")
 _KEEPALIVE = b"keepalive@openssh.com"
 """A question that every SSH peer answers, in order, with a refusal at least: the ping of those that have none."""
-_GROWTH_SHARE = 3
-"""A window of which a third is taken in a round trip doubles: with credit by halves it is what holds the sender up."""
-_PROBE_SHARE = 4
-"""A window is tried for growth after each quarter of it that came."""
 
 
 class Acceptor(Protocol):
@@ -65,38 +58,6 @@ def refused(
     return ChannelRefusedError(what=what, detail=detail, code=code)
 
 
-class _Opening(ChannelTransport):
-    """A channel that we asked for."""
-
-    def __init__(self, protocol: IProtocol, name: bytes, what: str, priority: Priority) -> None:
-        super().__init__(protocol, name, priority=priority)
-        self.what = what
-        self.opened: Deferred[IProtocol] = Deferred(lambda _: self._give_up())
-        self._given_up = False
-
-    def _give_up(self) -> None:
-        self._given_up = True
-
-    def channelOpen(self, specificData: bytes) -> None:
-        """The peer agreed, perhaps too late."""
-        super().channelOpen(specificData)
-        if self._given_up:
-            self.abortConnection()
-        else:
-            self.opened.callback(self.protocol)
-
-    def openFailed(self, reason: object) -> None:
-        """The peer refused, or the connection ended first."""
-        super().openFailed(reason)
-        if self._given_up:
-            return
-        failure: AvinetError = ConnectionEndedError(detail=f"while opening {self.what}")
-        if isinstance(reason, conch_error.ConchError):
-            text = bytes(reason.value)[:200].decode(errors="replace")
-            failure = ChannelRefusedError(what=self.what, detail=text, code=int(reason.data or 0))
-        self.opened.errback(failure)
-
-
 class Connection(SSHConnection):
     """The channels of one connection."""
 
@@ -106,17 +67,10 @@ class Connection(SSHConnection):
     def __init__(self, acceptor: Acceptor, process: ProcessMemory | None = None) -> None:
         super().__init__()
         self.acceptor = acceptor
-        self.scheduler = Scheduler()
-        self.governor = BulkGovernor()
         self.memory = ConnectionMemory(process or ProcessMemory(), self._cut)
+        self.turns = Turns(self.memory, self._ask)
         self.lingering: set[ChannelTransport] = set()
         """Channels that are closed, whose readers have not taken everything yet: they count until they have."""
-        self.learned_window = 0
-        """That of the channel that grew last: new ones begin with it."""
-        self._pumping = False
-        self._pings: deque[tuple[ChannelTransport, int] | None] = deque()
-        """What each ping under way is for: a channel's window and what that had received, or the governor."""
-        self._probing = False
         self._incoming = 0
         self._guard: RateGuard | None = None
         self._idle: Any = None
@@ -126,6 +80,7 @@ class Connection(SSHConnection):
     def serviceStarted(self) -> None:
         """The login succeeded."""
         limits = self.transport.limits
+        self.turns.link = self.transport
         self.memory.limit = limits.memory_bytes
         self._guard = RateGuard(limits.requests, limits.requests_per_s)
         self._idle = self.transport.clock.callLater(limits.idle_s, self._check_idle)
@@ -162,77 +117,16 @@ class Connection(SSHConnection):
 
     def writable_changed(self) -> None:
         """The link takes data again, or none for now."""
-        self.pump()
+        self.turns.pump()
 
-    def pump(self) -> None:
-        """Send whatever may be sent now, most urgent first."""
-        if self._pumping:
-            return
-        self._pumping = True
-        link, scheduler, governor = self.transport, self.scheduler, self.governor
-        try:
-            if governor.in_flight:
-                self._mark(idle=False)
-            while link.writable:
-                channel = scheduler.next(governed=governor.room > 0)
-                if channel is None:
-                    break
-                if channel.priority == Priority.CONTROL:
-                    scheduler.sent(channel, channel.take_turn(link.most_data))  # type: ignore[attr-defined]  # a channel
-                else:
-                    size = channel.take_turn(min(governor.packet_bytes, governor.room))  # type: ignore[attr-defined]  # a channel
-                    scheduler.sent(channel, size)
-                    governor.sent(size)
-                    link.fit_packets(governor.packet_bytes)
-                    self._mark(idle=False)
-            if governor.in_flight:
-                self._mark(idle=not len(scheduler))
-        finally:
-            self._pumping = False
-
-    def _mark(self, *, idle: bool) -> None:
-        """Have what was sent so far acknowledged, if it is time."""
-        now = self.transport.clock.seconds()
-        if self.transport.writable and self.governor.mark_due(now, idle=idle):
-            self._ping(None)
-            self.governor.mark(now)
-
-    def received(self, channel: ChannelTransport) -> None:
-        """Data has come for ``channel``: see how much of its window a round trip takes, unless that is known."""
-        if self._probing or channel.localWindowSize >= MAX_WINDOW_BYTES or not self.transport.writable:
-            return
-        if (channel.received - channel.probed) * _PROBE_SHARE > channel.localWindowSize:
-            self._probing = True
-            channel.probed = channel.received
-            self._ping((channel, channel.received))
-
-    def _ping(self, purpose: tuple[ChannelTransport, int] | None) -> None:
-        self._pings.append(purpose)
-        if self.transport.peer_pings:
-            self.transport.sendPacket(MSG_PING, _PING)
-        else:
-            answered = self.sendGlobalRequest(_KEEPALIVE, b"", wantReply=1)
-            answered.addBoth(lambda _: self.pong_received(_PING))
+    def _ask(self) -> None:
+        """A ping for peers that have none."""
+        answered = self.sendGlobalRequest(_KEEPALIVE, b"", wantReply=1)
+        answered.addBoth(lambda _: self.turns.answered())
 
     def pong_received(self, packet: bytes) -> None:
-        """The oldest ping is answered: everything sent before it has arrived."""
-        if not self._pings:
-            raise malformed("it answers a ping that was not sent")
-        purpose = self._pings.popleft()
-        if purpose is None:
-            self.governor.acked(self.transport.clock.seconds())
-            self.pump()
-            return
-        self._probing = False
-        channel, before = purpose
-        taken = channel.received - before
-        if (
-            taken * _GROWTH_SHARE > channel.localWindowSize
-            and channel in self.channelsToRemoteChannel
-            and not self.memory.pressed
-        ):
-            self.learned_window = min(2 * channel.localWindowSize, MAX_WINDOW_BYTES)
-            channel.grow_window(self.learned_window)
+        """A ping is answered."""
+        self.turns.answered()
 
     # -- bounds
 
@@ -257,7 +151,7 @@ class Connection(SSHConnection):
         priority: Priority = Priority.COMMANDS,
     ) -> Deferred[IProtocol]:
         """Ask the peer for a channel to ``protocol``; cancelling closes it if it opens after all."""
-        channel = _Opening(protocol, kind, what, priority)
+        channel = Opening(protocol, kind, what, priority)
         channel.localMaxPacket = self.transport.most_data
         channel.conn = self
         self.openChannel(channel, details)
@@ -282,10 +176,10 @@ class Connection(SSHConnection):
         self._incoming += 1
         channel.conn = self
         channel.localMaxPacket = self.transport.most_data
-        if self.learned_window > channel.localWindowSize and not self.memory.pressed:
-            channel.localWindowSize = channel.localWindowLeft = self.learned_window
+        if self.turns.learned_window > channel.localWindowSize and not self.memory.pressed:
+            channel.localWindowSize = channel.localWindowLeft = self.turns.learned_window
         channel.id = self.localChannelID
-        channel.incoming = True  # type: ignore[attr-defined]  # counted until it closes
+        channel.counted = True
         channel.remoteWindowLeft, channel.remoteMaxPacket = window, largest
         self.localChannelID += 1
         self.channels[channel.id] = channel
@@ -311,9 +205,9 @@ class Connection(SSHConnection):
             conch.MSG_CHANNEL_OPEN_FAILURE, uint32(theirs) + uint32(refusal.code) + text
         )
 
-    def _opening(self, number: int) -> _Opening:
+    def _opening(self, number: int) -> Opening:
         channel = self.channels.get(number)
-        if not isinstance(channel, _Opening) or channel in self.channelsToRemoteChannel:
+        if not isinstance(channel, Opening) or channel in self.channelsToRemoteChannel:
             raise malformed(f"channel {number} was not being opened")
         return channel
 
@@ -360,7 +254,7 @@ class Connection(SSHConnection):
         channel = self._channel(number)
         self._take(channel, size)
         channel.dataReceived(packet[_DATA.size :])
-        self.received(channel)
+        self.turns.received(channel)
 
     def sendClose(self, channel: Any) -> None:
         """Close our side.  Conch's own marks it only after the packet, whose sending may lead back here."""
@@ -409,7 +303,7 @@ class Connection(SSHConnection):
 
     def channelClosed(self, channel: Any) -> None:
         """Both sides closed, or the connection ends."""
-        if channel in self.channelsToRemoteChannel and getattr(channel, "incoming", False):
+        if channel in self.channelsToRemoteChannel and channel.counted:
             self._incoming -= 1
         super().channelClosed(channel)
         if channel.waits:

@@ -221,10 +221,6 @@ class BulkGovernor:
         if not self._marks:
             self._marks = None  # an idle connection keeps no deque of 600 bytes
 
-    def rtt_sample(self, now: float, rtt_s: float) -> None:
-        """A round trip known from elsewhere, as a heartbeat's: only the minimum learns from it."""
-        self._see(now, max(rtt_s, _LEAST_RTT_S))
-
     def _see(self, now: float, rtt: float) -> None:
         """Keep the minimum over two buckets."""
         every = self._every

@@ -9,7 +9,7 @@ from avinet.ssh.links import ServerLink
 
 def status_of(link: ServerLink, connection: Connection, address: str, since: float) -> ChannelStatus:
     """Of a login from ``address`` that began at ``since`` by the link's clock; the server is the controller."""
-    algorithms, governor = link.algorithms, connection.governor
+    algorithms, governor = link.algorithms, connection.turns.governor
     if algorithms is None:
         raise AssertionError("a login has keys")
     return ChannelStatus(

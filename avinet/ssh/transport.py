@@ -350,7 +350,7 @@ class Link(Keying):
                 return
         self._emit(message)
 
-    def send_data(self, packets: Iterable[tuple[bytes, memoryview]]) -> None:
+    def send_data(self, packets: Iterable[tuple[bytes, bytes | memoryview]]) -> None:
         """Packets of channel data, each with its head, as one; only while ``writable``."""
         seal = self.writer.seal
         self._outlet.send([piece for head, data in packets for piece in seal(head, data)])

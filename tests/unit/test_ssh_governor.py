@@ -250,10 +250,3 @@ class Marks(SynchronousTestCase):
         governor = BulkGovernor()
         governor.sent(governor.window - 100)
         self.assertEqual(governor.room, 0)
-
-    def test_a_round_trip_from_elsewhere_teaches_the_minimum_only(self):
-        governor = BulkGovernor()
-        governor.rtt_sample(1.0, 0.05)
-        governor.rtt_sample(2.0, 0.09)
-        self.assertEqual((governor.min_rtt_s, governor.rtt_s), (0.05, 0.0))
-        self.assertEqual(governor.window, FIRST_BYTES)

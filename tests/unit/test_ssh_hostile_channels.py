@@ -77,7 +77,7 @@ class Memory(Attacker):
         for n in range(20_000):
             self.data(channel, bytes((n % 251,)))
         self.pipe.pump()
-        self.assertLess(len(channel._pending), 10)
+        self.assertLess(len(channel.incoming.waiting), 10)
         self.assertGreaterEqual(self.memory.held, 20_000)
         self.ends[0].transport.resumeProducing()
         self.assertEqual(self.ends[0].data, bytes(n % 251 for n in range(20_000)))

@@ -92,7 +92,7 @@ class Windows(Turns):
         sink, end = Held(), Source()
         self.join(end, sink)
         self.assertEqual((given, end.going), ([], False))
-        waiting = sum(len(data) for _, data in sink.transport._pending)
+        waiting = sink.transport.incoming.waiting.size
         self.assertEqual((waiting, sink.transport.localWindowLeft), (sink.transport.localWindowSize, 0))
         sink.transport.resumeProducing()
         self.pipe.client_end.step()
