@@ -1,0 +1,170 @@
+"""How far the fleet is with the configuration: the route that shows it, and waits."""
+
+import contextlib
+from typing import ClassVar
+
+import attrs
+import msgspec
+from twisted.internet.defer import TimeoutError  # noqa: A004 - Twisted's own name
+
+from avinet.controller.api_status import Straggler, stragglers_of
+from avinet.controller.configuration import ConfigService
+from avinet.controller.engines import Engines
+from avinet.controller.sync import Sync
+from avinet.errors import AvinetError, Kind, error
+from avinet.model.ids import SeId
+from avinet.rest.route import Request, Response, Route
+
+MAX_WAIT_S = 300.0
+"""Of one long poll; clients ask again."""
+
+
+@error
+class NotInSyncError(AvinetError):
+    """Configuration version {version} is not in force everywhere after {waited_s:.0f} s: {waiting}. What is committed goes on being applied; see: avinet config status."""
+
+    kind: ClassVar[Kind] = Kind.TIMEOUT
+    version: int
+    waited_s: float
+    waiting: str
+
+
+@error
+class NoSuchVersionError(AvinetError):
+    """There is no configuration version {version} yet; the newest is {newest}."""
+
+    kind: ClassVar[Kind] = Kind.NOT_FOUND
+    version: int
+    newest: int
+
+
+@error
+class RefusedError(AvinetError):
+    """Configuration version {version} is refused by {waiting}. Their last good configuration stays in force. Correct the objects at fault and apply again."""
+
+    kind: ClassVar[Kind] = Kind.CONFLICT
+    version: int
+    waiting: str
+
+
+class StatusQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``wait``: answer once this version is in force on every attached SE, or ``timeout`` seconds are over."""
+
+    wait: int | None = None
+    timeout: float = 60.0
+
+
+class EngineStand(msgspec.Struct, frozen=True, kw_only=True):
+    """How far one SE is."""
+
+    uuid: SeId
+    name: str
+    stand: str
+    why: str = ""
+
+
+class VersionRow(msgspec.Struct, frozen=True, kw_only=True):
+    """How long one version took from commit to Ack, in seconds."""
+
+    version: int
+    committed_at: float
+    acks: int
+    p50_s: float | None
+    p99_s: float | None
+    last_s: float | None
+    missing: tuple[str, ...]
+
+
+class ConfigStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """``GET /api/config/status``."""
+
+    version: int
+    in_sync: bool
+    service_engines: tuple[EngineStand, ...]
+    stragglers: tuple[Straggler, ...]
+    versions: tuple[VersionRow, ...]
+
+
+@attrs.frozen(eq=False)
+class ConvergenceApi:
+    """The handler."""
+
+    config: ConfigService
+    sync: Sync
+    engines: Engines
+
+    async def status(self, request: Request) -> Response:
+        """``GET /api/config/status``."""
+        query: StatusQuery = request.query
+        if query.wait is not None:
+            await self._wait(query.wait, max(0.0, min(query.timeout, MAX_WAIT_S)))
+        return Response(body=self._status())
+
+    async def _wait(self, version: int, limit_s: float) -> None:
+        clock = self.sync.clock
+        end = clock.seconds() + limit_s
+        newest = self.config.current.version
+        if newest < version:
+            raise NoSuchVersionError(version=version, newest=newest)
+        while not self.sync.settled():
+            left = end - clock.seconds()
+            if self.sync.refused_everywhere():
+                raise RefusedError(version=version, waiting=self._missing())
+            if left <= 0:
+                raise NotInSyncError(
+                    version=version, waited_s=limit_s, waiting=self._missing() or "it is being placed"
+                )
+            changed = self.sync.changed()
+            # Placement follows events by a moment of its own, so a look each second closes every gap.
+            changed.addTimeout(min(left, 1.0), clock)
+            with contextlib.suppress(TimeoutError):
+                await changed
+
+    def _missing(self) -> str:
+        """Who does not have what it should, and why, in words."""
+        stragglers = stragglers_of(self.engines, self.sync)
+        return ", ".join(f"{one.name} ({one.why or one.stand})" for one in stragglers)
+
+    def _status(self) -> ConfigStatus:
+        rows: list[EngineStand] = []
+        for record in self.engines.all():
+            progress = self.sync.progress(record.uuid)
+            stand, why = ("away", "") if progress is None else (progress.stand.value, progress.refused)
+            rows.append(EngineStand(uuid=record.uuid, name=record.name, stand=stand, why=why))
+        names = {row.uuid: row.name for row in rows}
+        return ConfigStatus(
+            version=self.config.current.version,
+            in_sync=self.sync.settled(),
+            service_engines=tuple(sorted(rows, key=lambda row: row.name)),
+            stragglers=stragglers_of(self.engines, self.sync),
+            versions=tuple(
+                VersionRow(
+                    version=one.version,
+                    committed_at=one.committed_at,
+                    acks=len(one.acks_s),
+                    p50_s=one.quantile(0.5),
+                    p99_s=one.quantile(0.99),
+                    last_s=one.last_s,
+                    missing=tuple(sorted(names.get(se, se) for se in one.missing)),
+                )
+                for one in self.sync.times.all()
+            ),
+        )
+
+    def routes(self) -> tuple[Route, ...]:
+        """The one there is."""
+        return (
+            Route(
+                method="GET",
+                path="/api/config/status",
+                handler=self.status,
+                summary="The version in force and how far each service engine is; can wait.",
+                response=ConfigStatus,
+                query=StatusQuery,
+                timeout_s=MAX_WAIT_S + 10,
+                statuses={
+                    200: "As it is now.",
+                    504: "Not in force everywhere in time; the body names who is missing.",
+                },
+            ),
+        )

@@ -1,0 +1,170 @@
+"""The routes of each kind of configuration object, in the Avi API's shapes."""
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+import attrs
+import msgspec
+
+from avinet.controller.api_answers import NOBODY, ApplyAnswer, applied_answer, json_of
+from avinet.controller.api_shapes import shape
+from avinet.controller.configuration import ConfigService
+from avinet.model.config import KINDS
+from avinet.model.configuration import Stored
+from avinet.model.documents import DocumentError
+from avinet.rest.problem import InvalidBodyError
+from avinet.rest.route import Request, Response, Route
+from avinet.units import MIB
+
+MAX_PAGE = 1_000
+OBJECT_BODY_BYTES = MIB
+"""Twice what an object may be as stored: JSON with its field names is that much longer."""
+
+
+class ListQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a list may be narrowed by."""
+
+    name: str | None = None
+    page: int = 1
+    page_size: int = MAX_PAGE
+    include_name: str | None = None
+    """Taken for the Avi SDK's sake; references always include the name."""
+
+
+@attrs.frozen(eq=False)
+class ObjectApi:
+    """The handlers."""
+
+    config: ConfigService
+
+    def _answer(self, stored: Stored, status: int = 200) -> Response:
+        body = shape(self.config.current, stored)
+        return Response(status=status, body=body, headers={"ETag": f'"{stored.modified_us}"'})
+
+    async def list(self, kind: str, request: Request) -> Response:
+        """``GET /api/<kind>``."""
+        query: ListQuery = request.query
+        now = self.config.current
+        found = [
+            now.objects[thing.uuid] for thing in now.all_of(KINDS[kind]) if query.name in {None, thing.name}
+        ]
+        size = max(1, min(query.page_size, MAX_PAGE))
+        start = (max(1, query.page) - 1) * size
+        body: dict[str, Any] = {
+            "count": len(found),
+            "results": [shape(now, stored) for stored in found[start : start + size]],
+        }
+        if start + size < len(found):
+            body["next"] = f"/api/{kind}?{urlencode({'page': start // size + 2, 'page_size': size})}"
+        return Response(body=body)
+
+    async def get(self, kind: str, request: Request) -> Response:
+        """``GET /api/<kind>/{uuid}``."""
+        return self._answer(self.config.find(kind, request.params["uuid"]))
+
+    async def post(self, kind: str, request: Request) -> Response:
+        """``POST /api/<kind>``."""
+        document = _object(kind, request.body)
+        made = await self.config.create(kind, document, request.principal or NOBODY)
+        return self._answer(made, 201)
+
+    async def put(self, kind: str, request: Request) -> Response:
+        """``PUT /api/<kind>/{uuid}``."""
+        document = _object(kind, request.body)
+        expected = self._expected(kind, request, document)
+        author = request.principal or NOBODY
+        return self._answer(
+            await self.config.replace(kind, request.params["uuid"], document, author, expected)
+        )
+
+    async def delete(self, kind: str, request: Request) -> Response:
+        """``DELETE /api/<kind>/{uuid}``."""
+        author = request.principal or NOBODY
+        expected = self._expected(kind, request, {})
+        return applied_answer(await self.config.delete(kind, request.params["uuid"], author, expected))
+
+    def _expected(self, kind: str, request: Request, document: Mapping[str, Any]) -> str | None:
+        """The ``_last_modified`` that a change is based on: ``If-Match`` before the body's."""
+        match = request.headers.get("if-match")
+        if match is None:
+            modified = document.get("_last_modified")
+            return None if modified is None else str(modified)
+        if match.strip() == "*":
+            return str(self.config.find(kind, request.params["uuid"]).modified_us)
+        return match.strip().removeprefix("W/").strip('"')
+
+    def routes(self) -> tuple[Route, ...]:
+        """Each kind's five."""
+        return tuple(route for kind in KINDS for route in self._routes_of(kind))
+
+    def _routes_of(self, kind: str) -> tuple[Route, ...]:
+        one, many, name = f"/api/{kind}/{{uuid}}", f"/api/{kind}", KINDS[kind].__name__
+
+        def handler(method: Any) -> Any:
+            async def handle(request: Request) -> Response:
+                answer: Response = await method(kind, request)
+                return answer
+
+            return handle
+
+        wrong = {400: "Each wrong field by its path."}
+        return (
+            Route(
+                method="GET",
+                path=many,
+                handler=handler(self.list),
+                summary=f"List {name} objects.",
+                query=ListQuery,
+            ),
+            Route(
+                method="POST",
+                path=many,
+                handler=handler(self.post),
+                summary=f"Create a {name}.",
+                request=bytes,
+                body_bytes=OBJECT_BODY_BYTES,
+                statuses={201: "Made.", 409: "The name is taken.", **wrong},
+            ),
+            Route(
+                method="GET",
+                path=one,
+                handler=handler(self.get),
+                summary=f"One {name}, by UUID or name.",
+                statuses={200: "As stored.", 404: "There is none."},
+            ),
+            Route(
+                method="PUT",
+                path=one,
+                handler=handler(self.put),
+                summary=f"Replace a {name}; needs _last_modified in the body, or If-Match.",
+                request=bytes,
+                body_bytes=OBJECT_BODY_BYTES,
+                statuses={
+                    200: "Replaced.",
+                    404: "There is none.",
+                    412: "Stale.",
+                    428: "Which version?",
+                    **wrong,
+                },
+            ),
+            Route(
+                method="DELETE",
+                path=one,
+                handler=handler(self.delete),
+                summary=f"Delete a {name} that no other object refers to.",
+                response=ApplyAnswer,
+                statuses={200: "Gone.", 404: "There is none.", 409: "Something refers to it.", 412: "Stale."},
+            ),
+        )
+
+
+def _object(kind: str, body: bytes) -> dict[str, Any]:
+    """A JSON object.  Its fields are checked by the intake, which names every wrong one, not by the router."""
+    found = json_of(body, "the body")
+    if not isinstance(found, dict):
+        raise DocumentError(where="the body", why="it is not a JSON object")
+    given = found.get("kind", kind)
+    if not isinstance(given, str) or given.lower() != kind:
+        raise InvalidBodyError(where="kind", what=f"this is the place of {KINDS[kind].__name__}")
+    return found
