@@ -132,7 +132,7 @@ def _print_changes(answer: dict[str, Any], *, dry_run: bool) -> None:
 def get(where: Place, kind: str | None, name: str | None, as_yaml: bool) -> None:  # noqa: FBT001 - click's
     """Show objects: all, those of KIND, or the one of KIND called NAME.
 
-    KIND is virtualservice, pool, healthmonitor or serviceenginegroup.
+    KIND is virtualservice, pool, healthmonitor, sslkeyandcertificate or serviceenginegroup.
     """
     client = where.client()
     if kind is not None and name is not None:
@@ -177,7 +177,7 @@ def all_of(client: Client, kind: str) -> Iterator[dict[str, Any]]:
 def delete(where: Place, kind: str, name: str, yes: bool) -> None:  # noqa: FBT001 - click passes options by name
     """Delete the object of KIND called NAME (or of that UUID).
 
-    KIND is virtualservice, pool, healthmonitor or serviceenginegroup.
+    KIND is virtualservice, pool, healthmonitor, sslkeyandcertificate or serviceenginegroup.
 
     A virtual service carries traffic: before one is deleted it asks, or needs --yes where there is no terminal.
     """
