@@ -5,6 +5,7 @@ the agent: ``start`` adopts one that runs already.  What is in force is read bac
 never remembered.
 """
 
+import enum
 from collections.abc import Callable, Mapping
 from typing import ClassVar, Protocol
 
@@ -33,6 +34,40 @@ class DataPlaneDownError(AvinetError):
     detail: str
 
 
+class ServerState(enum.StrEnum):
+    """What a server gets, as an operator would say it."""
+
+    UP = "UP"
+    DOWN = "DOWN"
+    """Its monitors say so, or nobody knows yet."""
+    EJECTED = "EJECTED"
+    """Its monitors find nothing, but it fails real requests: left out for a while."""
+    DRAINING = "DRAINING"
+    """Disabled; may finish what is under way, and clients with its cookie may come back."""
+    DISABLED = "DISABLED"
+
+
+class Failure(enum.StrEnum):
+    """Why a server is down, in kinds that can be counted; ``ServerStatus.reason`` says it in words."""
+
+    NONE = ""
+    TIMEOUT = "TIMEOUT"
+    """It did not answer a check in time."""
+    REFUSED = "REFUSED"
+    """Nothing listens on its port, or the connection was cut."""
+    TLS = "TLS"
+    """No handshake, or a certificate that does not do."""
+    WRONG_STATUS = "WRONG_STATUS"
+    WRONG_BODY = "WRONG_BODY"
+    UNRESOLVED = "UNRESOLVED"
+    """Its name does not resolve."""
+    OUTLIER = "OUTLIER"
+    UNCHECKED = "UNCHECKED"
+    """No check has ended yet."""
+    CHECK_FAILED = "CHECK_FAILED"
+    """Its check fails, and why is not known."""
+
+
 @attrs.frozen
 class ServerStatus:
     """One server of one pool: ``pool`` is a resource name, ``server`` is ``host:port``."""
@@ -40,19 +75,137 @@ class ServerStatus:
     pool: str
     server: str
     up: bool
+    """True only where it gets new requests."""
     reason: str = ""
+    state: ServerState = attrs.field(
+        default=attrs.Factory(lambda self: ServerState.UP if self.up else ServerState.DOWN, takes_self=True)
+    )
+    failure: Failure = Failure.NONE
+    connections: int = 0
+    """Open now."""
+    requests: int = 0
+    """Since the pool's last change, as the next ones; a TCP connection counts as one."""
+    errors: int = 0
+    """Requests answered with 5xx, reset or timed out."""
+    connect_failures: int = 0
+
+
+@attrs.frozen
+class Responses:
+    """How many answers of each class."""
+
+    informational: int = 0
+    ok: int = 0
+    redirects: int = 0
+    client_errors: int = 0
+    server_errors: int = 0
+
+    @property
+    def by_class(self) -> tuple[int, int, int, int, int]:
+        """1xx to 5xx."""
+        return attrs.astuple(self)
+
+
+@attrs.frozen
+class Latency:
+    """How long things took, as a histogram: ``bins`` are (lower bound, width, count), in milliseconds.
+
+    The bins are within 10 % of what was measured, and always the same ones, so that two histograms can be added or
+    subtracted.  At most some 500 of them are in use (1 ms to a day).
+    """
+
+    bins: tuple[tuple[float, float, int], ...] = ()
+
+    @property
+    def count(self) -> int:
+        """How many were measured."""
+        return sum(count for _, _, count in self.bins)
+
+    def percentile(self, part: float) -> float | None:
+        """Milliseconds that ``part`` (0 to 1) of them took at most; None when nothing was measured."""
+        wanted = part * self.count
+        passed = 0
+        for lower, width, count in self.bins:
+            if passed + count >= wanted:
+                return lower + width * (wanted - passed) / count
+            passed += count
+        return None
+
+    @property
+    def p50(self) -> float | None:
+        """The median, in milliseconds."""
+        return self.percentile(0.50)
+
+    @property
+    def p90(self) -> float | None:
+        """In milliseconds."""
+        return self.percentile(0.90)
+
+    @property
+    def p99(self) -> float | None:
+        """In milliseconds."""
+        return self.percentile(0.99)
+
+    def since(self, earlier: "Latency") -> "Latency":
+        """What came after ``earlier``; the whole when this does not continue it (the data plane was restarted)."""
+        before = {(lower, width): count for lower, width, count in earlier.bins}
+        left = [(lower, width, n - before.pop((lower, width), 0)) for lower, width, n in self.bins]
+        if before or any(count < 0 for _, _, count in left):
+            return self
+        return Latency(tuple(item for item in left if item[2]))
+
+    def plus(self, other: "Latency") -> "Latency":
+        """Both together."""
+        counts: dict[tuple[float, float], int] = {}
+        for lower, width, count in (*self.bins, *other.bins):
+            counts[lower, width] = counts.get((lower, width), 0) + count
+        return Latency(tuple((lower, width, n) for (lower, width), n in sorted(counts.items())))
 
 
 @attrs.frozen
 class ServiceCounters:
-    """One virtual service's counters since the data plane started; ``service`` is a resource name."""
+    """One virtual service's counters since the data plane started; ``service`` is a resource name.
+
+    For TCP there are no requests and answers, and ``latency`` is how long connections lasted.
+    """
 
     service: str
     requests: int = 0
     errors_5xx: int = 0
     connections: int = 0
+    """Open now."""
     bytes_in: int = 0
     bytes_out: int = 0
+    connections_total: int = 0
+    responses: Responses = Responses()
+    latency: Latency = Latency()
+    """From a request's first byte to its answer's last."""
+
+
+@attrs.frozen
+class PoolCounters:
+    """One pool's counters since the data plane started; ``pool`` is a resource name."""
+
+    pool: str
+    requests: int = 0
+    connections: int = 0
+    """Open to servers now."""
+    connections_total: int = 0
+    bytes_in: int = 0
+    """From servers."""
+    bytes_out: int = 0
+    responses: Responses = Responses()
+    """From servers; what was answered here for want of one is counted in ``no_server``."""
+    latency: Latency = Latency()
+    """From a request's last byte sent to its answer's last received."""
+    retries: int = 0
+    connect_failures: int = 0
+    timeouts: int = 0
+    """Requests that took longer than the pool allows."""
+    no_server: int = 0
+    """Requests and connections for which no server was up."""
+    refused_by_limit: int = 0
+    """Requests and connections beyond what the pool's limits allow."""
 
 
 @attrs.frozen
@@ -63,6 +216,7 @@ class Status:
     """UNIX seconds."""
     servers: tuple[ServerStatus, ...]
     services: tuple[ServiceCounters, ...]
+    pools: tuple[PoolCounters, ...] = ()
 
 
 class DataPlane(Protocol):
