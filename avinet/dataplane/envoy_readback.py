@@ -138,7 +138,7 @@ def server_health(
 
 def service_counters(services: Iterable[str], stats: Mapping[str, int | str]) -> tuple[ServiceCounters, ...]:
     """Each virtual service's counters, 0 for what Envoy has not counted yet."""
-    values: dict[str, dict[str, int]] = {}
+    values: dict[str, dict[str, Any]] = {}
     for name, value in stats.items():
         prefix, _, last = name.removeprefix("http.").rpartition(".")
         if last in COUNTERS and isinstance(value, int):
