@@ -12,12 +12,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
-from avinet.app.channel_terms import terms_of
+from avinet.app.facts import facts_of
 from avinet.app.garbage import Garbage
 from avinet.app.listening import awaited, listen_plain
 from avinet.app.local_machines import require_local_envoy
 from avinet.app.operator_api import OperatorApi
 from avinet.app.renewal import Renewal, Shown
+from avinet.app.secure_channel import secure_channel_server
 from avinet.app.settings import ControllerSettings
 from avinet.app.software import software_version
 from avinet.app.steady import WallClock
@@ -39,7 +40,7 @@ from avinet.controller.machines import Machines
 from avinet.controller.operators import Operators, local_operator
 from avinet.controller.permits import LOGS_IN, PermitFiles, PermitRules, Permits
 from avinet.controller.registration_api import RegistrationApi
-from avinet.controller.reports import ChannelEvents, ConfigEvents, SessionEvents
+from avinet.controller.reports import ChannelEvents, ConfigEvents, ControllerEvents, SessionEvents
 from avinet.controller.session import SeSession, SessionSettings
 from avinet.controller.sessions import About, CurrentList, Knowledge, SessionListener, Sessions
 from avinet.controller.sync import Sync
@@ -48,18 +49,16 @@ from avinet.dataplane.envoy import stop_data_plane
 from avinet.model.config import ConfigObject, ServiceEngineGroup
 from avinet.model.configuration import Configuration
 from avinet.model.engine import Lifecycle, SeRecord
-from avinet.model.events import Level
-from avinet.model.ids import ControllerName, SeId
+from avinet.model.ids import SeId
 from avinet.rest.listen import Place, listen_tls, listen_unix
 from avinet.rest.route import Route
 from avinet.rest.router import Router
 from avinet.rest.site import BoundedSite
-from avinet.ssh.gate import GateLimits
 from avinet.ssh.login import Access
 from avinet.ssh.reverse import ReverseListeners
 from avinet.ssh.reverse_socket import shared_socket
 from avinet.ssh.scheduler import Priority
-from avinet.ssh.server import SecureChannelServer, ServerSettings
+from avinet.ssh.server import SecureChannelServer
 from avinet.ssh.services import ServiceTable
 from avinet.store.eventlog import open_event_log
 from avinet.store.interface import Store
@@ -67,7 +66,7 @@ from avinet.store.sqlite import open_sqlite_store
 from avinet.store.threads import OwnThread
 from avinet.trust.authorized_keys import AuthorizedKeys
 from avinet.trust.files import write_public
-from avinet.trust.node import ControllerIdentity, NodeFacts
+from avinet.trust.node import ControllerIdentity
 from avinet.wire.messages import CONTROL_SERVICE
 from avinet.wire.registration import MetaInfo, registration_addresses
 
@@ -75,19 +74,6 @@ GOODBYE_S = 1.0
 """For an SE to take its goodbye, which says why and when to come back, before its connections are cut."""
 
 _log = Logger()
-
-
-def facts_of(settings: ControllerSettings) -> NodeFacts:
-    """How others reach this controller, by its settings."""
-    return NodeFacts(
-        name=ControllerName(settings.name),
-        addresses=settings.addresses,
-        addresses_guessed=not settings.controller.addresses,
-        ssh_port=settings.ssh.port,
-        registration_port=settings.registration.port,
-        reverse_port=settings.ssh.reverse_port,
-        api_names=settings.api_names,
-    )
 
 
 def image_package() -> Mapping[str, tuple[bytes, int]]:
@@ -127,7 +113,7 @@ class Controller(SessionListener):
         self.started_at = self.reactor.seconds()
         self._shown = Shown.of(self.identity)
         await self._open_stores(stack)
-        self.watchdog = Watchdog(self.reactor, self._blocked)
+        self.watchdog = Watchdog(self.reactor, ControllerEvents(self.events.emit).blocked)
         self.watchdog.start()
         stack.callback(self.watchdog.stop)
         await self._load()
@@ -142,9 +128,7 @@ class Controller(SessionListener):
         await self._listen_api(stack)
         self._renew_in_time(stack)
         self._ready = True
-        self.events.emit(
-            "CONTROLLER_STARTED", Level.INFO, "controller", f"Controller {self.identity.name} started."
-        )
+        ControllerEvents(self.events.emit).started(self.identity.name)
 
     # Steps
 
@@ -257,24 +241,12 @@ class Controller(SessionListener):
         )
         stack.push_async_callback(reverse.stop)
         users = {"aviseuser": self.engines.permits.keys, "avictlruser": AuthorizedKeys()}
-        gate = GateLimits(
-            total=settings.max_unauthenticated,
-            per_network=settings.max_unauthenticated_per_network,
-            strangers_per_s=settings.max_strangers_per_s,
-            per_network_per_s=settings.max_strangers_per_network_per_s,
-        )
-        terms = terms_of(settings, ServerSettings().link)
-        server = ServerSettings(
-            link=attrs.evolve(terms.limits, login_s=settings.auth_timeout_s),
-            gate=gate,
-            hybrid_only=terms.hybrid_only,
-        )
-        self.ssh = SecureChannelServer(
+        self.ssh = secure_channel_server(
+            settings,
             self.identity.host_key,
-            Access(users, services, reverse, terms.memory),
-            self.reactor,
+            partial(Access, users, services, reverse),
             ChannelEvents(self.events.emit, self._name_of),
-            server,
+            self.reactor,
         )
         # After a start nobody has logged in yet, and the whole fleet comes at once.
         for record in self.engines.all():
@@ -342,7 +314,8 @@ class Controller(SessionListener):
         routes = self._routes()
         thread = OwnThread(self.reactor, "logins")
         stack.callback(thread.stop)
-        operators = Operators(identity.admin, self.reactor, thread, os.urandom(32), self._login_refused)
+        refused = ControllerEvents(self.events.emit).login_refused
+        operators = Operators(identity.admin, self.reactor, thread, os.urandom(32), refused)
         site = BoundedSite(Router(routes, self.reactor, authenticate=operators.authenticate), self.reactor)
         place = Place(settings.port, "[api] port", settings.bind)
         port = listen_tls(self.reactor, place, site, self._shown.api)
@@ -392,32 +365,12 @@ class Controller(SessionListener):
 
     # What the parts ask and tell
 
-    def _blocked(self, seconds: float, where: str) -> None:
-        self.events.emit(
-            "REACTOR_BLOCKED",
-            Level.WARNING,
-            "controller",
-            f"For {seconds:.1f} s the controller did nothing else than {where}.",
-            reason="blocked",
-            seconds=round(seconds, 2),
-            where=where,
-        )
-
     def _logins(self) -> StrangerCounts:
         gate = self.ssh.gate
         return StrangerCounts(
             in_progress=gate.total,
             turned_away=gate.turned_away,
             login_ms=round(gate.rate.interval_s * 1000, 2),
-        )
-
-    def _login_refused(self, source: str, user: str) -> None:
-        self.events.emit(
-            "OPERATOR_LOGIN_REFUSED",
-            Level.WARNING,
-            source,
-            f"An operator login from {source} was refused.",
-            reason=user[:64],
         )
 
     def attached(self, session: SeSession) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 from twisted.application.service import IService
 from twisted.python import usage
 
-from avinet.app.controller import Controller, facts_of
+from avinet.app.controller import Controller
+from avinet.app.facts import facts_of
 from avinet.app.role import RoleService, own_pid_file, own_state_folder
 from avinet.app.settings import ControllerSettings, load_controller_settings
 from avinet.app.steady import keep_steady

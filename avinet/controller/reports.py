@@ -105,6 +105,39 @@ class SessionEvents(SessionListener):
 
 
 @attrs.frozen
+class ControllerEvents:
+    """About the controller itself."""
+
+    emit: Emit
+
+    def started(self, name: str) -> None:
+        """It serves."""
+        self.emit("CONTROLLER_STARTED", Level.INFO, "controller", f"Controller {name} started.")
+
+    def blocked(self, seconds: float, where: str) -> None:
+        """The reactor did one thing for too long."""
+        self.emit(
+            "REACTOR_BLOCKED",
+            Level.WARNING,
+            "controller",
+            f"For {seconds:.1f} s the controller did nothing else than {where}.",
+            reason="blocked",
+            seconds=round(seconds, 2),
+            where=where,
+        )
+
+    def login_refused(self, source: str, user: str) -> None:
+        """An operator's login failed."""
+        self.emit(
+            "OPERATOR_LOGIN_REFUSED",
+            Level.WARNING,
+            source,
+            f"An operator login from {source} was refused.",
+            reason=user[:64],
+        )
+
+
+@attrs.frozen
 class ConfigEvents:
     """Who changed the configuration, and what."""
 

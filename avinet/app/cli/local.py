@@ -36,7 +36,7 @@ def init(where: Place, state: Path | None, config: Path | None, passphrase_file:
     """
     if state is not None:
         where.state = state
-    from avinet.app.controller import facts_of  # here, since it brings all of the controller
+    from avinet.app.facts import facts_of  # here, since it brings all of the controller
 
     paths = where.local_state("avinet init")
     settings = load_controller_settings(config)
