@@ -4,23 +4,30 @@
 ``EnvoyProcess`` keeps one running, ``envoy_readback`` says what it has.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Never
 
+import attrs
+import msgspec
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from avinet.dataplane import envoy_process
+from avinet.dataplane.cut import CutError, cut_connections
 from avinet.dataplane.envoy_admin import EnvoyAdmin
 from avinet.dataplane.envoy_binary import find_envoy
+from avinet.dataplane.envoy_drain import ended, settle
 from avinet.dataplane.envoy_files import EnvoyFiles
+from avinet.dataplane.envoy_health import server_health, still_open
 from avinet.dataplane.envoy_process import EnvoyProcess
-from avinet.dataplane.envoy_readback import COUNTER_PATTERN, server_health, service_counters
+from avinet.dataplane.envoy_readback import ours
 from avinet.dataplane.envoy_render import render
 from avinet.dataplane.envoy_settings import EnvoySettings
 from avinet.dataplane.envoy_start import become_envoy, started_by_service
+from avinet.dataplane.envoy_stats import STATS_PATTERN, Stats
 from avinet.dataplane.envoy_switch import EnvoySwitch
 from avinet.dataplane.interface import DataPlaneDownError, Status
 from avinet.errors import AvinetError
@@ -33,14 +40,23 @@ _log = Logger()
 
 
 class EnvoyDataPlane:
-    """One SE's Envoy.  ``folder`` is ``STATE/data-plane``; ``in_thread`` is ``deferToThread`` or alike."""
+    """One SE's Envoy.  ``folder`` is ``STATE/data-plane``; ``in_thread`` is ``deferToThread`` or alike.
+
+    ``wall`` is UNIX time: how long disabled servers may drain outlives the machine's uptime.
+    """
 
     def __init__(
-        self, reactor: Any, folder: Path, settings: EnvoySettings, in_thread: Callable[..., Deferred[Any]]
+        self,
+        reactor: Any,
+        folder: Path,
+        settings: EnvoySettings,
+        in_thread: Callable[..., Deferred[Any]],
+        wall: Callable[[], float] = time.time,
     ) -> None:
         files = EnvoyFiles(folder)
         self._settings = settings
         self._in_thread = in_thread
+        self._wall = wall
         self._files = files
         self._reactor = reactor
         self._admin = EnvoyAdmin(reactor, files, settings.admin_timeout_s)
@@ -85,14 +101,43 @@ class EnvoyDataPlane:
         return self._turn.run(lambda: Deferred.fromCoroutine(self._apply(dict(state))))
 
     async def _apply(self, state: dict[str, Resource]) -> None:
-        wanted = render(state)
+        before = self._files.read_xds("cds")
+        rendered = render(state)
+        wanted = attrs.evolve(rendered, clusters=settle(rendered.clusters, before, self._wall()))
         digests = hashes_of(state.values())
         if self._process.binary is None:
             raise DataPlaneDownError(detail="it was not started")
-        if self._files.read_xds("lds") == wanted.listeners and await self._has(digests):
+        written = self._files.read_xds("lds") == wanted.listeners and all(
+            cluster in before for cluster in _as_read(wanted.clusters)
+        )
+        if written and await self._has(digests):
             return
         await self._switch.check(wanted, self._process.binary)
         await self._switch.switch(wanted, digests)
+        try:
+            await self._end_drains()
+        except (AvinetError, OSError) as failure:
+            _log.warn("servers that were disabled are left out later: {why}", why=str(failure))
+
+    async def _end_drains(self) -> None:
+        """Leave out the disabled servers whose time is over, and cut what is still open to them."""
+        clusters = self._files.read_xds("cds")
+        kept, over = ended(clusters, self._wall())
+        if not over:
+            return
+        places = still_open(
+            ((d.cluster, d.address, d.port) for d in over), clusters, await self._admin.clusters()
+        )
+        await self._switch.replace_clusters(kept)
+        if self._process.process is None:
+            return
+        try:
+            count = await self._in_thread(cut_connections, self._process.process.pid, places)
+        except CutError as failure:
+            _log.warn("{why}", why=str(failure))
+            return
+        if count:
+            _log.info("cut {count} connections to servers that were disabled", count=count)
 
     async def _has(self, digests: dict[str, str]) -> bool:
         return (await self._switch.read_back()).in_force == digests
@@ -113,10 +158,13 @@ class EnvoyDataPlane:
         if process is None:
             raise DataPlaneDownError(detail="its process is gone and is being started again")
         has = await self._switch.read_back()
+        stats = Stats.of(await self._admin.histograms(STATS_PATTERN))
+        pools = sorted({str(ours(cluster)["pool"]) for cluster in has.pool_clusters})
         return Status(
             started_at=process.started_at,
             servers=server_health(has.pool_clusters, await self._admin.clusters()),
-            services=service_counters(has.services, await self._admin.stats(COUNTER_PATTERN)),
+            services=tuple(stats.service(name) for name in has.services),
+            pools=tuple(stats.pool(name) for name in pools),
         )
 
     def detach(self) -> Deferred[None]:
@@ -145,11 +193,17 @@ class EnvoyDataPlane:
 
     async def _sweep(self) -> None:
         try:
+            await self._end_drains()
             await self._switch.sweep()
             if self._files.rotate_log():
                 await self._admin.reopen_logs()
         except (AvinetError, OSError) as failure:
             _log.warn("tidying up has to wait: {why}", why=str(failure))
+
+
+def _as_read(items: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+    """``items`` as ``EnvoyFiles.read_xds`` gives them back."""
+    return tuple(msgspec.json.decode(msgspec.json.encode(items)))
 
 
 def launch_data_plane(folder: Path, settings: EnvoySettings) -> Never:

@@ -115,6 +115,12 @@ class EnvoyAdmin:
         answer = await self._json(f"stats?format=json&filter={quote(f'^({pattern})$')}")
         return {s["name"]: s["value"] for s in answer["stats"] if "name" in s}
 
+    async def histograms(self, pattern: str) -> list[dict[str, Any]]:
+        """Like ``stats``, as Envoy gives it, and histograms with each of their bins."""
+        query = f"stats?format=json&histogram_buckets=detailed&filter={quote(f'^({pattern})$')}"
+        items: list[dict[str, Any]] = (await self._json(query))["stats"]
+        return items
+
     async def dump(self, resource: str) -> list[dict[str, Any]]:
         """The items of one part of its configuration: ``dynamic_listeners``, ``dynamic_active_clusters``..."""
         answer = await self._json(f"config_dump?resource={resource}")

@@ -9,8 +9,9 @@ import ipaddress
 from typing import Any
 
 from avinet.dataplane.envoy_cluster import METADATA_KEY
+from avinet.dataplane.envoy_pool_http import pool_filters, pool_replies, pool_routes
 from avinet.dataplane.interface import RejectedError
-from avinet.model.config import IpAddrType, VirtualService
+from avinet.model.config import IpAddrType, Pool, VirtualService
 
 CLIENT_IDLE_S = 900
 """Idle keep-alive connections; Envoy's guidance for edges is an hour, and a quarter of it frees what is dead."""
@@ -23,42 +24,11 @@ MAX_HEADERS_KIB = 60
 BUFFER_BYTES = 64 * 1024
 """Of one connection, each way; Envoy's default of 1 MiB is too much for many slow clients."""
 
-_SAFE_METHODS = "GET|HEAD|OPTIONS"
 _HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
-_PREVIOUS_HOSTS = "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
 
 
-def _route(match: dict[str, Any], cluster: str, retry_on: str) -> dict[str, Any]:
-    return {
-        "match": {"prefix": "/", **match},
-        "route": {
-            "cluster": cluster,
-            # No limit on the whole of an answer: downloads may take long; STREAM_IDLE_S bounds silence.
-            "timeout": "0s",
-            "retry_policy": {
-                "retry_on": retry_on,
-                "num_retries": 2,
-                "retry_host_predicate": [
-                    {
-                        "name": "envoy.retry_host_predicates.previous_hosts",
-                        "typed_config": {"@type": _PREVIOUS_HOSTS},
-                    }
-                ],
-                "host_selection_retry_max_attempts": 3,
-            },
-        },
-    }
-
-
-def _routes(cluster: str) -> list[dict[str, Any]]:
-    """Two routes: what a server dropped after it had the request is sent again only where that is harmless."""
-    never_reached = "connect-failure,refused-stream"
-    safe = {"headers": [{"name": ":method", "string_match": {"safe_regex": {"regex": _SAFE_METHODS}}}]}
-    return [_route(safe, cluster, f"{never_reached},reset"), _route({}, cluster, never_reached)]
-
-
-def _connection_manager(service: VirtualService, cluster: str) -> dict[str, Any]:
+def _connection_manager(service: VirtualService, pool: Pool, cluster: str) -> dict[str, Any]:
     return {
         "@type": _HCM,
         "stat_prefix": str(service.uuid),
@@ -76,15 +46,19 @@ def _connection_manager(service: VirtualService, cluster: str) -> dict[str, Any]
             "initial_connection_window_size": 1048576,
         },
         "upgrade_configs": [{"upgrade_type": "websocket"}],
+        "local_reply_config": {"mappers": pool_replies([(pool, cluster)])},
         "http_filters": [
+            *pool_filters([pool]),
             {
                 "name": "envoy.filters.http.router",
                 "typed_config": {"@type": _ROUTER, "suppress_envoy_headers": True},
-            }
+            },
         ],
         "route_config": {
             "name": str(service.uuid),
-            "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": _routes(cluster)}],
+            "virtual_hosts": [
+                {"name": "all", "domains": ["*"], "routes": pool_routes(pool, cluster, {"prefix": "/"})}
+            ],
         },
     }
 
@@ -107,10 +81,12 @@ def endpoints_of(service: VirtualService, resource: str) -> list[tuple[str, int]
     return list(pairs)
 
 
-def render_listeners(service: VirtualService, name: str, digest: str, cluster: str) -> list[dict[str, Any]]:
+def render_listeners(
+    service: VirtualService, name: str, digest: str, pool: Pool, cluster: str
+) -> list[dict[str, Any]]:
     """The listeners for the virtual service resource called ``name``, answered by ``cluster``."""
     pairs = endpoints_of(service, name)
-    manager = _connection_manager(service, cluster)
+    manager = _connection_manager(service, pool, cluster)
     return [
         {
             "name": f"{service.uuid}|{address}|{port}",

@@ -80,6 +80,7 @@ def render(state: Mapping[str, Resource]) -> Rendered:
     digests = {name: resource.digest for name, resource in state.items()}
     carried = dict(digests)
     clusters: dict[str, dict[str, Any]] = {}
+    pools: dict[str, Pool] = {}
     listeners: list[dict[str, Any]] = []
     endpoints: dict[tuple[str, int], str] = {}
     for name, service in objects.items():
@@ -87,7 +88,7 @@ def render(state: Mapping[str, Resource]) -> Rendered:
             continue
         pool_name = resource_name(POOL_KIND, service.pool_ref)
         if pool_name not in clusters:
-            pool = _referred(objects, Pool, pool_name, name)
+            pool = pools[pool_name] = _referred(objects, Pool, pool_name, name)
             monitors = {
                 monitor: _referred(objects, HealthMonitor, monitor, pool_name)
                 for monitor in (resource_name(MONITOR_KIND, ref) for ref in pool.health_monitor_refs)
@@ -101,7 +102,9 @@ def render(state: Mapping[str, Resource]) -> Rendered:
                 raise RejectedError(
                     resource=name, detail=f"{endpoint[0]} port {endpoint[1]} is {other}'s already"
                 )
-        rendered = render_listeners(service, name, digests[name], clusters[pool_name]["name"])
+        rendered = render_listeners(
+            service, name, digests[name], pools[pool_name], clusters[pool_name]["name"]
+        )
         listeners.extend(rendered)
         if rendered:
             carried.pop(name)

@@ -1,10 +1,10 @@
 """Moving a running Envoy from one configuration to another, whole or not at all.
 
 Envoy applies a file resource by resource: one bad listener leaves the good ones applied.  So everything is
-validated first, by a second Envoy that only checks, and addresses are tried; then the new clusters are added
-beside the old, and once they are warm (their first health checks done) one write of the listeners moves all
-requests.  If Envoy refuses something after all, the previous files go back and are confirmed.  Old clusters stay
-while requests on draining connections may still need them.
+validated first, by a second Envoy that only checks, and addresses are tried; then the clusters are written, and
+once they are warm (their first health checks done) and have taken the place of those of the same name, the
+listeners.  If Envoy refuses something after all, the previous files go back and are confirmed.  Clusters that are
+wanted no more stay while requests on draining connections may still need them.
 """
 
 import re
@@ -85,7 +85,7 @@ class EnvoySwitch:
         now = self.reactor.seconds()
         kept = tuple(c for c in before if c["name"] not in names and self._retired.get(c["name"], now) >= now)
         await self._write("cds", (*wanted.clusters, *kept), wanted)
-        await self._until_active(names)
+        await self._until_active(wanted.clusters)
         await self._write("lds", wanted.listeners, wanted)
         await self._until_in_force(digests)
 
@@ -148,10 +148,17 @@ class EnvoySwitch:
         words = self.files.log_tail(1)
         return RejectedError(resource=_blamed(wanted, words) if wanted is not None else "", detail=words)
 
-    async def _until_active(self, names: set[str]) -> None:
+    async def replace_clusters(self, clusters: Items) -> None:
+        """Have Envoy take other clusters for the same resources."""
+        await self._write("cds", clusters, None)
+
+    async def _until_active(self, wanted: Items) -> None:
+        """A cluster that changed is called as before: its metadata, with the digests, tells which one is active."""
+        expected = {cluster["name"]: ours(cluster) for cluster in wanted}
         async for _ in self._tries("new pools are not ready"):
-            active = {item["cluster"]["name"] for item in await self.admin.dump("dynamic_active_clusters")}
-            if names <= active:
+            clusters = (item["cluster"] for item in await self.admin.dump("dynamic_active_clusters"))
+            active = {cluster["name"]: ours(cluster) for cluster in clusters}
+            if all(active.get(name) == meta for name, meta in expected.items()):
                 return
 
     async def _until_in_force(self, digests: dict[str, str]) -> None:

@@ -44,7 +44,6 @@ class ServerState(enum.StrEnum):
     """Its monitors find nothing, but it fails real requests: left out for a while."""
     DRAINING = "DRAINING"
     """Disabled; may finish what is under way, and clients with its cookie may come back."""
-    DISABLED = "DISABLED"
 
 
 class Failure(enum.StrEnum):
@@ -70,7 +69,10 @@ class Failure(enum.StrEnum):
 
 @attrs.frozen
 class ServerStatus:
-    """One server of one pool: ``pool`` is a resource name, ``server`` is ``host:port``."""
+    """One server of one pool: ``pool`` is a resource name, ``server`` is ``host:port``.
+
+    Of the disabled ones there are only those that are draining.
+    """
 
     pool: str
     server: str

@@ -641,7 +641,7 @@ async def test_old_clusters_go_once_nothing_can_need_them():
         plane, port = bench.plane(), free_port()
         await plane.start()
         await plane.apply(make_state(port, [one.port]))
-        await plane.apply(make_state(port, [two.port]))
+        await plane.apply(make_state(port, [two.port], name="2"))
 
         async def clusters():
             return len((await plane._switch.read_back()).clusters)
