@@ -1,17 +1,17 @@
 """Configuration objects as API clients see them, in the shapes that the Avi SDK and its playbooks expect.
 
 Beside the object's own fields: ``url``, ``_last_modified`` (microseconds, as text) and ``tenant_ref``; references are
-``/api/<kind>/<uuid>#<name>``.  All of it can be sent back as it is.
+``/api/<kind>/<uuid>#<name>``.  All of it can be sent back as it is.  Private keys are not shown: an object that comes
+back without its key keeps the one it has.
 """
 
 from typing import Any
 
-import msgspec
-
-from avinet.model.checks import references_of
 from avinet.model.config import kind_of
 from avinet.model.configuration import Configuration, Stored
 from avinet.model.ids import ObjectId
+from avinet.model.references import references_of
+from avinet.model.shown import shown_fields
 
 TENANT = "/api/tenant/admin#admin"
 """The one tenant there is."""
@@ -26,14 +26,9 @@ def reference(configuration: Configuration, uuid: ObjectId) -> str:
 def shape(configuration: Configuration, stored: Stored) -> dict[str, Any]:
     """One object as JSON values."""
     thing = stored.thing
-    made: dict[str, Any] = msgspec.to_builtins(thing)
+    made = shown_fields(thing)
     for path, uuid in references_of(thing):
-        name, _, index = path.partition("[")
-        if index:
-            made[name] = list(made[name])
-            made[name][int(index[:-1])] = reference(configuration, uuid)
-        else:
-            made[name] = reference(configuration, uuid)
+        _put(made, path, reference(configuration, uuid))
     kind = kind_of(thing)
     return {
         "url": f"/api/{kind}/{thing.uuid}",
@@ -41,3 +36,12 @@ def shape(configuration: Configuration, stored: Stored) -> dict[str, Any]:
         "tenant_ref": TENANT,
         **made,
     }
+
+
+def _put(made: dict[str, Any], path: str, value: str) -> None:
+    """Set what ``routes[2].pool_ref`` or ``health_monitor_refs[0]`` says."""
+    at: Any = made
+    *outer, last = path.replace("[", ".").replace("]", "").split(".")
+    for step in outer:
+        at = at[int(step)] if step.isdigit() else at[step]
+    at[int(last) if last.isdigit() else last] = value

@@ -18,12 +18,12 @@ from twisted.logger import Logger
 
 from avinet.controller.config_store import MAX_OBJECT_BYTES, ConfigStore, VersionRecord
 from avinet.errors import AvinetError, Kind, error
-from avinet.model.checks import check_deletes
 from avinet.model.config import DEFAULT_GROUP, ConfigObject, ServiceEngineGroup
 from avinet.model.configuration import Configuration, Stored
 from avinet.model.fence import Fence
 from avinet.model.ids import ConfigVersion, ObjectId
 from avinet.model.plan import Plan, next_version, plan_change, title
+from avinet.model.references import check_deletes
 
 MANY = 50
 """Documents that take 15 ms to check and compare."""

@@ -13,7 +13,6 @@ from avinet.model.config import (
     Pool,
     ServiceEngineGroup,
     VirtualService,
-    kind_of,
 )
 from avinet.model.configuration import Configuration
 from avinet.model.ids import ObjectId
@@ -147,21 +146,3 @@ def _canonical(address: str) -> str:
         return str(ipaddress.ip_address(address))
     except ValueError:
         return address.lower().rstrip(".")
-
-
-def references_of(thing: ConfigObject) -> Iterator[tuple[str, ObjectId]]:
-    """(path, what it refers to)."""
-    if isinstance(thing, VirtualService):
-        yield "pool_ref", thing.pool_ref
-        yield "se_group_ref", thing.se_group_ref
-    elif isinstance(thing, Pool):
-        for index, ref in enumerate(thing.health_monitor_refs):
-            yield f"health_monitor_refs[{index}]", ref
-
-
-def check_deletes(deletes: frozenset[ObjectId], after: Configuration) -> Iterator[tuple[ObjectId, str]]:
-    """Deleted objects that others still refer to: (object, why)."""
-    for stored in after.objects.values():
-        for path, ref in references_of(stored.thing):
-            if ref in deletes:
-                yield ref, f"{kind_of(stored.thing)} {stored.thing.name!r} refers to it ({path})"

@@ -5,11 +5,12 @@ from typing import Any
 
 import attrs
 
-from avinet.model.checks import check_deletes, check_object, check_together
+from avinet.model.checks import check_object, check_together
 from avinet.model.config import DEFAULT_GROUP, DEFAULT_SERVER_PORT, KINDS, ConfigObject, kind_of
 from avinet.model.configuration import Configuration, Stored
 from avinet.model.ids import ConfigVersion, ObjectId, new_object_id
 from avinet.model.intake import MAX_PROBLEMS, InvalidConfigError, Problem, Reader
+from avinet.model.references import check_deletes
 
 BUILT_IN = frozenset({("serviceenginegroup", DEFAULT_GROUP)})
 """What other objects and enrolment rely on; it can be changed but not removed."""

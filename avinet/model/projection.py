@@ -1,13 +1,18 @@
-"""What an SE is sent of the configuration: the virtual services placed on it and all that they refer to."""
+"""What an SE is sent of the configuration: the virtual services placed on it and all that they refer to.
+
+That is pools (those of routes, too), their monitors, and the certificates of both with their keys: an SE has the keys
+of what it serves and no others.
+"""
 
 from collections.abc import Iterable, Mapping
 
 import attrs
 import msgspec
 
-from avinet.model.config import ConfigObject, Pool, VirtualService, kind_of
+from avinet.model.config import ConfigObject, ServiceEngineGroup, kind_of
 from avinet.model.configuration import Configuration
 from avinet.model.ids import ObjectId
+from avinet.model.references import references_of
 from avinet.model.resources import Resource
 
 
@@ -27,23 +32,35 @@ class Projector:
 
     configuration: Configuration
     _made: dict[ObjectId, Resource] = attrs.field(factory=dict, init=False, repr=False)
+    _whole: dict[ObjectId, tuple[Resource, ...]] = attrs.field(factory=dict, init=False, repr=False)
+    """A virtual service with all it needs."""
 
     def resources_for(self, services: Iterable[ObjectId]) -> Mapping[str, Resource]:
         """Resource name to resource, for an SE with these virtual services."""
         found: dict[str, Resource] = {}
         for uuid in services:
-            service = self.configuration.objects[uuid].thing
-            if not isinstance(service, VirtualService):
-                continue
-            pool = self.configuration.objects[service.pool_ref].thing
-            monitors = pool.health_monitor_refs if isinstance(pool, Pool) else ()
-            for part in (service.uuid, service.pool_ref, *monitors):
-                resource = self._resource(part)
+            whole = self._whole.get(uuid)
+            if whole is None:
+                whole = self._whole[uuid] = self._collect(uuid)
+            for resource in whole:
                 found[resource.name] = resource
         return found
 
-    def _resource(self, uuid: ObjectId) -> Resource:
+    def _collect(self, service: ObjectId) -> tuple[Resource, ...]:
+        found: dict[ObjectId, Resource] = {}
+        wanted = [service]
+        while wanted:
+            uuid = wanted.pop()
+            thing = self.configuration.objects[uuid].thing
+            # Placement is the controller's business: no group.
+            if uuid in found or isinstance(thing, ServiceEngineGroup):
+                continue
+            found[uuid] = self._resource(uuid, thing)
+            wanted.extend(ref for _, ref in references_of(thing))
+        return tuple(found.values())
+
+    def _resource(self, uuid: ObjectId, thing: ConfigObject) -> Resource:
         made = self._made.get(uuid)
         if made is None:
-            made = self._made[uuid] = resource_of(self.configuration.objects[uuid].thing)
+            made = self._made[uuid] = resource_of(thing)
         return made

@@ -1,6 +1,13 @@
 """What must hold within an object and among all of them."""
 
-from avinet.model.config import ServiceEngineGroup
+from avinet.model.config import (
+    CertificateText,
+    Pool,
+    Route,
+    ServiceEngineGroup,
+    SSLKeyAndCertificate,
+    VirtualService,
+)
 from avinet.model.ids import ObjectId
 from avinet.model.plan import plan_change
 from tests.unit.config_kit import pool, service
@@ -143,6 +150,31 @@ class Deletes(Case):
         self.assertIn("virtualservice 'www' refers to it (pool_ref)", why)
         ((_, why),) = self.problems(before=before, deletes=[MONITOR.uuid])
         self.assertIn("pool 'other' refers to it (health_monitor_refs[0])", why)
+
+    def test_routes_and_certificates_are_uses_too(self):
+        certificate = SSLKeyAndCertificate(
+            uuid=ObjectId("sslkeyandcertificate-1"),
+            name="tls",
+            certificate=CertificateText(certificate="c"),
+            key="k",
+        )
+        routes = (Route(path="/a", pool_ref=WEB.uuid), Route(path="/b", pool_ref=ObjectId("pool-2")))
+        www = VirtualService(
+            uuid=ObjectId("virtualservice-1"),
+            name="www",
+            vip=(),
+            services=(),
+            pool_ref=WEB.uuid,
+            routes=routes,
+            ssl_key_and_certificate_refs=(certificate.uuid,),
+            se_group_ref=GROUP.uuid,
+        )
+        api = Pool(uuid=ObjectId("pool-2"), name="api", ssl_key_and_certificate_ref=certificate.uuid)
+        before = configuration(GROUP, WEB, api, www, certificate)
+        why = "it cannot be deleted: virtualservice 'www' refers to it"
+        told = [text for _, text in self.problems(before=before, deletes=[api.uuid, certificate.uuid])]
+        # The pool goes too, so it is no user of the certificate.
+        self.assertEqual(told, [f"{why} (routes[1].pool_ref)", f"{why} (ssl_key_and_certificate_refs[0])"])
 
     def test_both_can_go_together(self):
         made = plan_change(BEFORE, [service()]).puts[0]

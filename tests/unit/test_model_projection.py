@@ -4,7 +4,14 @@ import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.model import projection
-from avinet.model.config import HealthMonitor, Pool, VirtualService
+from avinet.model.config import (
+    CertificateText,
+    HealthMonitor,
+    Pool,
+    Route,
+    SSLKeyAndCertificate,
+    VirtualService,
+)
 from avinet.model.configuration import Stored
 from avinet.model.ids import ObjectId
 from avinet.model.projection import Projector, resource_of
@@ -28,6 +35,40 @@ class Projection(SynchronousTestCase):
         )
         for name, resource in found.items():
             self.assertEqual(resource.name, name)
+
+    def test_pools_of_routes_and_the_certificates_of_both_come_along(self):
+        def certificate(name):
+            return SSLKeyAndCertificate(
+                uuid=ObjectId(f"sslkeyandcertificate-{name}"),
+                name=name,
+                certificate=CertificateText(certificate="c"),
+                key="k",
+            )
+
+        routed = Pool(
+            uuid=ObjectId("pool-2"),
+            name="api",
+            health_monitor_refs=(MONITOR.uuid,),
+            ssl_key_and_certificate_ref=ObjectId("sslkeyandcertificate-client"),
+        )
+        whole = msgspec.structs.replace(
+            service(1),
+            routes=(Route(path="/api", pool_ref=routed.uuid),),
+            ssl_key_and_certificate_refs=(ObjectId("sslkeyandcertificate-server"),),
+        )
+        names = ("client", "server", "foreign")
+        things = configuration(group(), MONITOR, routed, whole, *map(certificate, names))
+        self.assertEqual(
+            set(Projector(things).resources_for([whole.uuid])),
+            {
+                "virtualservice/virtualservice-1",
+                "pool/pool-1",
+                "pool/pool-2",
+                "healthmonitor/healthmonitor-1",
+                "sslkeyandcertificate/sslkeyandcertificate-client",
+                "sslkeyandcertificate/sslkeyandcertificate-server",
+            },
+        )
 
     def test_what_is_shared_is_there_once(self):
         both = [ObjectId("virtualservice-1"), ObjectId("virtualservice-2")]
