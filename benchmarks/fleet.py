@@ -39,6 +39,7 @@ from avinet.rest.tls import controller_client_options
 from avinet.se.applier import Applier
 from avinet.se.config_files import LastGood
 from avinet.se.first_boot import read_meta_info
+from avinet.se.lookout import Lookout
 from avinet.se.registration_client import RegistrationClient
 from avinet.se.session import SeParts
 from avinet.se.uplink import Place, Reach, Uplink
@@ -54,6 +55,7 @@ from avinet.wire.messages import (
     CONTROL_SERVICE,
     OLDEST_PROTOCOL_VERSION,
     PROTOCOL_VERSION,
+    TRAFFIC,
     Hello,
     Message,
 )
@@ -126,6 +128,7 @@ class SimulatedEngine:
     host_key: Ed25519PrivateKey = attrs.field(factory=keys.generate, init=False, repr=False)
     enrolled: EnrolmentAnswer | None = attrs.field(default=None, init=False)
     applier: Applier = attrs.field(init=False, repr=False)
+    _lookout: Lookout = attrs.field(init=False, repr=False)
     uplinks: list[Uplink] = attrs.field(factory=list, init=False, repr=False)
     attached_s: float = attrs.field(default=0.0, init=False)
     """From the beginning of the dial to ``Welcome``, the last time."""
@@ -139,6 +142,8 @@ class SimulatedEngine:
         plane = RecordingDataPlane(calls=_Forgetful(), applied=_Forgetful())
         files: Any = MemoryFiles()
         self.applier = Applier(plane, files, self.reactor, announce=self._announce)
+        # Seldom, since there are thousands in a process; a controller hears as much of it as of a real one.
+        self._lookout = Lookout(plane, self.reactor, interval_s=10.0)
 
     # Enrolment
 
@@ -175,11 +180,17 @@ class SimulatedEngine:
         if not self._started:
             self._started = True
             await self.applier.start()
+            self._lookout.start()
         place = Place(
             facts.loopback, facts.services.get(CONTROL_SERVICE, CONTROL_PORT), self._command_connection
         )
         parts = SeParts(
-            facts.cluster, partial(self._hello, facts), self.applier, self.applier.report, self._listed
+            facts.cluster,
+            partial(self._hello, facts),
+            self.applier,
+            self.applier.report,
+            self._listed,
+            self._lookout,
         )
         reach = Reach(resolve=lambda host: succeed([host]), dial=self._dial, refresh=lambda: succeed(None))
         welcome: Deferred[None] = Deferred()
@@ -211,6 +222,7 @@ class SimulatedEngine:
             protocol=PROTOCOL_VERSION,
             oldest_protocol=OLDEST_PROTOCOL_VERSION,
             software=SOFTWARE,
+            capabilities=(TRAFFIC,),
             fence=self.applier.fence,
             version=self.applier.version,
             hash=self.applier.hash,
@@ -266,6 +278,7 @@ class SimulatedEngine:
         await self.detach()
         if self._started:
             self._started = False
+            self._lookout.stop()
             await self.applier.stop()
 
 

@@ -24,6 +24,7 @@ from avinet.se.backoff import BackoffSettings
 from avinet.se.config_files import ConfigFiles
 from avinet.se.first_boot import FirstBoot
 from avinet.se.identity import SeIdentity
+from avinet.se.lookout import Lookout
 from avinet.se.registration_client import RegistrationClient
 from avinet.se.session import SeParts
 from avinet.se.uplink import Place
@@ -35,6 +36,7 @@ from avinet.wire.messages import (
     CONTROL_SERVICE,
     OLDEST_PROTOCOL_VERSION,
     PROTOCOL_VERSION,
+    TRAFFIC,
     Hello,
     Message,
     Notice,
@@ -71,6 +73,7 @@ class Engine:
     uplinks: Uplinks | None = attrs.field(default=None, init=False)
     """None until the last good configuration serves: what is announced before has nobody to hear it."""
     data_plane: EnvoyDataPlane = attrs.field(init=False)
+    lookout: Lookout = attrs.field(init=False)
 
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
         """Traffic first: what was configured last serves before any controller is reached."""
@@ -96,6 +99,9 @@ class Engine:
             )
         await self.applier.start()
         stack.push_async_callback(self._stop_applier)
+        self.lookout = Lookout(self.data_plane, self.reactor)
+        self.lookout.start()
+        stack.callback(self.lookout.stop)
         self._make_uplinks(enrolled, stack)
 
     def _registration_client(self, dates: str) -> Any:
@@ -140,6 +146,7 @@ class Engine:
                 self.applier,
                 self.applier.report,
                 self._listed,
+                self.lookout,
             ),
             reach_through(
                 self.reactor,
@@ -166,6 +173,7 @@ class Engine:
             protocol=PROTOCOL_VERSION,
             oldest_protocol=OLDEST_PROTOCOL_VERSION,
             software=software_version(),
+            capabilities=(TRAFFIC,),
             fence=self.applier.fence,
             version=self.applier.version,
             hash=self.applier.hash,

@@ -41,6 +41,7 @@ from avinet.wire.messages import (
     Pong,
     Report,
     StatsRequest,
+    Traffic,
     Unsupported,
     Welcome,
 )
@@ -114,7 +115,7 @@ class SessionOwner(Protocol):
         """``Welcome`` has gone out."""
 
     def message_received(self, session: "SeSession", message: Message) -> None:
-        """Ack, Nack, InForce, Report or Notice."""
+        """Ack, Nack, InForce, Report, Traffic or Notice."""
 
     def rtt_changed(self, session: "SeSession", change: RttChange) -> None:
         """The warning was raised or cleared."""
@@ -305,7 +306,7 @@ class SeSession:
                 if request is not None:
                     request.callback(message)
                 self.owner.message_received(self, message)
-            case Ack() | Nack() | InForce() | Report() | Notice():
+            case Ack() | Nack() | InForce() | Report() | Traffic() | Notice():
                 self.owner.message_received(self, message)
             case Goodbye():
                 self._log.info("{se} says goodbye: {reason}", se=self.se, reason=message.reason[:100])

@@ -84,7 +84,7 @@ class SessionListener:
         """An SE has said ``Hello`` and been welcomed; its older session, if any, was detached before."""
 
     def received(self, session: SeSession, message: Message) -> None:
-        """Ack, Nack, InForce, Report or Notice."""
+        """Ack, Nack, InForce, Report, Traffic or Notice."""
 
     def detached(self, session: SeSession, why: str) -> None:
         """A session that was attached has ended."""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred, DeferredLock, execute
+from twisted.internet.defer import Deferred, DeferredLock, execute
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -27,14 +27,12 @@ from avinet.model.ids import ConfigVersion
 from avinet.model.resources import state_hash
 from avinet.se.config_files import ConfigFiles, LastGood, SavedStateError
 from avinet.se.receiver import ConfigMessage, Push, Receiver, Refusal, compose
-from avinet.se.reporting import health_of, report_of
+from avinet.se.reporting import report_of
 from avinet.trust.files import DiskFullError, FileUnwritableError
-from avinet.wire.messages import Ack, InForce, Message, Nack, Report, ServerHealth
+from avinet.wire.messages import Ack, InForce, Message, Nack, Report
 
 CHECK_INTERVAL_S = 30.0
 """How long a data plane may differ from what is wanted unseen; a check costs one read of its configuration."""
-HEALTH_INTERVAL_S = 5.0
-"""How soon a server's failure is reported, after the data plane's own monitors have found it."""
 MAX_RETRY_S = 600.0
 """Re-applying what the data plane refused backs off to this; each try validates, which costs a process."""
 MAX_SESSIONS = 4
@@ -76,9 +74,8 @@ class Applier:
     _waiting: _Asked | None = attrs.field(default=None, init=False)
     _work: Deferred[None] | None = attrs.field(default=None, init=False)
     _turn: DeferredLock = attrs.field(factory=DeferredLock, init=False)
-    _loops: tuple[LoopingCall, ...] = attrs.field(default=(), init=False)
+    _checks: LoopingCall | None = attrs.field(default=None, init=False)
     _reported_hash: str = attrs.field(default="", init=False)
-    _reported_health: tuple[ServerHealth, ...] | None = attrs.field(default=None, init=False)
     _retry_s: float = attrs.field(default=0.0, init=False)
     _retry_at: float = attrs.field(default=0.0, init=False)
 
@@ -115,20 +112,17 @@ class Applier:
         self.dataplane.on_restart(self._restarted)
         await self.dataplane.start()
         await self._check()
-        self._loops = (LoopingCall(self._check_safely), LoopingCall(self._look_at_health))
-        for loop, interval_s in zip(self._loops, (CHECK_INTERVAL_S, HEALTH_INTERVAL_S), strict=True):
-            loop.clock = self.clock
-            loop.start(interval_s, now=False)
+        self._checks = LoopingCall(self._check_safely)
+        self._checks.clock = self.clock
+        self._checks.start(CHECK_INTERVAL_S, now=False)
 
     def stop(self) -> Deferred[None]:
         """Finish the push under way, refuse the one that waits, and leave the data plane running."""
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        for loop in self._loops:
-            if loop.running:
-                loop.stop()
-        self._loops = ()
+        if self._checks is not None and self._checks.running:
+            self._checks.stop()
         if self._waiting is not None:
             asked, self._waiting = self._waiting, None
             asked.reply(self._nack(_refusal(asked.push, "stopping", "the agent stops")))
@@ -286,19 +280,6 @@ class Applier:
             return report_of(await self.dataplane.status())
         except DataPlaneDownError:
             return Report(data_plane_up=False)
-
-    def _look_at_health(self) -> Deferred[None]:
-        looked = Deferred.fromCoroutine(self._announce_health())
-        looked.addErrback(lambda f: f.trap(CancelledError, DataPlaneDownError))
-        # A failure would end the loop for good.
-        return looked.addErrback(lambda f: _log.failure("looking at the servers' health failed", f))
-
-    async def _announce_health(self) -> None:
-        status = await self.dataplane.status()
-        health = health_of(status)
-        known, self._reported_health = self._reported_health, health
-        if known is not None and known != health:
-            self.announce(report_of(status))
 
 
 def _refusal(push: Push, reason: str, text: str, resource: str = "") -> Refusal:

@@ -17,11 +17,15 @@ from twisted.python.failure import Failure
 
 from avinet.errors import LocalProtocolError, RemoteProtocolError
 from avinet.model.ids import ClusterId
+from avinet.se.feed import Feed
+from avinet.se.lookout import Lookout, Seen
+from avinet.se.reporting import health_of, report_of
 from avinet.wire.codec import PROTOCOL
 from avinet.wire.link import LinkLimits, MessageLink
 from avinet.wire.messages import (
     OLDEST_PROTOCOL_VERSION,
     PROTOCOL_VERSION,
+    TRAFFIC,
     ConfigEnd,
     ConfigPut,
     ConfigRemove,
@@ -33,8 +37,10 @@ from avinet.wire.messages import (
     Ping,
     Pong,
     Report,
+    ServerHealth,
     StatsRequest,
     Unsupported,
+    Watch,
     Welcome,
 )
 
@@ -44,6 +50,9 @@ REPORT_TIMEOUT_S = 5.0
 """As long as the controller waits for one that it asked for."""
 MAX_ASKED = 16
 """Requests for a report that wait for the one being made; more are a controller's defect and get no answer."""
+FIRST_REPORT_S = 15.0
+"""Within a random part of it the first report comes: a controller that has just started knows nothing, and a fleet that
+attached at once must not report at once."""
 MIN_PATIENCE_S = 0.3
 MAX_PATIENCE_S = 3600.0
 """What a ``Welcome`` may ask for; outside it is a mistake that would make the SE flap or hang."""
@@ -73,6 +82,8 @@ class SeParts:
     report: Callable[[], Deferred[Report]]
     membership: Callable[[str], None]
     """A signed list has come; it is checked there."""
+    lookout: Lookout | None = None
+    """What is reported unasked; nothing without."""
 
 
 class SessionUser(Protocol):
@@ -112,6 +123,12 @@ class ControlSession:
     _reporting: Deferred[Report] | None = attrs.field(default=None, init=False, repr=False)
     _asked: list[int] = attrs.field(factory=list, init=False, repr=False)
     """Whom the report being made answers; 0 is nobody's request."""
+    _feed: Feed | None = attrs.field(default=None, init=False, repr=False)
+    """What the controller was told; None where it does not know ``Traffic``."""
+    _feeding: bool = attrs.field(default=False, init=False)
+    _health: tuple[ServerHealth, ...] | None = attrs.field(default=None, init=False, repr=False)
+    """As told last to a controller without ``Traffic``."""
+    _look_away: Callable[[], None] | None = attrs.field(default=None, init=False, repr=False)
     _log: ClassVar[Logger] = Logger()
 
     @protocol.default
@@ -195,9 +212,48 @@ class ControlSession:
         self._report_interval_s = welcome.report_interval_s
         if self._silence is not None:
             self._silence.reset(patience_s)
-        # Spread over the interval, so that a fleet that attached at once does not report at once.
-        self._next_report = self.clock.callLater(self._report_interval_s * self.random(), self._report_due)
+        self._begin_to_report(TRAFFIC in welcome.capabilities)
         self.user.session_welcomed(welcome)
+
+    def _begin_to_report(self, in_traffic: bool) -> None:  # noqa: FBT001 - what the controller can take
+        lookout, now = self.parts.lookout, self.clock.seconds()
+        if lookout is not None and in_traffic:
+            first_s = min(self._report_interval_s, FIRST_REPORT_S) * self.random()
+            self._feed = Feed(self._report_interval_s, now + first_s)
+        else:
+            # Spread over the interval, so that a fleet that attached at once does not report at once.
+            first_s = self._report_interval_s * self.random()
+            self._next_report = self.clock.callLater(first_s, self._report_due)
+        if lookout is not None:
+            self._look_away = lookout.subscribe(self._looked)
+
+    def _looked(self, seen: Seen) -> None:
+        """The lookout has looked."""
+        if self._feed is None:
+            self._looked_for_old(seen)
+            return
+        if self._feeding:
+            return  # the controller is slow to take the last report: what it misses is in the next
+        self._feeding = True
+        fed = self.protocol.send_all(self._feed.messages(seen))
+        fed.addCallbacks(self._fed, lambda f: self._log.info("a report was cut: {why}", why=f.value))
+
+    def _fed(self, result: None) -> None:
+        self._feeding = False
+
+    def _looked_for_old(self, seen: Seen) -> None:
+        if seen.status is None:
+            return
+        health = health_of(seen.status)
+        told, self._health = self._health, health
+        if told is not None and told != health:
+            self.send(report_of(seen.status))
+
+    def _watch(self, watch: Watch) -> None:
+        if self._feed is not None:
+            self._feed.watch(watch.names, watch.interval_s)
+            if watch.anew:
+                self._feed.begin_anew()
 
     def _take(self, message: Message) -> None:
         match message:
@@ -207,6 +263,8 @@ class ControlSession:
                 self.parts.sink.received(message, self._reply)
             case StatsRequest():
                 self._make_report(message.id)
+            case Watch():
+                self._watch(message)
             case MembershipUpdate():
                 self.parts.membership(message.document)
             case _:
@@ -276,6 +334,8 @@ class ControlSession:
                 timer.cancel()
         if self._reporting is not None:
             self._reporting.cancel()
+        if self._look_away is not None:
+            self._look_away()
         self.parts.sink.forget(self._reply)
         return True
 

@@ -46,6 +46,10 @@ class Hello(Message, tag="hello", frozen=True, kw_only=True):
     """Name and version, such as ``envoy 1.40.0``."""
 
 
+TRAFFIC = "traffic"
+"""A capability: the SE reports by ``Traffic`` and takes ``Watch``; the controller takes ``Traffic``."""
+
+
 class Welcome(Message, tag="welcome", frozen=True, kw_only=True):
     """Controller to SE: accepted."""
 
@@ -57,6 +61,7 @@ class Welcome(Message, tag="welcome", frozen=True, kw_only=True):
     heartbeat_misses: int
     report_interval_s: float = 60.0
     fence: Fence = Fence()
+    capabilities: tuple[str, ...] = ()
 
 
 class Goodbye(Message, tag="goodbye", frozen=True, kw_only=True):
@@ -186,13 +191,86 @@ class StatsRequest(Message, tag="stats-request", frozen=True, kw_only=True):
 
 
 class Report(Message, tag="report", frozen=True, kw_only=True):
-    """SE to controller: each ``report_interval_s``, when health changes (id 0), or as the answer to a request."""
+    """SE to controller: the answer to a request.
+
+    Where either side does not know ``Traffic`` also unasked (id 0): each ``report_interval_s``, and when health changes.
+    """
 
     id: int = 0
     data_plane_up: bool = True
     data_plane_started_at: float = 0.0
     health: tuple[ServerHealth, ...] = ()
     services: tuple[ServiceStats, ...] = ()
+
+
+class Name(msgspec.Struct, frozen=True, array_like=True):
+    """A number that stands for a virtual service, a pool or a server from now on, within one session."""
+
+    number: int
+    """From 1, never used again."""
+    text: str
+    """A resource name; of a server ``host:port``."""
+    pool: int = 0
+    """Of a server: its pool's number."""
+
+
+class HealthRow(msgspec.Struct, frozen=True, array_like=True):
+    """How one server is, from an SE's point of view."""
+
+    number: int
+    state: str
+    """``UP``, ``DOWN``, ``EJECTED``, ``DRAINING``, ``DISABLED`` (``avinet.dataplane.interface.ServerState``)."""
+    for_s: float = 0.0
+    """How long it has been so, in seconds; a time of day would be by the SE's own clock, which may be wrong."""
+    failure: str = ""
+    """A stable word, such as ``TIMEOUT``."""
+    reason: str = ""
+    """In words."""
+
+
+class TrafficRow(msgspec.Struct, frozen=True, array_like=True):
+    """Counts of one virtual service, pool or server on one SE; absolute, since its data plane started."""
+
+    number: int
+    connections: int = 0
+    """Open now."""
+    counts: tuple[int, ...] = ()
+    """In the order of ``avinet.model.counters``.  One that has fallen says that all of the row began anew."""
+    latency: tuple[int, ...] = ()
+    """Bucket, count, bucket, count (``avinet.model.latency``): those that changed."""
+
+
+class Traffic(Message, tag="traffic", frozen=True, kw_only=True):
+    """SE to controller: what changed since the last one; one frame, or several of which all but the last say ``more``.
+
+    Counts are absolute, so what a lost link swallowed is made good by the next report.
+    """
+
+    scope: str = "some"
+    """``whole``: the first of a session, or what was asked for anew: all there is, numbered anew.  ``all``: whatever
+    changed since the last ``all`` or ``whole``.  ``some``: servers whose health changed, and what is being watched."""
+    more: bool = False
+    up: bool = True
+    """Whether the data plane answers."""
+    started_at: float = 0.0
+    """Of the data plane, UNIX seconds; another one means that all counts began anew."""
+    names: tuple[Name, ...] = ()
+    gone: tuple[int, ...] = ()
+    """Numbers of what the data plane has no more."""
+    health: tuple[HealthRow, ...] = ()
+    rows: tuple[TrafficRow, ...] = ()
+    left_out: int = 0
+    """How many there are beyond the bound of a report."""
+
+
+class Watch(Message, tag="watch", frozen=True, kw_only=True):
+    """Controller to SE: report these each ``interval_s`` from now on, in place of what was watched before."""
+
+    names: tuple[str, ...] = ()
+    """Resource names of virtual services and pools; a pool stands for its servers too."""
+    interval_s: float = 5.0
+    anew: bool = False
+    """Also send everything once, as at the beginning."""
 
 
 class Notice(Message, tag="notice", frozen=True, kw_only=True):

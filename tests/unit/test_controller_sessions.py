@@ -203,6 +203,7 @@ FROM_SE = (
     m.InForce(version=1, hash="h"),
     m.Report(),
     m.Report(id=99),
+    m.Traffic(),
     m.Notice(code="C", level="info", text="t"),
 )
 NEVER_FROM_SE = (
@@ -216,6 +217,7 @@ NEVER_FROM_SE = (
     m.ConfigEnd(push=1),
     m.MembershipUpdate(document=""),
     m.StatsRequest(id=1),
+    m.Watch(names=("pool/p",)),
 )
 QUIET = (m.Pong(id=1, sent_at=0.0), m.Unsupported(tag_="x"))
 LEAVING = (m.Goodbye(reason="stopping", text="t"),)

@@ -5,7 +5,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -14,7 +14,7 @@ from avinet.dataplane.interface import ServerStatus, ServiceCounters, Status
 from avinet.model.fence import Fence
 from avinet.model.ids import ConfigVersion
 from avinet.model.resources import EMPTY_STATE_HASH, Resource, delta_between, hashes_of, state_hash
-from avinet.se.applier import CHECK_INTERVAL_S, HEALTH_INTERVAL_S, Applier
+from avinet.se.applier import CHECK_INTERVAL_S, Applier
 from avinet.se.config_files import ConfigFiles
 from avinet.trust.files import DiskFullError
 from avinet.wire.messages import Ack, ConfigEnd, ConfigPut, ConfigRemove, ConfigStart, InForce, Nack, Report
@@ -325,25 +325,6 @@ class Reporting(Base):
     def test_a_dead_data_plane_is_reported_as_such(self):
         self.dataplane.down = "gone"
         self.assertEqual(self.successResultOf(self.applier.report()), Report(data_plane_up=False))
-
-    def test_a_change_of_health_is_announced_once_and_counters_alone_are_not(self):
-        self.dataplane.status_now = self.status()
-        self.clock.pump([HEALTH_INTERVAL_S] * 2)
-        self.assertEqual(self.announced, [])
-        self.dataplane.status_now = self.status(up=False)
-        self.clock.pump([HEALTH_INTERVAL_S] * 3)
-        self.assertEqual([type(m) for m in self.announced], [Report])
-
-    def test_one_odd_answer_of_the_data_plane_does_not_end_the_watch_over_health(self):
-        self.dataplane.status_now = self.status()
-        self.clock.advance(HEALTH_INTERVAL_S)
-        self.patch(self.dataplane, "status", lambda: fail(KeyError("socket_address")))
-        self.clock.advance(HEALTH_INTERVAL_S)
-        del self.dataplane.status
-        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
-        self.dataplane.status_now = self.status(up=False)
-        self.clock.advance(HEALTH_INTERVAL_S)
-        self.assertEqual([type(m) for m in self.announced], [Report])
 
     def test_the_biggest_report_fits_a_frame_and_keeps_those_that_are_down(self):
         import msgspec

@@ -5,6 +5,9 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from avinet.dataplane.fake import RecordingDataPlane
+from avinet.dataplane.interface import ServerStatus, ServiceCounters, Status
+from avinet.se.lookout import Lookout
 from avinet.se.session import MAX_ASKED, ControlSession, Phase, SeParts
 from avinet.wire import messages as m
 
@@ -125,7 +128,7 @@ class EveryMessageInEveryPhase(SessionCase):
                 self.assertEqual([x.reason for x in self.wire.heard()], ["protocol"], message)
 
     def test_attached(self):
-        taken = (*CONFIG, m.Ping, m.StatsRequest, m.MembershipUpdate, m.Unsupported)
+        taken = (*CONFIG, m.Ping, m.StatsRequest, m.MembershipUpdate, m.Watch, m.Unsupported)
         for message in EVERY_KIND:
             self.begin()
             self.attach()
@@ -233,3 +236,49 @@ class Attached(SessionCase):
         self.session.close("stopping", "t")
         self.wire.lose()
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class ReportingUnasked(SessionCase):
+    def begin(self):
+        self.plane = RecordingDataPlane()
+        self.plane.status_now = self.status(up=True)
+        self.lookout = Lookout(self.plane, self.clock)
+        self.lookout.start()
+        self.sink, self.user = Sink(), User()
+        parts = SeParts(
+            "cluster-1", lambda: HELLO, self.sink, self.make_report, self.lists.append, self.lookout
+        )
+        self.session = ControlSession(parts, self.user, self.clock, lambda: 0.5)
+        self.wire = Wire(self.session.protocol).connect()
+
+    def status(self, *, up):
+        return Status(5.0, (ServerStatus("pool/p", "10.0.0.1:80", up),), (ServiceCounters("v", requests=7),))
+
+    def reports(self, seconds):
+        for _ in range(seconds):
+            self.clock.advance(1.0)
+            self.wire.say(m.Ping(id=1, sent_at=0.0))
+        return [x for x in self.wire.heard() if isinstance(x, m.Report | m.Traffic)]
+
+    def test_a_controller_that_takes_traffic_is_told_in_traffic(self):
+        self.attach(capabilities=(m.TRAFFIC,))
+        (whole,) = self.reports(20)
+        self.assertEqual((whole.scope, whole.rows[0].counts[0]), ("whole", 7))
+        self.plane.status_now = self.status(up=False)
+        self.assertEqual([x.health[0].state for x in self.reports(3)], ["DOWN"])
+        self.wire.say(m.Watch(names=(), anew=True))
+        self.assertEqual([x.scope for x in self.reports(3)], ["whole"])
+
+    def test_an_older_controller_is_told_in_reports_and_of_health_at_once(self):
+        self.attach()
+        self.assertEqual([type(x) for x in self.reports(40)], [m.Report])
+        self.plane.status_now = self.status(up=False)
+        (report,) = self.reports(3)
+        self.assertFalse(report.health[0].up)
+
+    def test_after_the_end_nothing_is_looked_at_for_it(self):
+        self.attach(capabilities=(m.TRAFFIC,))
+        self.wire.lose()
+        self.clock.advance(30.0)
+        self.assertEqual(self.flushLoggedErrors(), [])
+        self.assertEqual(self.lookout._watchers, {})
