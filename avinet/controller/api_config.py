@@ -1,32 +1,35 @@
 """The routes of the configuration as a whole: many documents at once, and beside them each kind's own
-(``api_objects``) and how far the fleet is (``api_convergence``).
+(``api_objects``), what was before (``api_history``) and how far the fleet is (``api_convergence``).
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import attrs
-import msgspec
 from twisted.internet.defer import Deferred, execute
 
-from avinet.controller.api_answers import NOBODY, ApplyAnswer, applied_answer, json_of
+from avinet.controller.api_answers import (
+    NOBODY,
+    ApplyAnswer,
+    ChangeQuery,
+    applied_answer,
+    engines_touched,
+    json_of,
+    terms_of,
+)
 from avinet.controller.api_convergence import ConvergenceApi
+from avinet.controller.api_history import ConfigDiff, HistoryApi
 from avinet.controller.api_objects import ObjectApi
-from avinet.controller.configuration import ConfigService
+from avinet.controller.configuration import ConfigService, Terms
 from avinet.controller.engines import Engines
 from avinet.controller.sync import Sync
+from avinet.model.diff import diff
 from avinet.model.documents import MAX_BYTES, MAX_DOCUMENTS, DocumentError, parse_documents
 from avinet.rest.route import JSON_TYPE, Request, Response, Route
 
 DOCUMENT_TYPES = ("application/yaml", "application/x-yaml", "text/yaml", "text/plain", JSON_TYPE)
 APPLY_TIMEOUT_S = 120.0
 """YAML is read at about 100 KiB a second, so the largest text takes a while; in a thread."""
-
-
-class ApplyQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``dry_run``: say what would change, and change nothing."""
-
-    dry_run: bool = False
 
 
 @attrs.frozen(eq=False)
@@ -41,14 +44,34 @@ class ConfigApi:
 
     async def apply(self, request: Request) -> Response:
         """``POST /api/config``."""
+        documents, terms, before = await self._documents(request), terms_of(request), self.config.current
+        applied = await self.config.apply(documents, request.principal or NOBODY, terms)
+        touched = None
+        if terms.dry_run:
+            touched = engines_touched(self.sync, self.engines, before, applied.after)
+        return applied_answer(applied, touched)
+
+    async def diff(self, request: Request) -> Response:
+        """``POST /api/config/diff``."""
+        documents, before = await self._documents(request), self.config.current
+        applied = await self.config.apply(documents, request.principal or NOBODY, Terms(dry_run=True))
+        return Response(
+            body=ConfigDiff(
+                before=applied.version,
+                after=None,
+                changes=await self.in_thread(diff, before, applied.after),
+                service_engines=engines_touched(self.sync, self.engines, before, applied.after),
+            )
+        )
+
+    async def _documents(self, request: Request) -> list[dict[str, Any]]:
         media_type = request.headers.get("content-type", "").split(";", maxsplit=1)[0].strip().lower()
-        documents = await self.in_thread(documents_of, request.body, media_type)
-        query: ApplyQuery = request.query
-        author = request.principal or NOBODY
-        return applied_answer(await self.config.apply(documents, author, dry_run=query.dry_run))
+        documents: list[dict[str, Any]] = await self.in_thread(documents_of, request.body, media_type)
+        return documents
 
     def routes(self) -> tuple[Route, ...]:
         """All of the configuration's."""
+        wrong = {400: "Each wrong field by its path."}
         return (
             Route(
                 method="POST",
@@ -57,15 +80,29 @@ class ConfigApi:
                 summary="Create or update every object of a YAML or JSON text, all or none.",
                 request=bytes,
                 response=ApplyAnswer,
-                query=ApplyQuery,
+                query=ChangeQuery,
                 consumes=DOCUMENT_TYPES,
                 body_bytes=MAX_BYTES,
                 timeout_s=APPLY_TIMEOUT_S,
                 statuses={
                     200: "In force on the controller, or what would change.",
-                    400: "Each wrong field by its path.",
+                    412: "Another version is in force than the one expected.",
+                    **wrong,
                 },
             ),
+            Route(
+                method="POST",
+                path="/api/config/diff",
+                handler=self.diff,
+                summary="What applying a text would change, field by field, and on which service engines.",
+                request=bytes,
+                response=ConfigDiff,
+                consumes=DOCUMENT_TYPES,
+                body_bytes=MAX_BYTES,
+                timeout_s=APPLY_TIMEOUT_S,
+                statuses={200: "What would change.", **wrong},
+            ),
+            *HistoryApi(self.config, self.sync, self.engines, self.in_thread).routes(),
             *ConvergenceApi(self.config, self.sync, self.engines).routes(),
             *ObjectApi(self.config).routes(),
         )

@@ -10,6 +10,7 @@ from twisted.internet.defer import TimeoutError  # noqa: A004 - Twisted's own na
 from avinet.controller.api_status import Straggler, stragglers_of
 from avinet.controller.configuration import ConfigService
 from avinet.controller.engines import Engines
+from avinet.controller.history import NoSuchVersionError
 from avinet.controller.sync import Sync
 from avinet.errors import AvinetError, Kind, error
 from avinet.model.ids import SeId
@@ -27,15 +28,6 @@ class NotInSyncError(AvinetError):
     version: int
     waited_s: float
     waiting: str
-
-
-@error
-class NoSuchVersionError(AvinetError):
-    """There is no configuration version {version} yet; the newest is {newest}."""
-
-    kind: ClassVar[Kind] = Kind.NOT_FOUND
-    version: int
-    newest: int
 
 
 @error

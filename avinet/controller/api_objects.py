@@ -9,7 +9,7 @@ import msgspec
 
 from avinet.controller.api_answers import NOBODY, ApplyAnswer, applied_answer, json_of
 from avinet.controller.api_shapes import shape
-from avinet.controller.configuration import ConfigService
+from avinet.controller.configuration import ConfigService, Terms
 from avinet.model.config import KINDS
 from avinet.model.configuration import Stored
 from avinet.model.documents import DocumentError
@@ -30,6 +30,12 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     page_size: int = MAX_PAGE
     include_name: str | None = None
     """Taken for the Avi SDK's sake; references always include the name."""
+
+
+class DeleteQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``note``: kept with the version."""
+
+    note: str = ""
 
 
 @attrs.frozen(eq=False)
@@ -82,7 +88,9 @@ class ObjectApi:
         """``DELETE /api/<kind>/{uuid}``."""
         author = request.principal or NOBODY
         expected = self._expected(kind, request, {})
-        return applied_answer(await self.config.delete(kind, request.params["uuid"], author, expected))
+        query: DeleteQuery = request.query
+        terms = Terms(note=query.note)
+        return applied_answer(await self.config.delete(kind, request.params["uuid"], author, expected, terms))
 
     def _expected(self, kind: str, request: Request, document: Mapping[str, Any]) -> str | None:
         """The ``_last_modified`` that a change is based on: ``If-Match`` before the body's."""
@@ -153,6 +161,7 @@ class ObjectApi:
                 path=one,
                 handler=handler(self.delete),
                 summary=f"Delete a {name} that no other object refers to.",
+                query=DeleteQuery,
                 response=ApplyAnswer,
                 statuses={200: "Gone.", 404: "There is none.", 409: "Something refers to it.", 412: "Stale."},
             ),

@@ -3,10 +3,13 @@
 - ``config/head``: the version in force, the change that made it, and the newest checkpoint (``Head``);
 - ``config/change/<id>/<n>``: the pieces of one change, staged before the head names it;
 - ``config/version/<version>``: which change made a version, by whom and when (``VersionRecord``);
-- ``config/checkpoint/<id>/<n>``: every object as of one version, so that neither the store nor a start grows.
+- ``config/checkpoint/<id>/<n>``: every object as of one version, so that a start does not grow.
 
 A change becomes visible by one compare-and-set of the head and not before; the pieces of one that never did are
 removed at the next start.  The contract's 1 MiB a transaction is why there are pieces at all.
+
+Each change also has its objects as they were before it, so any version that is kept can be had by going back from
+the one in force (``avinet.controller.history``).  How many are kept is bounded by ``HistoryLimits``.
 """
 
 import uuid
@@ -22,7 +25,7 @@ from avinet.model.configuration import Configuration, Stored
 from avinet.model.fence import Fence
 from avinet.model.ids import NO_VERSION, ConfigVersion, ObjectId
 from avinet.store.interface import MAX_TXN_OPS, Compare, Delete, Operation, Put, Store
-from avinet.units import KIB
+from avinet.units import KIB, MIB
 
 HEAD = "config/head"
 CHANGE = "config/change/"
@@ -37,7 +40,11 @@ MAX_COMPARES = MAX_TXN_OPS - 10
 NAMES_KEPT = 100
 """Of 128 characters at most: 150 KiB for the three lists."""
 CHECKPOINT_EVERY = 100
-"""Versions between checkpoints: a start reads at most so many changes, the store keeps at most twice as many."""
+"""Versions between checkpoints: a start applies at most so many changes."""
+CHECKPOINT_BYTES = 16 * MIB
+"""Of changes between checkpoints: a start after many large ones takes no longer than after one."""
+MAX_NOTE = 500
+"""Characters that an operator may say about a version: a sentence or a ticket's title, not the ticket."""
 
 
 @error
@@ -48,13 +55,24 @@ class ConfigDamagedError(AvinetError):
     why: str
 
 
+@attrs.frozen
+class HistoryLimits:
+    """How far back versions can be shown and rolled back to.  Those since the last checkpoint are kept in any case."""
+
+    versions: int = 1_000
+    """A busy month; going back over all of them takes a quarter of a second."""
+    size: int = 32 * MIB
+    """Bytes: a start reads all of it once to find leftovers (50 ms), and etcd keeps 2 GiB in all."""
+
+
 class Item(msgspec.Struct, frozen=True, array_like=True):
-    """One object set, or removed where there is no body."""
+    """One object set, or removed where there is no body; or, ``was``, as it was before the change."""
 
     kind: str
     uuid: ObjectId
     modified_us: int
     body: bytes | None = None
+    was: bool = False
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,12 +103,35 @@ class VersionRecord(msgspec.Struct, frozen=True, kw_only=True):
     """As ``kind/name``; of each list the first ``NAMES_KEPT``, since all of them must fit one transaction."""
     updated: tuple[str, ...] = ()
     deleted: tuple[str, ...] = ()
+    objects: int = 0
+    """How many there are in all of the three."""
+    note: str = ""
+    """What the author said about it."""
+    rolled_back_to: ConfigVersion = NO_VERSION
+    """Where a rollback made it."""
+    size: int = 0
+    """Bytes of its pieces; 0 for one of before there was history, which cannot be undone."""
 
 
-def item_of(stored: Stored) -> Item:
+@attrs.frozen
+class Change:
+    """What one version does to the one before: ``old`` are the objects that it replaces or removes."""
+
+    puts: tuple[Stored, ...]
+    deletes: tuple[ObjectId, ...]
+    old: tuple[Stored, ...]
+
+    def undo(self, objects: dict[ObjectId, Stored]) -> None:
+        """Make of the objects after it those before it."""
+        for stored in self.puts:
+            objects.pop(stored.thing.uuid, None)
+        objects.update((stored.thing.uuid, stored) for stored in self.old)
+
+
+def item_of(stored: Stored, *, was: bool = False) -> Item:
     """An object as stored."""
     thing = stored.thing
-    return Item(kind_of(thing), thing.uuid, stored.modified_us, msgspec.msgpack.encode(thing))
+    return Item(kind_of(thing), thing.uuid, stored.modified_us, msgspec.msgpack.encode(thing), was)
 
 
 def stored_of(item: Item) -> Stored:
@@ -122,8 +163,11 @@ class ConfigStore:
     """Reads and writes the keys above.  One writer at a time uses it; another process is met by the compare."""
 
     store: Store
+    limits: HistoryLimits = attrs.field(factory=HistoryLimits)
     head: Head = attrs.field(factory=Head, init=False)
     _revision: int = attrs.field(default=0, init=False)
+    _since_checkpoint: int = attrs.field(default=0, init=False)
+    """Bytes of changes."""
 
     async def load(self) -> Configuration:
         """The configuration in force; leftovers of crashed writers are removed."""
@@ -132,11 +176,13 @@ class ConfigStore:
         if self.head.checkpoint:
             items = await self._items(f"{CHECKPOINT}{self.head.checkpoint}/", self.head.checkpoint_pieces)
             configuration = _applied(configuration, self.head.checkpoint_version, items)
-        records = await self._versions()
+        records = await self.records()
+        self._since_checkpoint = 0
         for record in records:
             if self.head.checkpoint_version < record.version <= self.head.version:
                 items = await self._items(f"{CHANGE}{record.change}/", record.pieces)
                 configuration = _applied(configuration, record.version, items)
+                self._since_checkpoint += record.size
         if configuration.version != self.head.version:
             raise ConfigDamagedError(key=HEAD, why=f"version {self.head.version} is not there")
         await self._sweep({record.change for record in records})
@@ -147,7 +193,20 @@ class ConfigStore:
         self._revision = 0 if entry is None else entry.revision
         self.head = Head() if entry is None else _decode(entry.value, Head, HEAD)
 
-    async def _versions(self) -> list[VersionRecord]:
+    async def change_of(self, record: VersionRecord) -> Change:
+        """What a version did."""
+        puts: list[Stored] = []
+        deletes: list[ObjectId] = []
+        old: list[Stored] = []
+        for item in await self._items(f"{CHANGE}{record.change}/", record.pieces):
+            if item.body is None:
+                deletes.append(item.uuid)
+            else:
+                (old if item.was else puts).append(stored_of(item))
+        return Change(tuple(puts), tuple(deletes), tuple(old))
+
+    async def records(self) -> list[VersionRecord]:
+        """Every version that is kept, oldest first."""
         listing = await self.store.list(VERSION)
         return [_decode(entry.value, VersionRecord, entry.key) for entry in listing.entries]
 
@@ -160,12 +219,14 @@ class ConfigStore:
             items.extend(_decode(entry.value, list[Item], entry.key))
         return items
 
-    async def commit(
-        self, puts: Sequence[Stored], deletes: Sequence[ObjectId], record: VersionRecord
-    ) -> bool:
+    async def commit(self, done: Change, record: VersionRecord) -> bool:
         """Make the change that ``record`` tells of the version in force; False when another writer was first."""
         change = record.change
-        items = [*(Item("", gone, 0) for gone in deletes), *map(item_of, puts)]
+        items = [
+            *(Item("", gone, 0) for gone in done.deletes),
+            *map(item_of, done.puts),
+            *(item_of(stored, was=True) for stored in done.old),
+        ]
         pieces = [(f"{CHANGE}{change}/{n:05d}", piece) for n, piece in enumerate(pieces_of(items))]
         # All but the last piece are staged; the last travels with the head, so that a small change is one fsync.
         compares = [Compare(HEAD, self._revision)]
@@ -177,6 +238,7 @@ class ConfigStore:
         kept = msgspec.structs.replace(
             record,
             pieces=len(pieces),
+            size=sum(len(piece) for _, piece in pieces),
             created=record.created[:NAMES_KEPT],
             updated=record.updated[:NAMES_KEPT],
             deleted=record.deleted[:NAMES_KEPT],
@@ -189,6 +251,7 @@ class ConfigStore:
         outcome = await self.store.transact(compares[:1] + compares[1:][-MAX_COMPARES:], operations)
         if outcome.succeeded:
             self.head, self._revision = head, outcome.revision
+            self._since_checkpoint += kept.size
         else:
             await self._remove([key for key, _ in pieces[:-1]])
         return outcome.succeeded
@@ -209,11 +272,12 @@ class ConfigStore:
 
     @property
     def checkpoint_due(self) -> bool:
-        """Whether enough versions have come since the last one."""
-        return self.head.version - self.head.checkpoint_version >= CHECKPOINT_EVERY
+        """Whether enough has come since the last one."""
+        behind = self.head.version - self.head.checkpoint_version
+        return behind >= CHECKPOINT_EVERY or self._since_checkpoint >= CHECKPOINT_BYTES
 
     async def checkpoint(self, configuration: Configuration) -> None:
-        """Write all of ``configuration``, then forget what only older versions need."""
+        """Write all of ``configuration``, then forget the checkpoint before and what the limits leave no room for."""
         name = uuid.uuid4().hex
         written: list[str] = []
         compares = [Compare(HEAD, self._revision)]
@@ -236,13 +300,23 @@ class ConfigStore:
             await self._remove(written)
             return
         self.head, self._revision = head, outcome.revision
-        await self._forget_before(old.checkpoint_version)
-        await self._sweep({record.change for record in await self._versions()})
+        self._since_checkpoint = 0
+        gone = [f"{CHECKPOINT}{old.checkpoint}/{n:05d}" for n in range(old.checkpoint_pieces)]
+        records = await self.records()
+        kept = len(records) - self._newest(records)
+        for record in records[:kept]:
+            gone.append(version_key(record.version))
+            gone += [f"{CHANGE}{record.change}/{n:05d}" for n in range(record.pieces)]
+        await self._remove(gone)
 
-    async def _forget_before(self, version: int) -> None:
-        """The last checkpoint's versions stay for one more round, so that history is never empty."""
-        records = [record for record in await self._versions() if record.version <= version]
-        await self._remove([version_key(record.version) for record in records])
+    def _newest(self, records: Sequence[VersionRecord]) -> int:
+        """How many of them, from the newest on, are kept.  The newest always is, so that there is a history."""
+        size = 0
+        for count, record in enumerate(reversed(records)):
+            size += record.size
+            if count and (count >= self.limits.versions or size > self.limits.size):
+                return count
+        return len(records)
 
     async def _sweep(self, changes: set[str]) -> None:
         """Remove pieces that no version and no head names."""
@@ -267,7 +341,7 @@ def _applied(before: Configuration, version: ConfigVersion, items: Iterable[Item
     for item in items:
         if item.body is None:
             deletes.append(item.uuid)
-        else:
+        elif not item.was:
             puts.append(stored_of(item))
     return before.with_changes(version, puts, deletes)
 

@@ -8,7 +8,7 @@ again on what the other made.  Listeners hear of a version only once the store h
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 import msgspec
@@ -16,19 +16,34 @@ from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from avinet.controller.config_store import MAX_OBJECT_BYTES, ConfigStore, VersionRecord
-from avinet.errors import AvinetError, Kind, error
+from avinet.controller.config_errors import (
+    ConfigBusyError,
+    ConfigMovedError,
+    NoteError,
+    ObjectExistsError,
+    ObjectInUseError,
+    ObjectNotFoundError,
+    ObjectTooLargeError,
+    StaleError,
+    VersionRequiredError,
+)
+from avinet.controller.config_store import MAX_NOTE, MAX_OBJECT_BYTES, Change, ConfigStore, VersionRecord
+from avinet.controller.history import History
+from avinet.errors import AvinetError
 from avinet.model.config import DEFAULT_GROUP, ConfigObject, ServiceEngineGroup
 from avinet.model.configuration import Configuration, Stored
 from avinet.model.fence import Fence
-from avinet.model.ids import ConfigVersion, ObjectId
+from avinet.model.ids import NO_VERSION, ConfigVersion, ObjectId
 from avinet.model.plan import Plan, next_version, plan_change, title
 from avinet.model.references import check_deletes
+from avinet.model.rollback import plan_rollback
 
 MANY = 50
 """Documents that take 15 ms to check and compare."""
 MAX_ATTEMPTS = 8
 """Plans made anew after another writer was first; more means something else is wrong."""
+MAX_TOLD = 10
+"""Versions that an error names; ``avinet config history`` has the rest."""
 
 SYSTEM_DOCUMENTS: tuple[Mapping[str, Any], ...] = (
     {"kind": "ServiceEngineGroup", "name": DEFAULT_GROUP, "description": "Where SEs go that name no other."},
@@ -53,77 +68,28 @@ _log = Logger()
 Listener = Callable[[Configuration], None]
 
 
-@error
-class ObjectNotFoundError(AvinetError):
-    """There is no {kind_word} {name!r}; see: avinet config get {kind_word}."""
-
-    kind: ClassVar[Kind] = Kind.NOT_FOUND
-    kind_word: str
-    name: str
-
-
-@error
-class ObjectExistsError(AvinetError):
-    """A {kind_word} called {name!r} exists already. Change it with PUT, or apply it."""
-
-    kind: ClassVar[Kind] = Kind.CONFLICT
-    kind_word: str
-    name: str
-
-
-@error
-class VersionRequiredError(AvinetError):
-    """Changing {what} needs the _last_modified that you read (in the body, or as If-Match), so that nobody's change is lost."""
-
-    kind: ClassVar[Kind] = Kind.PRECONDITION
-    http_status: ClassVar[int] = 428
-    what: str
-
-
-@error
-class StaleError(AvinetError):
-    """{what} was changed since you read it (_last_modified is {now}, not {expected}). Read it again, then repeat your change."""
-
-    kind: ClassVar[Kind] = Kind.PRECONDITION
-    http_status: ClassVar[int] = 412
-    what: str
-    now: str
-    expected: str
-
-
-@error
-class ObjectInUseError(AvinetError):
-    """{what} cannot be deleted: {why}."""
-
-    kind: ClassVar[Kind] = Kind.CONFLICT
-    what: str
-    why: str
-
-
-@error
-class ObjectTooLargeError(AvinetError):
-    """{what} is {size} bytes as stored; an object has at most {limit}. Split it."""
-
-    kind: ClassVar[Kind] = Kind.TOO_LARGE
-    what: str
-    size: int
-    limit: int
-
-
-@error
-class ConfigBusyError(AvinetError):
-    """Others change the configuration at the same time; try again."""
-
-    kind: ClassVar[Kind] = Kind.UNAVAILABLE
-
-
 @attrs.frozen
 class Applied:
     """What a change came to; ``version`` is the one in force afterwards, the old one if nothing changed."""
 
     version: ConfigVersion
     plan: Plan
+    after: Configuration
+    """What is in force afterwards, or after a dry run would be."""
 
+
+@attrs.frozen
+class Terms:
+    """On which terms a change is made, and what is said about it."""
+
+    dry_run: bool = False
+    note: str = ""
+    expected: ConfigVersion | None = None
+    """The version that the author looked at: another one in force refuses the change."""
+    rolled_back_to: ConfigVersion = NO_VERSION
+
+
+PLAIN = Terms()
 
 Decide = Callable[[Configuration], Plan]
 Aside = Callable[[Callable[[], Plan]], Awaitable[Plan]]
@@ -146,9 +112,14 @@ class ConfigService:
     """Told of each version made here, once the store has it."""
     aside: Aside = attrs.field(default=_here)
     """For many documents at once: 1,000 take 0.3 s."""
+    history: History = attrs.field(init=False)
     current: Configuration = attrs.field(factory=Configuration, init=False)
     _listeners: list[Listener] = attrs.field(factory=list, init=False, repr=False)
     _turn: DeferredLock = attrs.field(factory=DeferredLock, init=False, repr=False)
+
+    @history.default
+    def _history_of_the_store(self) -> History:
+        return History(self.stored)
 
     async def load(self) -> None:
         """Read what is in force; a new cluster gets its version 1."""
@@ -178,16 +149,18 @@ class ConfigService:
         return found
 
     async def apply(
-        self, documents: Sequence[Mapping[str, Any]], author: str, *, dry_run: bool = False
+        self, documents: Sequence[Mapping[str, Any]], author: str, terms: Terms = PLAIN
     ) -> Applied:
         """Create or update every document's object, all or none."""
         # What it reads is frozen.
-        return await self._change(
-            lambda now: plan_change(now, documents),
-            author,
-            dry_run=dry_run,
-            aside=self.aside if len(documents) > MANY else _here,
-        )
+        aside = self.aside if len(documents) > MANY else _here
+        return await self._change(lambda now: plan_change(now, documents), author, terms, aside)
+
+    async def roll_back(self, version: int, author: str, terms: Terms = PLAIN) -> Applied:
+        """A new version whose objects are those of an older one; ``RollbackRefusedError`` when it no longer fits."""
+        target = (await self.history.past(self.current, version)).after
+        terms = attrs.evolve(terms, rolled_back_to=target.version)
+        return await self._change(lambda now: plan_rollback(now, target, self.in_use), author, terms)
 
     async def create(self, kind: str, document: Mapping[str, Any], author: str) -> Stored:
         """One new object."""
@@ -215,7 +188,14 @@ class ConfigService:
         await self._change(decide, author)
         return self.current.objects[found[0]]
 
-    async def delete(self, kind: str, name_or_uuid: str, author: str, expected: str | None = None) -> Applied:
+    async def delete(
+        self,
+        kind: str,
+        name_or_uuid: str,
+        author: str,
+        expected: str | None = None,
+        terms: Terms = PLAIN,
+    ) -> Applied:
         """Remove one object that no other refers to; with ``expected``, only that version of it."""
 
         def decide(now: Configuration) -> Plan:
@@ -231,7 +211,7 @@ class ConfigService:
                 raise ObjectInUseError(what=title(stored.thing), why=why)
             return plan_change(now, [], [uuid])
 
-        return await self._change(decide, author)
+        return await self._change(decide, author, terms)
 
     def _expected(self, now: Configuration, kind: str, name: str, expected: str | None) -> Stored:
         stored = now.find(kind, name)
@@ -244,35 +224,62 @@ class ConfigService:
         return stored
 
     async def _change(
-        self, decide: Decide, author: str, *, dry_run: bool = False, aside: Aside = _here
+        self, decide: Decide, author: str, terms: Terms = PLAIN, aside: Aside = _here
     ) -> Applied:
+        _check_note(terms.note)
         await self._turn.acquire()
         try:
             for _ in range(MAX_ATTEMPTS):
                 before = self.current
+                if terms.expected is not None and terms.expected != before.version:
+                    raise await self._moved(before.version, terms.expected)
                 plan = await aside(partial(decide, before))
                 for thing in plan.puts:
                     size = len(msgspec.msgpack.encode(thing))
                     if size > MAX_OBJECT_BYTES:
                         raise ObjectTooLargeError(what=title(thing), size=size, limit=MAX_OBJECT_BYTES)
-                if dry_run or plan.empty:
-                    return Applied(before.version, plan)
-                if await self._commit(before, plan, author):
-                    return Applied(self.current.version, plan)
+                if plan.empty:
+                    return Applied(before.version, plan, before)
+                change, after = self._outcome(before, plan)
+                if terms.dry_run:
+                    return Applied(before.version, plan, after)
+                if await self._commit(change, after, self._record(after.version, plan, author, terms)):
+                    return Applied(self.current.version, plan, self.current)
                 self._take(await self.stored.load())
             raise ConfigBusyError
         finally:
             self._turn.release()
 
-    async def _commit(self, before: Configuration, plan: Plan, author: str) -> bool:
-        version = next_version(before)
+    async def _moved(self, now: ConfigVersion, expected: ConfigVersion) -> ConfigMovedError:
+        """Who changed what since; a version that has not been made yet is as wrong as one that is over."""
+        told = await self.history.since(expected, MAX_TOLD)
+        lines = [
+            f"version {record.version} by {record.author} ({'; '.join(said_of(record)) or 'nothing'})"
+            for record in told
+        ]
+        more = now - expected - len(lines)
+        if told and more > 0:
+            lines.append(f"and {more} before")
+        return ConfigMovedError(
+            now=now, expected=expected, since=", ".join(lines) or "it never was, or is gone"
+        )
+
+    def _outcome(self, before: Configuration, plan: Plan) -> tuple[Change, Configuration]:
+        """What a plan does to the objects there are."""
         now_us = int(self.clock.seconds() * 1_000_000)
         puts: list[Stored] = []
+        old: list[Stored] = [before.objects[uuid] for uuid in plan.deletes]
         for thing in plan.puts:
-            old = before.objects.get(thing.uuid)
+            was = before.objects.get(thing.uuid)
             # It counts up even when the clock does not, since it is what tells two changes apart.
-            puts.append(Stored(thing, max(now_us, old.modified_us + 1 if old is not None else 0)))
-        record = VersionRecord(
+            puts.append(Stored(thing, now_us if was is None else max(now_us, was.modified_us + 1)))
+            if was is not None:
+                old.append(was)
+        after = before.with_changes(next_version(before), puts, plan.deletes)
+        return Change(tuple(puts), plan.deletes, tuple(old)), after
+
+    def _record(self, version: ConfigVersion, plan: Plan, author: str, terms: Terms) -> VersionRecord:
+        return VersionRecord(
             version=version,
             change=uuid.uuid4().hex,
             author=author,
@@ -280,10 +287,15 @@ class ConfigService:
             created=plan.created,
             updated=plan.updated,
             deleted=plan.deleted,
+            objects=len(plan.puts) + len(plan.deletes),
+            note=terms.note,
+            rolled_back_to=terms.rolled_back_to,
         )
-        if not await self.stored.commit(puts, plan.deletes, record):
+
+    async def _commit(self, change: Change, after: Configuration, record: VersionRecord) -> bool:
+        if not await self.stored.commit(change, record):
             return False
-        self._take(before.with_changes(version, puts, plan.deletes))
+        self._take(after)
         self.committed(record)
         if self.stored.checkpoint_due:
             try:
@@ -297,3 +309,24 @@ class ConfigService:
         self.current = configuration
         for listener in self._listeners:
             listener(configuration)
+
+
+def said_of(record: VersionRecord, names: int = 3) -> list[str]:
+    """What a version did, in words: ``updated pool/web``; of each kind of change the first ``names`` objects."""
+    said: list[str] = []
+    for word, objects in (
+        ("created", record.created),
+        ("updated", record.updated),
+        ("deleted", record.deleted),
+    ):
+        if objects:
+            more = f" and {len(objects) - names} more" if len(objects) > names else ""
+            said.append(f"{word} {', '.join(objects[:names])}{more}")
+    return said
+
+
+def _check_note(note: str) -> None:
+    if len(note) > MAX_NOTE:
+        raise NoteError(limit=MAX_NOTE, what=f"has {len(note)}")
+    if not note.isprintable():
+        raise NoteError(limit=MAX_NOTE, what="has a line break or another character that does not print")

@@ -22,10 +22,10 @@ from avinet.controller.sessions import SessionListener
 from avinet.controller.versions import VersionTimes
 from avinet.model.configuration import Configuration
 from avinet.model.events import Level
-from avinet.model.ids import SeId
+from avinet.model.ids import NO_VERSION, ObjectId, SeId
 from avinet.model.placement import Engine, place, short_of
 from avinet.model.projection import Projector
-from avinet.model.resources import EMPTY_STATE_HASH, Resource, hashes_of
+from avinet.model.resources import EMPTY_STATE_HASH, Delta, Resource, delta_between, hashes_of
 from avinet.units import KIB
 from avinet.wire.messages import Ack, ConfigEnd, ConfigPut, ConfigRemove, ConfigStart, InForce, Message, Nack
 
@@ -42,6 +42,8 @@ KNOWN_STATES = 2_000
 FRAME_BYTES = 512 * KIB
 """Of one body in a frame: half of what the protocol allows."""
 NAMES_A_FRAME = 1_000
+
+_NOTHING = Wanted(NO_VERSION)
 
 _log = Logger()
 
@@ -155,6 +157,23 @@ class Sync(SessionListener):
         if behind is None or not behind.straggles:
             self._behind = next((se for se, p in self._progress.items() if p.straggles), None)
         return self._behind is None
+
+    def preview(self, configuration: Configuration) -> dict[SeId, Delta]:
+        """What each SE would be sent if ``configuration`` were in force; those that it does not touch are left out."""
+        placement = place(configuration, tuple(self.engines()))
+        projector = Projector(configuration)
+        found: dict[SeId, Delta] = {}
+        made: dict[tuple[frozenset[ObjectId], str], Delta] = {}
+        for se, services in placement.items():
+            progress = self._progress.get(se)
+            wanted = _NOTHING if progress is None else progress.wanted
+            delta = made.get((services, wanted.hash))
+            if delta is None:
+                delta = delta_between(hashes_of(wanted.resources.values()), projector.resources_for(services))
+                made[services, wanted.hash] = delta
+            if not delta.empty:
+                found[se] = delta
+        return found
 
     def changed(self) -> Deferred[None]:
         """Fires when an SE's standing changes next; for those who wait."""

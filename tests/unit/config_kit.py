@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
-from avinet.controller.config_store import ConfigStore
+from avinet.controller.config_store import ConfigStore, HistoryLimits
 from avinet.controller.configuration import ConfigService
 from avinet.controller.sync import Sync
 from avinet.model.ids import ConfigVersion, SeId
@@ -48,7 +48,8 @@ def service(name="www", port=80, pool_ref="web", address="192.0.2.1", **more):
 class World:
     """One controller's configuration.  ``restart`` forgets everything but the store."""
 
-    def __init__(self):
+    def __init__(self, limits=None):
+        self.limits = limits or HistoryLimits()
         self.clock = Clock()
         self.clock.advance(NOW)
         self.store = FailingStore(MemoryStore(self.clock))
@@ -57,12 +58,12 @@ class World:
         self.restart()
 
     def restart(self):
-        self.config = ConfigService(ConfigStore(self.store), self.clock)
+        self.config = ConfigService(ConfigStore(self.store, self.limits), self.clock)
         run(self.config.load())
 
     def other(self):
         """Another controller on the same store."""
-        config = ConfigService(ConfigStore(self.store), self.clock)
+        config = ConfigService(ConfigStore(self.store, self.limits), self.clock)
         run(config.load())
         return config
 

@@ -12,7 +12,9 @@ class WithoutATerminal(CliCase):
         self.answers["GET", "/api/serviceengine/se-1"] = Answer(body=ENGINE)
         self.answers["POST", "/api/serviceengine/se-1/quarantine"] = Answer(body=ENGINE)
         for path in ("virtualservice/web", "pool/p", "image/i", "setoken/t", "serviceengine/se-11"):
-            self.answers["DELETE", f"/api/{path}"] = Answer(status=204)
+            gone = {"version": 3, "created": [], "updated": [], "deleted": [path], "unchanged": []}
+            body = gone if path in {"virtualservice/web", "pool/p"} else None
+            self.answers["DELETE", f"/api/{path}"] = Answer(200 if body else 204, body)
 
     def methods(self):
         return [asked.method for asked in self.api.asked]

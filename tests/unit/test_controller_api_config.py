@@ -307,6 +307,93 @@ class Applying(Api):
         self.apply(YAML, "application/xml", status=415)
 
 
+class History(Api):
+    """What was, what differs, and back."""
+
+    def setUp(self):
+        super().setUp()
+        self.machine = self.world.engine("1")
+        self.apply(YAML, query="?note=first")
+        self.machine.apply_all()
+        self.apply(YAML.replace("8080", "8081"))
+        self.machine.apply_all()
+
+    def test_versions_are_listed_newest_first_and_paged(self):
+        page = self.call("GET", "/api/config/versions?limit=2")
+        self.assertEqual((page["count"], page["oldest"]), (3, 1))
+        self.assertEqual([row["version"] for row in page["results"]], [3, 2])
+        self.assertEqual(page["results"][0]["updated"], ["pool/web"])
+        first = page["results"][1]
+        self.assertEqual((first["author"], first["note"], first["objects"]), ("olga", "first", 2))
+        rest = self.call("GET", page["next"])
+        self.assertEqual([row["version"] for row in rest["results"]], [1])
+        self.assertIsNone(rest["next"])
+
+    def test_a_version_tells_field_by_field_what_it_changed_or_the_whole(self):
+        shown = self.call("GET", "/api/config/versions/3")
+        (change,) = shown["changes"]
+        self.assertEqual((change["name"], change["change"]), ("web", "updated"))
+        self.assertEqual(change["fields"][0]["path"], "servers[10.0.0.1:8080]")
+        whole = self.call("GET", "/api/config/versions/2?whole=true")["whole"]
+        (web,) = [one for one in whole if one["name"] == "web"]
+        self.assertEqual((web["kind"], web["servers"][0]["port"]), ("pool", 8080))
+        for path, status in (("4", 404), ("0", 410), ("x", 400), ("9" * 19, 400), ("%C2%B2", 400)):
+            self.problem("GET", f"/api/config/versions/{path}", status=status)
+
+    def test_what_is_whole_can_be_applied_again(self):
+        whole = self.call("GET", "/api/config/versions/2?whole=true")["whole"]
+        self.assertEqual(self.apply(json.dumps(whole), "application/json")["updated"], ["pool/web"])
+        self.assertEqual(self.call("GET", "/api/config/diff?before=2")["changes"], [])
+
+    def test_versions_are_compared(self):
+        found = self.call("GET", "/api/config/diff?before=1&after=2")
+        self.assertEqual([one["name"] for one in found["changes"]], ["web", "www"])
+        self.assertEqual((found["before"], found["after"]), (1, 2))
+        back = self.call("GET", "/api/config/diff?before=3&after=1")["changes"]
+        self.assertEqual({one["change"] for one in back}, {"deleted"})
+
+    def test_documents_are_compared_with_what_is_in_force_and_engines_named(self):
+        self.world.engine("2", group="other")
+        text = YAML.replace("8080", "9090").encode()
+        found = self.call("POST", "/api/config/diff", text, content_type="application/yaml")
+        self.assertEqual([one["name"] for one in found["changes"]], ["web"])
+        (engine,) = found["service_engines"]
+        self.assertEqual((engine["name"], engine["set"], engine["removed"]), ("1", ["pool/web"], []))
+        self.assertEqual(self.call("GET", "/api/config/versions")["count"], 3)
+        dry = self.apply(text, query="?dry_run=true")
+        self.assertEqual(dry["service_engines"], found["service_engines"])
+        gone = self.apply(YAML.replace("pool_ref", "enabled: false\npool_ref"), query="?dry_run=true")
+        self.assertIn("virtualservice/www", gone["service_engines"][0]["removed"])
+
+    def test_back_to_a_version(self):
+        path = "/api/config/versions/2/rollback"
+        dry = self.call("POST", f"{path}?dry_run=true", b"{}")
+        self.assertEqual((dry["version"], dry["updated"]), (3, ["pool/web"]))
+        self.assertEqual(dry["service_engines"][0]["set"], ["pool/web"])
+        done = self.call("POST", f"{path}?note=back", b"{}")
+        self.assertEqual((done["version"], done["updated"]), (4, ["pool/web"]))
+        self.machine.apply_all()
+        self.assertEqual(self.call("GET", "/api/pool/web")["servers"][0]["port"], 8080)
+        row = self.call("GET", "/api/config/versions?limit=1")["results"][0]
+        self.assertEqual((row["rolled_back_to"], row["note"], row["author"]), (2, "back", "olga"))
+
+    def test_two_operators(self):
+        self.apply(YAML, query="?expect_version=2", status=412)
+        pair = self.begin(
+            "POST", "/api/config", YAML.encode(), {"If-Match": '"2"'}, "application/yaml"
+        ).answer()
+        self.assertEqual((pair.status, pair.json["now"]), (412, 3))
+        self.assertIn("version 3 by olga (updated pool/web)", pair.json["detail"])
+        self.assertEqual(self.apply(YAML, query="?expect_version=3")["version"], 4)
+        self.problem("POST", "/api/config/versions/2/rollback?expect_version=3", b"{}", status=412)
+        self.apply(YAML, query="?expect_version=-1", status=400)
+
+    def test_a_note_is_kept_with_a_deletion_too(self):
+        self.call("DELETE", "/api/virtualservice/www?note=unused")
+        row = self.call("GET", "/api/config/versions?limit=1")["results"][0]
+        self.assertEqual((row["deleted"], row["note"]), (["virtualservice/www"], "unused"))
+
+
 class Status(Api):
     def setUp(self):
         super().setUp()

@@ -4,8 +4,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.controller import config_store
-from avinet.controller.config_store import CHANGE, CHECKPOINT, HEAD, VERSION, ConfigDamagedError
-from avinet.controller.configuration import (
+from avinet.controller.config_errors import (
     ConfigBusyError,
     ObjectExistsError,
     ObjectInUseError,
@@ -14,6 +13,15 @@ from avinet.controller.configuration import (
     StaleError,
     VersionRequiredError,
 )
+from avinet.controller.config_store import (
+    CHANGE,
+    CHECKPOINT,
+    HEAD,
+    VERSION,
+    ConfigDamagedError,
+    HistoryLimits,
+)
+from avinet.controller.configuration import Terms
 from avinet.errors import AvinetError
 from avinet.model.intake import InvalidConfigError
 from avinet.store.interface import Delete, Put, StoreFullError, StoreUnavailableError
@@ -74,7 +82,7 @@ class Changing(Case):
         writes, keys = self.world.store.writes, self.world.stored_keys()
         told = []
         self.world.config.listen(told.append)
-        applied = self.world.apply(pool(), dry_run=True)
+        applied = self.world.apply(pool(), terms=Terms(dry_run=True))
         self.assertEqual((applied.version, applied.plan.created), (1, ("pool/web",)))
         self.assertEqual((self.world.store.writes, self.world.stored_keys(), told), (writes, keys, []))
         self.assertEqual(self.names(), [])
@@ -252,7 +260,7 @@ class Crashes(Case):
         self.patch(config_store, "CHECKPOINT_EVERY", 2)
         step = 0
         while True:
-            self.world = World()
+            self.world = World(HistoryLimits(versions=1))
             self.world.store.fail_call(1 + step, committed=step % 2 == 0)
             self.assertEqual(self.world.apply(pool("a")).version, 2)
             reached = self.world.store.calls > self.world.store._fail_call
@@ -272,6 +280,7 @@ class Crashes(Case):
 class Checkpoints(Case):
     def test_the_store_stays_bounded_however_many_versions_come(self):
         self.patch(config_store, "CHECKPOINT_EVERY", 5)
+        self.world = World(HistoryLimits(versions=10))
         sizes = []
         for n in range(60):
             self.world.apply(pool("web", 1 + n))

@@ -129,9 +129,9 @@ class Client:
         data = raw if raw is not None else json.dumps({} if body is None else body).encode()
         return self._json(_Ask("POST", _target(path, query), data, content_type))
 
-    def delete(self, path: str) -> Any:
+    def delete(self, path: str, query: Mapping[str, Any] | None = None) -> Any:
         """Delete what is there."""
-        return self._json(_Ask("DELETE", path))
+        return self._json(_Ask("DELETE", _target(path, query)))
 
     def download(self, path: str, body: Any, out: BinaryIO) -> Mapping[str, str]:
         """POST ``body`` and write the answer's bytes to ``out``; the answer's header fields, in lower case."""

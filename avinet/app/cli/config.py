@@ -1,8 +1,6 @@
 """``avinet config``: configuration documents in, objects out."""
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import click
@@ -10,20 +8,23 @@ import yaml
 
 from avinet.app.cli.asking import ask, yes_option
 from avinet.app.cli.client import Client, path_to
+from avinet.app.cli.config_changes import (
+    YAML_TYPE,
+    Query,
+    conclude,
+    files_option,
+    note_option,
+    terms_options,
+    text_of_files,
+    wait_options,
+)
+from avinet.app.cli.config_history import diff, history, rollback, show
+from avinet.app.cli.config_status import status
 from avinet.app.cli.context import Group, Place, examples, place
-from avinet.app.cli.errors import FileError, RefusedError, UsageError
-from avinet.app.cli.output import milliseconds, moment, print_facts, print_json, print_table, text_of
-from avinet.errors import Kind
+from avinet.app.cli.errors import UsageError
+from avinet.app.cli.output import print_json, print_table
 from avinet.model.config import KINDS
-from avinet.model.documents import MAX_BYTES, parse_documents
 
-YAML_TYPE = "application/yaml"
-CHANGES = ("created", "updated", "deleted", "unchanged")
-STATUS = path_to("config", "status")
-MAX_WAIT_S = 300.0
-"""The most that the API waits for."""
-ANSWER_MARGIN_S = 15.0
-"""The controller's own word on who is late comes before we give up on the controller."""
 PAGE = 1_000
 """The most objects in one answer."""
 
@@ -36,87 +37,19 @@ def config() -> None:
 @examples(
     "avinet config apply -f web.yaml",
     "avinet config apply --dry-run -f web.yaml -f pools.yaml",
+    "avinet config apply --wait --note 'two more servers, CHG-1234' -f web.yaml",
     "generate | avinet config apply --wait --timeout 30 -f -",
 )
 @config.command()
-@click.option(
-    "-f",
-    "--file",
-    "files",
-    multiple=True,
-    required=True,
-    type=click.Path(dir_okay=False, allow_dash=True),
-    help="YAML or JSON documents; - for standard input. Can be given several times.",
-)
-@click.option("--dry-run", is_flag=True, help="Check it and say what would change.")
-@click.option("--wait", "waits", is_flag=True, help="Return once every attached engine has it in force.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(0, MAX_WAIT_S, min_open=True),
-    default=60.0,
-    show_default=True,
-    help="With --wait: how many seconds at most.",
-)
+@files_option(required=True)
+@terms_options
+@wait_options
 @place
-def apply(where: Place, files: tuple[str, ...], dry_run: bool, waits: bool, timeout: float) -> None:  # noqa: FBT001 - click's
+def apply(where: Place, files: tuple[str, ...], terms: Query, wait: float | None) -> None:
     """Create or change what the documents in FILES say: all of it or nothing."""
-    wait = timeout if waits else None
-    text = "\n---\n".join(_read(name) for name in files)
     client = where.client()
-    answer = client.post(
-        path_to("config"),
-        raw=text.encode(),
-        content_type=YAML_TYPE,
-        query={"dry_run": "true"} if dry_run else None,
-    )
-    late: RefusedError | None = None
-    if wait is not None and not dry_run:
-        try:
-            answer["in_sync"] = _in_force(client, answer["version"], wait)["in_sync"]
-        except RefusedError as why:
-            if why.answered_kind is not Kind.TIMEOUT:
-                raise
-            answer["in_sync"], late = False, why
-    if where.json:
-        print_json(answer)
-    else:
-        _print_changes(answer, dry_run=dry_run)
-    if late is not None:
-        raise late
-
-
-def _read(name: str) -> str:
-    """A file's text, once it reads as documents: errors then name the file and the line."""
-    shown = "stdin" if name == "-" else name
-    try:
-        data = sys.stdin.buffer.read(MAX_BYTES + 1) if name == "-" else _head(Path(name))
-    except OSError as why:
-        raise FileError(what="read", path=shown, why=why.strerror or str(why)) from why
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as why:
-        raise UsageError(what=f"{shown} is not UTF-8 text (byte {why.start})") from why
-    parse_documents(text, shown)
-    return text
-
-
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(MAX_BYTES + 1)
-
-
-def _print_changes(answer: dict[str, Any], *, dry_run: bool) -> None:
-    counts = [f"{len(answer.get(change, ()))} {change}" for change in CHANGES if answer.get(change)]
-    for change in CHANGES[:-1]:
-        for name in answer.get(change, ()):
-            click.echo(f"{change}  {text_of(name)}")
-    what = ", ".join(counts) or "nothing to do"
-    if dry_run:
-        click.echo(f"Dry run: {what}. Nothing was changed.")
-        return
-    click.echo(f"Version {answer['version']}: {what}.")
-    if answer.get("in_sync"):
-        click.echo("Every service engine has it.")
+    answer = client.post(path_to("config"), raw=text_of_files(files), content_type=YAML_TYPE, query=terms)
+    conclude(where, client, answer, wait=wait, dry_run="dry_run" in terms)
 
 
 @examples(
@@ -173,8 +106,17 @@ def all_of(client: Client, kind: str) -> Iterator[dict[str, Any]]:
 @click.argument("kind")
 @click.argument("name")
 @yes_option
+@note_option
+@wait_options
 @place
-def delete(where: Place, kind: str, name: str, yes: bool) -> None:  # noqa: FBT001 - click passes options by name
+def delete(  # noqa: PLR0913, PLR0917 - one parameter an option
+    where: Place,
+    kind: str,
+    name: str,
+    yes: bool,  # noqa: FBT001 - click passes options by name
+    note: str | None,
+    wait: float | None,
+) -> None:
     """Delete the object of KIND called NAME (or of that UUID).
 
     KIND is virtualservice, pool, healthmonitor, sslkeyandcertificate or serviceenginegroup.
@@ -185,65 +127,9 @@ def delete(where: Place, kind: str, name: str, yes: bool) -> None:  # noqa: FBT0
     if kind == "virtualservice":
         question = f"Delete virtual service {name}? Its traffic stops."
         ask(question, yes=yes, needs_yes="avinet config delete virtualservice")
-    where.client().delete(path_to(kind, name))
-    if where.json:
-        print_json({"deleted": [f"{kind}/{name}"]})
-    else:
-        click.echo(f"{kind} {name} was deleted.")
-
-
-@examples("avinet config status --wait 12 --timeout 30")
-@config.command()
-@click.option(
-    "--wait", "version", type=click.IntRange(min=1), help="Wait until every engine has this version."
-)
-@click.option(
-    "--timeout", type=click.FloatRange(0, MAX_WAIT_S, min_open=True), default=30.0, show_default=True
-)
-@place
-def status(where: Place, version: int | None, timeout: float) -> None:
-    """Which version is in force where, and who lags."""
     client = where.client()
-    answer = client.get(STATUS) if version is None else _in_force(client, version, timeout)
-    if where.json:
-        print_json(answer)
-        return
-    print_facts({"version": answer["version"], "in sync": answer["in_sync"]})
-    click.echo()
-    print_table(
-        ("engine", "stand", "why", "uuid"),
-        ((row["name"], row["stand"], row.get("why"), row["uuid"]) for row in answer["service_engines"]),
-        empty="There is no service engine yet; make one: avinet se create",
-    )
-    if not answer["versions"]:
-        return
-    click.echo()
-    print_table(
-        ("version", "committed", "acks", "p50", "p99", "last", "missing"),
-        (
-            (
-                row["version"],
-                moment(row["committed_at"]),
-                row["acks"],
-                *(_in_ms(row.get(name)) for name in ("p50_s", "p99_s", "last_s")),
-                row["missing"],
-            )
-            for row in answer["versions"]
-        ),
-        empty="",
-    )
-
-
-def _in_ms(seconds: float | None) -> str:
-    return milliseconds(None if seconds is None else seconds * 1000)
-
-
-def _in_force(client: Client, version: int, limit_s: float) -> dict[str, Any]:
-    """The status once every engine has ``version``; ``RefusedError`` of kind TIMEOUT after ``limit_s``."""
-    answer: dict[str, Any] = client.get(
-        STATUS, {"wait": version, "timeout": f"{limit_s:g}"}, timeout_s=limit_s + ANSWER_MARGIN_S
-    )
-    return answer
+    answer = client.delete(path_to(kind, name), {"note": note})
+    conclude(where, client, answer, wait=wait)
 
 
 def _kind(word: str) -> str:
@@ -270,3 +156,7 @@ def _print_yaml(rows: list[dict[str, Any]]) -> None:
     click.echo(
         yaml.safe_dump_all(rows, sort_keys=False, allow_unicode=True, explicit_start=len(rows) > 1), nl=False
     )
+
+
+for _command in (diff, history, rollback, show, status):
+    config.add_command(_command)

@@ -1,0 +1,160 @@
+"""``avinet config history``, ``show``, ``diff`` and ``rollback``: the versions that were, and back to one."""
+
+from typing import Any
+
+import click
+import yaml
+
+from avinet.app.cli.asking import ask, yes_option
+from avinet.app.cli.client import path_to
+from avinet.app.cli.config_changes import (
+    YAML_TYPE,
+    Query,
+    conclude,
+    files_option,
+    print_engines,
+    terms_options,
+    text_of_files,
+    wait_options,
+)
+from avinet.app.cli.context import Command, Place, examples, place
+from avinet.app.cli.errors import UsageError
+from avinet.app.cli.output import moment, print_facts, print_json, print_table, text_of
+
+VERSIONS = path_to("config", "versions")
+MAX_LIMIT = 1_000
+MAX_NAMES = 3
+"""Objects named in a line of the history; ``show`` names all."""
+VERSION = click.IntRange(min=1)
+
+
+@examples("avinet config history", "avinet config history --limit 3 --json")
+@click.command(cls=Command)
+@click.option("--limit", type=click.IntRange(1, MAX_LIMIT), default=20, show_default=True, metavar="N")
+@place
+def history(where: Place, limit: int) -> None:
+    """The versions there were, newest first: who made each, when, and what it changed."""
+    answer = where.client().get(VERSIONS, {"limit": limit})
+    if where.json:
+        print_json(answer)
+        return
+    print_table(
+        ("version", "at", "by", "changes", "note"),
+        (
+            (row["version"], moment(row["at"]), row["author"], _said(row), _note(row))
+            for row in answer["results"]
+        ),
+        empty="No version is kept.",
+    )
+    if answer["count"] > len(answer["results"]):
+        click.echo(f"{answer['count']} versions are kept, from {answer['oldest']} on.", err=True)
+
+
+def _said(row: dict[str, Any]) -> str:
+    said: list[str] = []
+    left = row["objects"]
+    for change in ("created", "updated", "deleted"):
+        if names := row[change]:
+            said.append(f"{change} {', '.join(names[:MAX_NAMES])}")
+            left -= len(names[:MAX_NAMES])
+    return "; ".join(said) + (f" and {left} more" if left > 0 else "")
+
+
+def _note(row: dict[str, Any]) -> str:
+    back = f"back to {row['rolled_back_to']}" if row["rolled_back_to"] else ""
+    return ": ".join(part for part in (back, row["note"]) if part)
+
+
+@examples("avinet config show 12", "avinet config show 12 --whole > as-of-12.yaml")
+@click.command(cls=Command)
+@click.argument("version", type=VERSION)
+@click.option("--whole", is_flag=True, help="Every object as of it, as YAML, rather than what it changed.")
+@place
+def show(where: Place, version: int, whole: bool) -> None:  # noqa: FBT001 - click passes options by name
+    """What VERSION changed, field by field."""
+    query = {"whole": "true"} if whole else None
+    answer = where.client().get(path_to("config", "versions", str(version)), query)
+    if where.json:
+        print_json(answer)
+    elif whole:
+        text = yaml.safe_dump_all(answer["whole"], sort_keys=False, allow_unicode=True, explicit_start=True)
+        click.echo(text, nl=False)
+    else:
+        facts = {"version": answer["version"], "at": moment(answer["at"]), "by": answer["author"]}
+        if said := _note(answer):
+            facts["note"] = said
+        print_facts(facts)
+        click.echo()
+        _print_changes(answer["changes"])
+
+
+@examples(
+    "avinet config diff -f web.yaml    # what applying it would change, and on which engines",
+    "avinet config diff 12             # from version 12 to what is in force",
+    "avinet config diff 12 14",
+)
+@click.command(cls=Command)
+@click.argument("before", type=VERSION, required=False)
+@click.argument("after", type=VERSION, required=False)
+@files_option(required=False)
+@place
+def diff(where: Place, before: int | None, after: int | None, files: tuple[str, ...]) -> None:
+    """What differs, field by field: between versions BEFORE and AFTER, or between what is in force and FILES."""
+    if bool(files) == (before is not None):
+        raise UsageError(what="say what to compare: one or two versions, or -f FILE")
+    client = where.client()
+    if files:
+        answer = client.post(path_to("config", "diff"), raw=text_of_files(files), content_type=YAML_TYPE)
+    else:
+        answer = client.get(path_to("config", "diff"), {"before": before, "after": after})
+    if where.json:
+        print_json(answer)
+        return
+    if not answer["changes"]:
+        click.echo("Nothing differs.")
+    _print_changes(answer["changes"])
+    if answer["service_engines"]:
+        click.echo()
+        print_engines(answer["service_engines"])
+
+
+def _print_changes(changes: list[dict[str, Any]]) -> None:
+    for one in changes:
+        click.echo(f"{one['change']} {one['kind']}/{text_of(one['name'])}")
+        for field in one["fields"]:
+            old, new = _value(field["old"]), _value(field["new"])
+            came = one["change"] == "created"
+            shown = new if came else f"{old} -> {new}"
+            click.echo(f"  {text_of(field['path'])}: {shown}")
+        if left_out := one["fields_left_out"]:
+            click.echo(f"  and {left_out} more fields")
+
+
+def _value(value: Any) -> str:
+    return "(none)" if value is None else '""' if value == "" else text_of(value)
+
+
+@examples("avinet config rollback 12 --dry-run", "avinet config rollback 12 --wait --note 'web was slow'")
+@click.command(cls=Command)
+@click.argument("version", type=VERSION)
+@yes_option
+@terms_options
+@wait_options
+@place
+def rollback(
+    where: Place,
+    version: int,
+    yes: bool,  # noqa: FBT001 - click passes options by name
+    terms: Query,
+    wait: float | None,
+) -> None:
+    """Make a new version whose objects are those of VERSION.
+
+    What was made since goes, what was changed or deleted comes back. With --dry-run it only says what that is.
+    """
+    dry_run = "dry_run" in terms
+    if not dry_run:
+        ask(f"Go back to version {version}? What was changed since is undone.", yes=yes)
+    client = where.client()
+    answer = client.post(path_to("config", "versions", str(version), "rollback"), query=terms)
+    conclude(where, client, answer, wait=wait, dry_run=dry_run)

@@ -1,0 +1,129 @@
+"""``avinet config history``, ``show``, ``diff`` and ``rollback``."""
+
+import json
+
+import yaml
+
+from tests.unit.api_double import Answer, problem
+from tests.unit.cli_kit import CliCase
+
+ROW = {
+    "version": 3,
+    "author": "olga",
+    "at": 0.0,
+    "created": ["pool/a", "pool/b", "pool/c", "pool/d"],
+    "updated": [],
+    "deleted": ["pool/e"],
+    "objects": 500,
+    "note": "CHG-1",
+    "rolled_back_to": 2,
+}
+FIELDS = [
+    {"path": "retries", "old": 2, "new": 0},
+    {"path": "key", "old": "(secret)", "new": "(secret, changed)"},
+    {"path": "pool_ref", "old": None, "new": "web"},
+]
+CHANGES = [
+    {
+        "kind": "pool",
+        "name": "web",
+        "uuid": "pool-1",
+        "change": "updated",
+        "fields": FIELDS,
+        "fields_left_out": 9,
+    }
+]
+APPLIED = {"version": 7, "created": [], "updated": ["pool/web"], "deleted": [], "unchanged": []}
+ENGINES = [{"name": "se-1", "uuid": "se-11", "set": ["pool/web"], "removed": ["pool/old"]}]
+
+
+class History(CliCase):
+    def test_each_version_is_a_line(self):
+        body = {"count": 9, "results": [ROW], "oldest": 1, "next": None}
+        self.answers["GET", "/api/config/versions?limit=1"] = Answer(body=body)
+        shown = self.answer_of("config", "history", "--limit", "1").splitlines()[1]
+        for part in (
+            "3",
+            "olga",
+            "created pool/a, pool/b, pool/c; deleted pool/e and 496 more",
+            "back to 2: CHG-1",
+        ):
+            self.assertIn(part, shown)
+        self.assertEqual(json.loads(self.answer_of("config", "history", "--limit", "1", "--json")), body)
+
+    def test_a_version_is_shown_field_by_field(self):
+        body = {**ROW, "changes": CHANGES, "whole": None}
+        self.answers["GET", "/api/config/versions/3"] = Answer(body=body)
+        lines = self.answer_of("config", "show", "3").splitlines()
+        self.assertEqual(
+            lines[lines.index("updated pool/web") :],
+            [
+                "updated pool/web",
+                "  retries: 2 -> 0",
+                "  key: (secret) -> (secret, changed)",
+                "  pool_ref: (none) -> web",
+                "  and 9 more fields",
+            ],
+        )
+
+    def test_the_whole_is_yaml_that_apply_takes(self):
+        whole = [{"kind": "pool", "name": "web"}, {"kind": "pool", "name": "b"}]
+        self.answers["GET", "/api/config/versions/3?whole=true"] = Answer(body={"whole": whole})
+        self.assertEqual(list(yaml.safe_load_all(self.answer_of("config", "show", "3", "--whole"))), whole)
+
+    def test_a_version_that_is_gone_is_status_3(self):
+        self.answers["GET", "/api/config/versions/3"] = problem(410, "version-gone", "gone; oldest is 9.")
+        self.assertEqual(self.run_cli("config", "show", "3").exit_code, 3)
+
+
+class Diff(CliCase):
+    def test_of_versions(self):
+        answer = {"before": 2, "after": 7, "changes": CHANGES, "service_engines": None}
+        self.answers["GET", "/api/config/diff?before=2"] = Answer(body=answer)
+        self.assertIn("retries: 2 -> 0", self.answer_of("config", "diff", "2"))
+        self.answers["GET", "/api/config/diff?before=2&after=3"] = Answer(body={**answer, "changes": []})
+        self.assertIn("Nothing differs.", self.answer_of("config", "diff", "2", "3"))
+
+    def test_of_a_file(self):
+        answer = {"before": 2, "after": None, "changes": CHANGES, "service_engines": ENGINES}
+        self.answers["POST", "/api/config/diff"] = Answer(body=answer)
+        shown = self.answer_of("config", "diff", "-f", "-", text="kind: pool\n")
+        self.assertIn("engine se-1: set pool/web; removed pool/old", shown)
+
+    def test_of_both_or_of_nothing_is_refused(self):
+        for arguments in ((), ("2", "-f", "-")):
+            self.assertEqual(self.run_cli("config", "diff", *arguments, text="a: 1\n").exit_code, 2)
+
+
+class Rollback(CliCase):
+    PATH = "/api/config/versions/3/rollback"
+
+    def test_it_tells_the_new_version_and_waits(self):
+        self.answers["POST", f"{self.PATH}?note=slow&expect_version=6"] = Answer(body=APPLIED)
+        self.answers["GET", "/api/config/status?wait=7&timeout=60"] = Answer(body={"in_sync": True})
+        shown = self.answer_of("config", "rollback", "3", "--wait", "--note", "slow", "--expect-version", "6")
+        self.assertIn("updated  pool/web\nVersion 7: 1 updated.\nEvery service engine has it.", shown)
+
+    def test_a_dry_run_tells_which_engines_and_waits_for_none(self):
+        self.answers["POST", f"{self.PATH}?dry_run=true"] = Answer(
+            body={**APPLIED, "service_engines": ENGINES}
+        )
+        shown = self.answer_of("config", "rollback", "3", "--dry-run", "--wait")
+        self.assertIn("engine se-1: set pool/web; removed pool/old", shown)
+        self.assertIn("Nothing was changed", shown)
+
+    def test_a_refusal_is_a_conflict_with_every_reason(self):
+        detail = "Version 3 does not fit.\n  serviceenginegroup edge: 2 engines"
+        self.answers["POST", self.PATH] = problem(409, "rollback-refused", detail)
+        result = self.run_cli("config", "rollback", "3")
+        self.assertEqual(result.exit_code, 4)
+        self.assertIn("edge", result.stderr)
+
+    def test_engines_that_refuse_are_named_after_what_changed_and_are_a_conflict(self):
+        self.answers["POST", self.PATH] = Answer(body=APPLIED)
+        late = problem(409, "refused", "Version 7 is refused by se-1 (port 80 is taken by nginx).")
+        self.answers["GET", "/api/config/status?wait=7&timeout=60"] = late
+        result = self.run_cli("config", "rollback", "3", "--wait")
+        self.assertEqual(result.exit_code, 4)
+        self.assertIn("Version 7: 1 updated.", result.stdout)
+        self.assertIn("taken by nginx", result.stderr)
