@@ -26,7 +26,7 @@ from avinet.app.watchdog import Watchdog
 from avinet.cloud.local import LocalCloud, LocalSettings
 from avinet.controller.api_status import StrangerCounts, Whole, resident_kib
 from avinet.controller.candidates import Candidates
-from avinet.controller.config_store import ConfigStore
+from avinet.controller.config_store import ConfigStore, HistoryLimits
 from avinet.controller.configuration import ConfigService
 from avinet.controller.engine_commands import EngineCommands
 from avinet.controller.engine_index import EngineIndex
@@ -67,6 +67,7 @@ from avinet.store.threads import OwnThread
 from avinet.trust.authorized_keys import AuthorizedKeys
 from avinet.trust.files import write_public
 from avinet.trust.node import ControllerIdentity
+from avinet.units import MIB
 from avinet.wire.messages import CONTROL_SERVICE
 from avinet.wire.registration import MetaInfo, registration_addresses
 
@@ -145,7 +146,10 @@ class Controller(SessionListener):
         settings, identity, emit = self.settings, self.identity, self.events.emit
         wall = WallClock(self.reactor)
         self.config = ConfigService(
-            ConfigStore(self.store),
+            ConfigStore(
+                self.store,
+                HistoryLimits(settings.config.history_versions, settings.config.history_mib * MIB),
+            ),
             wall,
             self._needs,
             ConfigEvents(self.events.emit).committed,

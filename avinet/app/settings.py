@@ -14,6 +14,7 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 
 import msgspec
 
+from avinet.controller.config_store import HISTORY_BYTES, HISTORY_VERSIONS
 from avinet.errors import AvinetError, Kind, error
 from avinet.ssh.memory import CONNECTION_BYTES, PROCESS_BYTES
 from avinet.units import DAY_S, GIB, HOUR_S, MIB
@@ -125,6 +126,15 @@ class ControlSection(_Section, frozen=True, kw_only=True):
     report_interval_s: Annotated[float, msgspec.Meta(ge=1, le=3600)] = 60.0
 
 
+class ConfigSection(_Section, frozen=True, kw_only=True):
+    """The configuration's history."""
+
+    history_versions: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = HISTORY_VERSIONS
+    """How many versions can be shown and rolled back to; those since the last checkpoint (100) come on top."""
+    history_mib: Annotated[int, msgspec.Meta(ge=1, le=1024)] = HISTORY_BYTES // MIB
+    """What they may take in the store."""
+
+
 class ControllerSettings(_Section, frozen=True, kw_only=True):
     """``controller.toml``."""
 
@@ -133,6 +143,7 @@ class ControllerSettings(_Section, frozen=True, kw_only=True):
     registration: RegistrationSection = RegistrationSection()
     api: ApiSection = ApiSection()
     control: ControlSection = ControlSection()
+    config: ConfigSection = ConfigSection()
 
     @property
     def name(self) -> str:

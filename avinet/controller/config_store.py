@@ -43,6 +43,10 @@ CHECKPOINT_EVERY = 100
 """Versions between checkpoints: a start applies at most so many changes."""
 CHECKPOINT_BYTES = 16 * MIB
 """Of changes between checkpoints: a start after many large ones takes no longer than after one."""
+HISTORY_VERSIONS = 1_000
+"""A busy month; going back over all of them takes a quarter of a second."""
+HISTORY_BYTES = 32 * MIB
+"""A start reads all of it once to find leftovers (50 ms), and etcd keeps 2 GiB in all."""
 MAX_NOTE = 500
 """Characters that an operator may say about a version: a sentence or a ticket's title, not the ticket."""
 
@@ -59,10 +63,8 @@ class ConfigDamagedError(AvinetError):
 class HistoryLimits:
     """How far back versions can be shown and rolled back to.  Those since the last checkpoint are kept in any case."""
 
-    versions: int = 1_000
-    """A busy month; going back over all of them takes a quarter of a second."""
-    size: int = 32 * MIB
-    """Bytes: a start reads all of it once to find leftovers (50 ms), and etcd keeps 2 GiB in all."""
+    versions: int = HISTORY_VERSIONS
+    size: int = HISTORY_BYTES
 
 
 class Item(msgspec.Struct, frozen=True, array_like=True):

@@ -15,9 +15,8 @@ import msgspec
 from avinet.model.config import ConfigObject, kind_of
 from avinet.model.configuration import Configuration
 from avinet.model.ids import ObjectId
+from avinet.model.shown import SECRET_FIELDS
 
-SECRETS = frozenset({("sslkeyandcertificate", "key")})
-"""(kind, field): private keys."""
 SECRET, SECRET_CHANGED = "(secret)", "(secret, changed)"
 MAX_TEXT = 200
 """Characters of a value that are shown; a certificate is 2,000 and tells nobody anything."""
@@ -95,7 +94,7 @@ def _names_in(before: Configuration, after: Configuration) -> NameOf:
 
 def changes_of(old: ConfigObject | None, new: ConfigObject, name_of: NameOf) -> tuple[FieldChange, ...]:
     """What differs between two states of one object; without ``old``, what is not at its default."""
-    kind = kind_of(new)
+    secrets = SECRET_FIELDS.get(type(new), ())
     after: dict[str, Any] = msgspec.to_builtins(new)
     before: dict[str, Any] = _defaults(type(new)) if old is None else msgspec.to_builtins(old)
     changes: list[FieldChange] = []
@@ -103,7 +102,7 @@ def changes_of(old: ConfigObject | None, new: ConfigObject, name_of: NameOf) -> 
         was = before.get(field)
         if field == "uuid" or was == value:
             continue
-        if (kind, field) in SECRETS:
+        if field in secrets:
             changes.append(FieldChange(field, *((None, SECRET) if old is None else (SECRET, SECRET_CHANGED))))
         elif old is None:
             # Of something new, its own defaults are no news: it is told as it stands.
