@@ -95,7 +95,8 @@ class Servers(SynchronousTestCase):
 class Algorithms(SynchronousTestCase):
     def policy(self, **more):
         (route, _) = pool_routes(pool(**more), "pool-1", {"prefix": "/"})
-        return rendered(pool(**more))["lb_policy"], route["route"].get("hash_policy")
+        cluster = rendered(pool(**more))
+        return cluster.get("lb_policy"), route["route"].get("hash_policy")
 
     address = {"connection_properties": {"source_ip": True}}
 
@@ -103,12 +104,19 @@ class Algorithms(SynchronousTestCase):
         hashed = {"lb_algorithm": LbAlgorithm.CONSISTENT_HASH}
         header = {"lb_algorithm_consistent_hash_hdr": "x-user"}
         self.assertEqual(self.policy(), ("ROUND_ROBIN", None))
-        self.assertEqual(self.policy(lb_algorithm=LbAlgorithm.LEAST_CONNECTIONS), ("LEAST_REQUEST", None))
         self.assertEqual(self.policy(**hashed), ("RING_HASH", [self.address]))
         for by, name in ((HashBy.URI, ":path"), (HashBy.HEADER, "x-user")):
             policy = self.policy(**hashed, **header, lb_algorithm_hash=by)
             first = {"header": {"header_name": name}, "terminal": True}
             self.assertEqual(policy, ("RING_HASH", [first, self.address]))
+
+    def test_all_servers_are_compared_where_they_are_few(self):
+        for count, choice in ((64, {"selection_method": "FULL_SCAN"}), (65, {"choice_count": 5})):
+            servers = [server(f"10.0.0.{n}") for n in range(1, count + 1)]
+            cluster = rendered(pool(*servers, lb_algorithm=LbAlgorithm.LEAST_CONNECTIONS))
+            (policy,) = cluster["load_balancing_policy"]["policies"]
+            config = policy["typed_extension_config"]["typed_config"]
+            self.assertEqual({k: v for k, v in config.items() if k != "@type"}, choice)
 
     def test_persistence_by_address_goes_before_the_algorithm(self):
         by_address = Persistence(persistence_type=PersistenceType.CLIENT_IP)
