@@ -1,7 +1,6 @@
 """A controller, put together: each part made from the parts below it, started in order, undone in reverse."""
 
 import contextlib
-import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from avinet.app.garbage import Garbage
 from avinet.app.listening import awaited, listen_plain
 from avinet.app.local_machines import require_local_envoy
 from avinet.app.operator_api import OperatorApi
+from avinet.app.operator_surface import OperatorSurface
 from avinet.app.renewal import Renewal, Shown
 from avinet.app.secure_channel import secure_channel_server
 from avinet.app.settings import ControllerSettings
@@ -37,7 +37,6 @@ from avinet.controller.failure_budget import FailureBudget
 from avinet.controller.image_keys import ImageKeys
 from avinet.controller.images import Images, ImageSources
 from avinet.controller.machines import Machines
-from avinet.controller.operators import Operators, local_operator
 from avinet.controller.permits import LOGS_IN, PermitFiles, PermitRules, Permits
 from avinet.controller.registration_api import RegistrationApi
 from avinet.controller.reports import ChannelEvents, ConfigEvents, ControllerEvents, SessionEvents
@@ -50,7 +49,7 @@ from avinet.model.config import ConfigObject, ServiceEngineGroup
 from avinet.model.configuration import Configuration
 from avinet.model.engine import Lifecycle, SeRecord
 from avinet.model.ids import SeId
-from avinet.rest.listen import Place, listen_tls, listen_unix
+from avinet.rest.listen import Place, listen_tls
 from avinet.rest.route import Route
 from avinet.rest.router import Router
 from avinet.rest.site import BoundedSite
@@ -63,7 +62,6 @@ from avinet.ssh.services import ServiceTable
 from avinet.store.eventlog import open_event_log
 from avinet.store.interface import Store
 from avinet.store.sqlite import open_sqlite_store
-from avinet.store.threads import OwnThread
 from avinet.trust.authorized_keys import AuthorizedKeys
 from avinet.trust.files import write_public
 from avinet.trust.node import ControllerIdentity
@@ -314,19 +312,9 @@ class Controller(SessionListener):
         return deferToThread(stop_data_plane, state / "data-plane").addCallback(lambda _: None)
 
     async def _listen_api(self, stack: contextlib.AsyncExitStack) -> None:
-        settings, identity = self.settings.api, self.identity
-        routes = self._routes()
-        thread = OwnThread(self.reactor, "logins")
-        stack.callback(thread.stop)
-        refused = ControllerEvents(self.events.emit).login_refused
-        operators = Operators(identity.admin, self.reactor, thread, os.urandom(32), refused)
-        site = BoundedSite(Router(routes, self.reactor, authenticate=operators.authenticate), self.reactor)
-        place = Place(settings.port, "[api] port", settings.bind)
-        port = listen_tls(self.reactor, place, site, self._shown.api)
-        stack.push_async_callback(awaited(port.stopListening))
-        local = BoundedSite(Router(routes, self.reactor, authenticate=local_operator), self.reactor)
-        unix = listen_unix(self.reactor, identity.paths.api_socket, local)
-        stack.push_async_callback(awaited(unix.stopListening))
+        surface = OperatorSurface(self.reactor, self.settings.api, self.identity, self.events.emit)
+        await surface.open(self.store, stack)
+        await surface.listen(self._routes(surface), self._shown.api, stack)
 
     def _renew_in_time(self, stack: contextlib.AsyncExitStack) -> None:
         renewal = Renewal(
@@ -349,7 +337,7 @@ class Controller(SessionListener):
     def _current_list(self) -> CurrentList:
         return CurrentList(self.identity.membership.number, self.identity.membership_document)
 
-    def _routes(self) -> tuple[Route, ...]:
+    def _routes(self, surface: OperatorSurface) -> tuple[Route, ...]:
         whole = Whole(
             cluster=self.identity.cluster,
             name=self.identity.name,
@@ -365,7 +353,7 @@ class Controller(SessionListener):
             logins=self._logins,
         )
         api = OperatorApi(whole, self.commands, self.machines, self.images, self.events, self._meta)
-        return api.routes(self.reactor)
+        return api.routes(self.reactor, surface.routes())
 
     # What the parts ask and tell
 

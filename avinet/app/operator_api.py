@@ -41,8 +41,8 @@ class OperatorApi:
     events: Events
     meta: Callable[[str], MetaInfo]
 
-    def routes(self, clock: IReactorTime) -> tuple[Route, ...]:
-        """All of them, with the OpenAPI document of the very same table."""
+    def routes(self, clock: IReactorTime, more: tuple[Route, ...]) -> tuple[Route, ...]:
+        """All of them and ``more``, with the OpenAPI document of the very same table."""
         whole = self.whole
         facts = EngineFacts(
             is_attached=whole.sessions.is_up,
@@ -59,8 +59,9 @@ class OperatorApi:
             *ImageApi(self.images, whole.engines, self._has_group).routes(),
             *ConfigApi(whole.config, whole.sync, whole.engines, deferToThread).routes(),
             *event_routes(self.events, clock),
+            *more,
         )
-        return (*table, _description_of(table))
+        return (*table, *_description_of(table))
 
     def _has_group(self, name: str) -> bool:
         return self.whole.config.group(name) is not None
@@ -82,10 +83,13 @@ class OperatorApi:
         return progress.wanted.version if progress is not None and progress.in_sync else None
 
 
-def _description_of(table: tuple[Route, ...]) -> Route:
+def _description_of(table: tuple[Route, ...]) -> tuple[Route, ...]:
     document = openapi(table, INFO)
 
     async def describe(request: Any) -> Any:
         return Response(body=document)
 
-    return Route(method="GET", path="/api/openapi.json", handler=describe, summary="This API, described.")
+    return tuple(
+        Route(method="GET", path=path, handler=describe, summary="This API, described.")
+        for path in ("/openapi.json", "/api/openapi.json")
+    )

@@ -113,6 +113,9 @@ class ApiSection(_Section, frozen=True, kw_only=True):
     port: Port = 443
     names: tuple[CertificateName, ...] = ("localhost", "127.0.0.1", "::1")
     """Host names and addresses in its certificate, beside ``controller.addresses``."""
+    requests_per_s: PerSecond = 100.0
+    """Of one user or one access token, over a burst; twice as many of one address.  The UNIX socket has no bound."""
+    requests_burst: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 500
 
 
 class ControlSection(_Section, frozen=True, kw_only=True):

@@ -16,6 +16,8 @@ import msgspec
 from avinet.errors import AvinetError, Kind, error
 
 PROBLEM_TYPE = "application/problem+json"
+PAGES_ASK = frozenset({"session-ended"})
+"""Reasons of a 401 that are told to a page that logs in by a form."""
 _RESERVED = frozenset({"type", "title", "status", "detail", "reason"})
 
 STATUS_OF_KIND: dict[Kind, int] = {
@@ -168,7 +170,9 @@ class Problem:
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(max(0, math.ceil(self.retry_after_s)))
         if self.status == HTTPStatus.UNAUTHORIZED:
-            headers["WWW-Authenticate"] = 'Basic realm="avinet", charset="UTF-8"'
+            # A browser that meets Basic asks by a window of its own; who came with a cookie has a page for that.
+            basic = 'Basic realm="avinet", charset="UTF-8", '
+            headers["WWW-Authenticate"] = f'{"" if self.reason in PAGES_ASK else basic}Bearer realm="avinet"'
         return headers
 
 

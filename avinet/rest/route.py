@@ -14,6 +14,7 @@ import msgspec
 from twisted.web.iweb import IBodyProducer
 
 from avinet.errors import LocalProtocolError
+from avinet.rest.access import READS, Principal, Role
 
 DEFAULT_BODY_BYTES = 64 * 1024
 """A registration or one configuration object is a few KiB; a route that takes more says so."""
@@ -29,15 +30,6 @@ class Auth(enum.Enum):
 
     ANYONE = "anyone"
     OPERATOR = "operator"
-
-
-@attrs.frozen
-class Caller:
-    """What is known of a caller before it is authenticated."""
-
-    peer: str
-    """IP address; empty on a UNIX socket."""
-    authorization: str | None = attrs.field(repr=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -56,8 +48,13 @@ class Request:
     """By lower-case name; of repeated fields the first."""
     peer: str = ""
     """IP address of the caller; empty on a UNIX socket."""
-    principal: str | None = None
+    login: Principal | None = None
     """Who is calling, where the route asks for it."""
+
+    @property
+    def principal(self) -> str | None:
+        """Its user's name."""
+        return None if self.login is None else self.login.user
 
 
 @attrs.frozen(kw_only=True)
@@ -68,6 +65,10 @@ class Response:
     body: Any = None
     headers: Mapping[str, str] = attrs.field(factory=dict)
     content_type: str = JSON_TYPE
+    cookies: tuple[str, ...] = attrs.field(default=(), repr=False)
+    """Values of ``Set-Cookie``, a field each."""
+    login: Principal | None = None
+    """Who it turned out to be, where that was the question."""
 
     @property
     def streamed(self) -> bool:
@@ -88,8 +89,12 @@ class Route:
     summary: str
     request: Any = None
     """A type for msgspec whose Structs refuse unknown fields, ``bytes`` for the raw body, or None for no body."""
+    request_schema: Mapping[str, Any] | None = None
+    """What a raw body should be, for the OpenAPI document; it may refer to ``schemas``."""
     response: Any = None
     """The type of a successful JSON answer, for the OpenAPI document."""
+    response_schema: Mapping[str, Any] | None = None
+    """The same where no type says it."""
     query: type[msgspec.Struct] | None = None
     """A Struct that refuses unknown fields; values arrive as text and are converted."""
     statuses: Mapping[int, str] = attrs.field(factory=lambda: {200: "Done."})
@@ -100,6 +105,15 @@ class Route:
     timeout_s: float = DEFAULT_TIMEOUT_S
     """How long the handler may take to begin its answer."""
     auth: Auth = Auth.OPERATOR
+    role: Role | None = None
+    """The least role that may call; by default ``read-only`` for reads and ``operator`` for the rest."""
+
+    @property
+    def least_role(self) -> Role:
+        """The least role that may call, where it asks for a login."""
+        if self.role is not None:
+            return self.role
+        return Role.READ_ONLY if self.method in READS else Role.OPERATOR
 
     def __attrs_post_init__(self) -> None:
         for kind in (self.request, self.query):

@@ -1,16 +1,15 @@
 """The router: from a twisted.web request to a route's handler and back, every check on the way by the table.
 
-Checks run cheapest first: path, method, who is calling, query, media type, body.  Whatever is wrong is answered
+Checks run cheapest first: path, method, how often, who is calling, their role, query, media type, body.  Whatever is wrong is answered
 as problem+json (``avinet.rest.problem``).  A handler's ``AvinetError`` becomes its problem; any other exception
 becomes a 500 that names an incident, whose traceback goes to the log alone.  Body size is checked twice: by
 ``avinet.rest.site`` while the body arrives, which is what bounds memory, and here, for Sites that are not ours.
 """
 
-import re
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 import attrs
 import msgspec
@@ -23,33 +22,25 @@ from twisted.web.server import NOT_DONE_YET
 from twisted.web.server import Request as WebRequest
 
 from avinet.errors import AvinetError, LocalProtocolError
+from avinet.rest.access import READS, Access, Caller, Guard, NoLogins, Principal, new_request_id, require_role
+from avinet.rest.decoding import decode_body, decode_query
 from avinet.rest.openapi import Info, openapi
 from avinet.rest.problem import (
-    BodyTooLargeError,
-    InvalidBodyError,
-    InvalidQueryError,
     MalformedRequestError,
-    MediaTypeError,
     MethodNotAllowedError,
     NoSuchPathError,
     SlowAnswerError,
-    UnauthenticatedError,
     UnexpectedError,
     problem_of,
 )
-from avinet.rest.route import Auth, Caller, Request, Response, Route, parameter_of
+from avinet.rest.route import Auth, Request, Response, Route, parameter_of
 from avinet.units import KIB
 
-__all__ = ["Auth", "Caller", "Info", "Request", "Response", "Route", "Router", "nobody", "openapi"]
-
-Authenticate = Callable[[Caller], Awaitable[str]]
-"""Names the caller, or raises ``UnauthenticatedError`` or another ``AvinetError``."""
+__all__ = ["Auth", "Caller", "Info", "Request", "Response", "Route", "Router", "openapi"]
 
 UNROUTED_BODY_BYTES = 64 * KIB
 """As most routes take; clients send a body with a wrong path as with a right one."""
 
-_AT = re.compile(r" - at `(?:key in )?\$(?P<path>.*)`$")
-_READS = frozenset({"GET", "HEAD"})
 _ALWAYS = {
     "Cache-Control": "no-store",  # answers are facts of this moment, some of them secret
     "X-Content-Type-Options": "nosniff",
@@ -57,9 +48,34 @@ _ALWAYS = {
 }
 
 
-async def nobody(caller: Caller) -> str:
-    """The ``authenticate`` of a surface without logins."""
-    raise UnauthenticatedError(what="and this surface has none")
+@attrs.define(eq=False)
+class _Exchange:
+    """One request under way: what its audit needs, and twisted.web's half of it."""
+
+    web: WebRequest
+    request_id: str = attrs.field(factory=new_request_id)
+    principal: Principal | None = None
+
+    @property
+    def method(self) -> str:
+        return _text(self.web.method)
+
+    @property
+    def peer(self) -> str:
+        """IP address; empty on a UNIX socket."""
+        host: str = getattr(self.web.getClientAddress(), "host", "")
+        return host
+
+    def access(self, response: Response, reason: str) -> Access:
+        return Access(
+            request_id=self.request_id,
+            method=self.method,
+            path=_text(self.web.path),
+            peer=self.peer,
+            principal=self.principal,
+            status=response.status,
+            reason=reason,
+        )
 
 
 class Router(Resource):
@@ -68,12 +84,10 @@ class Router(Resource):
     isLeaf = True
     _log = Logger()
 
-    def __init__(
-        self, routes: Iterable[Route], clock: IReactorTime, *, authenticate: Authenticate = nobody
-    ) -> None:
+    def __init__(self, routes: Iterable[Route], clock: IReactorTime, guard: Guard | None = None) -> None:
         super().__init__()
         self._clock = clock
-        self._authenticate = authenticate
+        self._guard = NoLogins() if guard is None else guard
         self._table: dict[tuple[str, ...], dict[str, Route]] = {}
         for route in routes:
             pattern = tuple("{}" if parameter_of(s) else s for s in route.segments)
@@ -100,59 +114,65 @@ class Router(Resource):
 
         def gone(reason: object) -> None:
             # Nobody waits any more.  A read stops; a write is let finish, since half of it may be done.
-            if _text(request.method) in _READS:
+            if _text(request.method) in READS:
                 answer.cancel()
 
         request.notifyFinish().addErrback(gone)
         return NOT_DONE_YET
 
-    async def _answer(self, request: WebRequest) -> None:
+    async def _answer(self, web: WebRequest) -> None:
+        exchange = _Exchange(web)
+        reason = ""
         try:
-            response = _encoded(await self._respond(request))
+            answered = await self._respond(exchange)
+            exchange.principal = answered.login or exchange.principal
+            response = _encoded(answered)
         except CancelledError:
             return
         except AvinetError as error:
-            response = problem_response(error)
+            reason, response = error.reason, problem_response(error)
         except Exception:  # noqa: BLE001 - the edge: a defect of ours must not become a hanging request
             incident = f"incident-{uuid.uuid4()}"
             self._log.failure(
                 "{incident}: {method} {path} failed",
                 incident=incident,
-                method=_text(request.method),
-                path=_text(request.path),
+                method=exchange.method,
+                path=_text(web.path),
             )
-            response = problem_response(UnexpectedError(incident=incident))
-        if not request._disconnected and not request.finished:  # noqa: SLF001 - twisted.web has no public word for it
-            await self._send(request, response)
+            defect = UnexpectedError(incident=incident)
+            reason, response = defect.reason, problem_response(defect)
+        self._guard.ended(exchange.access(response, reason))
+        if not web._disconnected and not web.finished:  # noqa: SLF001 - twisted.web has no public word for it
+            web.setHeader("X-Request-Id", exchange.request_id)
+            await self._send(web, response)
 
-    async def _respond(self, web: WebRequest) -> Response:
-        method, target = _text(web.method), _text(web.uri)
-        if method == "OPTIONS":
-            _, methods, _ = self._methods(target)
-            return Response(status=204, headers={"Allow": _allowed(methods)})
-        route, path, params = self._find(method, target)
+    async def _respond(self, exchange: _Exchange) -> Response:
+        web, method, target = exchange.web, exchange.method, _text(exchange.web.uri)
         headers = {
             _text(name).lower(): values[0].decode("utf-8", "replace")
             for name, values in web.requestHeaders.getAllRawHeaders()
         }
-        peer = getattr(web.getClientAddress(), "host", "")
-        principal = None
+        caller = Caller(exchange.peer, method, headers)
+        self._guard.admit(caller)
+        if method == "OPTIONS":
+            _, methods, _ = self._methods(target)
+            return Response(status=204, headers={"Allow": _allowed(methods)})
+        route, path, params = self._find(method, target)
         if route.auth is Auth.OPERATOR:
-            principal = await self._authenticate(
-                Caller(peer=peer, authorization=headers.get("authorization"))
-            )
+            exchange.principal = await self._guard.authenticate(caller)
+            require_role(exchange.principal, route.least_role)
         request = Request(
             method=method,
             path=path,
             params=params,
-            query=_decode_query(route, target),
-            body=_decode_body(route, web, headers.get("content-type", "")),
+            query=decode_query(route, target),
+            body=decode_body(route, web.content, headers.get("content-type", "")),
             headers=headers,
-            peer=peer,
-            principal=principal,
+            peer=caller.peer,
+            login=exchange.principal,
         )
         handling = Deferred.fromCoroutine(_await(route.handler(request)))
-        if method not in _READS:
+        if method not in READS:
             # As when its client leaves: a write is let finish, since half of it may be done.  Only the answer goes.
             handling = self._apart(handling, route)
         handling.addTimeout(route.timeout_s, self._clock)
@@ -200,6 +220,8 @@ class Router(Resource):
         request.setResponseCode(response.status)
         for name, value in {**_ALWAYS, **response.headers}.items():
             request.setHeader(name, value)
+        if response.cookies:
+            request.responseHeaders.setRawHeaders("Set-Cookie", response.cookies)
         request.defaultContentType = None
         head = request.method == b"HEAD"
         if response.streamed:
@@ -263,52 +285,3 @@ def _text(value: bytes) -> str:
 def _allowed(methods: dict[str, Route]) -> str:
     names = set(methods) | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set())
     return ", ".join(sorted(names))
-
-
-def _decode_query(route: Route, target: str) -> Any:
-    pairs = parse_qsl(target.partition("?")[2], keep_blank_values=True)
-    values: dict[str, str] = {}
-    for name, value in pairs:
-        if name in values:
-            raise InvalidQueryError(where=name, what="it is given twice")
-        values[name] = value
-    if route.query is None:
-        for name in values:
-            raise InvalidQueryError(where=name, what="nothing of that name is known here")
-        return None
-    try:
-        return msgspec.convert(values, route.query, strict=False)
-    except msgspec.ValidationError as why:
-        where, what = _located(str(why))
-        raise InvalidQueryError(where=where, what=what) from why
-
-
-def _decode_body(route: Route, web: WebRequest, content_type: str) -> Any:
-    content = web.content
-    raw: bytes = content.read(route.body_bytes + 1) if content is not None else b""
-    if len(raw) > route.body_bytes:
-        raise BodyTooLargeError(limit=route.body_bytes)
-    if route.request is None:
-        if raw.strip() not in {b"", b"{}", b"null"}:  # clients that always send JSON mean nothing by these
-            raise InvalidBodyError(where="the top", what="this takes no body")
-        return None
-    media_type = content_type.split(";", maxsplit=1)[0].strip().lower()
-    if media_type not in route.consumes:
-        raise MediaTypeError(got=media_type or "nothing", wanted=" or ".join(route.consumes))
-    if route.request is bytes:
-        return raw
-    try:
-        return msgspec.json.decode(raw, type=route.request)
-    except msgspec.ValidationError as why:
-        where, what = _located(str(why))
-        raise InvalidBodyError(where=where, what=what) from why
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as why:
-        raise InvalidBodyError(where="the top", what=f"it is not JSON: {why}") from why
-
-
-def _located(message: str) -> tuple[str, str]:
-    """Split msgspec's ``what - at `$.path``` into a path and what is wrong there."""
-    match = _AT.search(message)
-    if match is None:
-        return "the top", message
-    return match["path"].lstrip(".") or "the top", message[: match.start()]

@@ -24,6 +24,7 @@ from twisted.web.http import HTTPChannel
 from twisted.web.server import Request, Site
 
 from avinet.errors import AvinetError
+from avinet.rest.access import new_request_id
 from avinet.rest.problem import (
     BodyTooLargeError,
     MalformedRequestError,
@@ -157,6 +158,7 @@ class BoundedChannel(HTTPChannel):
             "Content-Length": str(len(body)),
             "Connection": "close",
             "Server": "avinet",
+            "X-Request-Id": new_request_id(),
         }
         lines = [
             f"HTTP/1.1 {problem.status} {error.reason}",

@@ -6,7 +6,25 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
+from avinet.rest.access import Principal, Role
 from avinet.rest.site import BoundedSite
+
+
+class Known:
+    """A guard that takes every caller for one user, and remembers how requests ended."""
+
+    def __init__(self, user, role=Role.ADMIN):
+        self.principal = Principal(user=user, role=role)
+        self.accesses = []
+
+    def admit(self, caller):
+        pass
+
+    async def authenticate(self, caller):
+        return self.principal
+
+    def ended(self, access):
+        self.accesses.append(access)
 
 
 class Transport(StringTransport):

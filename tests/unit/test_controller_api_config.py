@@ -12,7 +12,7 @@ from avinet.rest.openapi import Info, openapi
 from avinet.rest.router import Router
 from avinet.rest.site import BoundedSite
 from tests.unit.config_kit import World, pool, service
-from tests.unit.rest_client import Connection, request_bytes
+from tests.unit.rest_client import Connection, Known, request_bytes
 
 YAML = """\
 kind: Pool
@@ -29,10 +29,6 @@ pool_ref: web
 """
 
 
-async def _operator(caller):
-    return "olga"
-
-
 class Api(SynchronousTestCase):
     def setUp(self):
         self.world = World()
@@ -45,7 +41,7 @@ class Api(SynchronousTestCase):
             return execute(function, *args)
 
         self.routes = ConfigApi(config, self.world.sync, self.world, in_thread).routes()
-        router = Router(self.routes, self.world.clock, authenticate=_operator)
+        router = Router(self.routes, self.world.clock, Known("olga"))
         self.site = BoundedSite(router, self.world.clock)
 
     def begin(self, method, path, body=None, headers=None, content_type="application/json"):

@@ -18,7 +18,7 @@ from avinet.rest.router import Info, Router, openapi
 from avinet.rest.site import BoundedSite
 from avinet.wire.registration import MetaInfo
 from tests.unit.enrolment_kit import CLUSTER, Site, run
-from tests.unit.rest_client import Connection, request_bytes
+from tests.unit.rest_client import Connection, Known, request_bytes
 
 
 class FakeCloud:
@@ -73,10 +73,6 @@ CHANNEL = ChannelStatus(
 )
 
 
-async def _operator(caller):
-    return "local"
-
-
 class Api(SynchronousTestCase):
     def setUp(self):
         self.site, self.cloud = Site(), FakeCloud()
@@ -102,7 +98,7 @@ class Api(SynchronousTestCase):
         self.commands = EngineCommands(self.site.engines)
         engines = EngineApi(self.commands, self.machines, facts, self.site.groups.__contains__)
         tokens = TokenApi(self.site.engines, self.site.events.emit, self.meta, self.site.groups.__contains__)
-        router = Router((*engines.routes(), *tokens.routes()), self.site.clock, authenticate=_operator)
+        router = Router((*engines.routes(), *tokens.routes()), self.site.clock, Known("local"))
         self.web = BoundedSite(router, self.site.clock)
 
     def ask(self, method, path, body=None):

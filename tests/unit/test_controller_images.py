@@ -29,11 +29,7 @@ from avinet.trust.locks import StateFolderBusyError
 from avinet.trust.membership import sign_membership
 from avinet.wire.registration import EnrolmentAnswer, MetaInfo
 from tests.unit.enrolment_kit import CLUSTER, Site, run
-from tests.unit.rest_client import Connection, request_bytes
-
-
-async def operator(caller):
-    return "local"
+from tests.unit.rest_client import Connection, Known, request_bytes
 
 
 class Built(SynchronousTestCase):
@@ -125,7 +121,7 @@ class Routes(Built):
     def setUp(self):
         super().setUp()
         api = ImageApi(self.images, self.site.engines, self.site.groups.__contains__)
-        self.web = BoundedSite(Router(api.routes(), self.site.clock, authenticate=operator), self.site.clock)
+        self.web = BoundedSite(Router(api.routes(), self.site.clock, Known("local")), self.site.clock)
 
     def ask(self, method, path, body=None):
         connection = Connection(self.web)

@@ -10,9 +10,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import FileBodyProducer
 
 from avinet.errors import AvinetError, Kind, LocalProtocolError, error
+from avinet.rest.access import Principal, Role
 from avinet.rest.problem import STATUS_OF_KIND, UnauthenticatedError, problem_of
 from avinet.rest.router import Auth, Info, Response, Route, Router, openapi
-from tests.unit.rest_client import Client
+from tests.unit.rest_client import Client, Known
 
 
 class Server(msgspec.Struct, forbid_unknown_fields=True):
@@ -106,14 +107,24 @@ class RouterTests(SynchronousTestCase):
             route("GET", "/file", download, produces="application/x-tar"),
             route("POST", "/raw", request=bytes, consumes=("application/jose+json",)),
             route("GET", "/secret", auth=Auth.OPERATOR),
+            route("POST", "/secret", auth=Auth.OPERATOR),
+            route("DELETE", "/secret", auth=Auth.OPERATOR, role=Role.ADMIN),
         ]
 
-        async def authenticate(caller):
-            if caller.authorization != "Basic good":
-                raise UnauthenticatedError(what="who are you")
-            return f"admin from {caller.peer}"
+        class Guard(Known):
+            refusal = None
 
-        self.router = Router(self.routes, self.clock, authenticate=authenticate)
+            def admit(self, caller):
+                if self.refusal is not None:
+                    raise self.refusal
+
+            async def authenticate(self, caller):
+                if caller.headers.get("authorization") != "Basic good":
+                    raise UnauthenticatedError(what="who are you")
+                return self.principal
+
+        self.guard = Guard("anna", Role.OPERATOR)
+        self.router = Router(self.routes, self.clock, self.guard)
         self.client = Client(self.router, self.clock)
 
     def problem(self, answer, status, reason):
@@ -282,10 +293,56 @@ class RouterTests(SynchronousTestCase):
 
     def test_a_login_names_the_principal(self):
         self.client("GET", "/secret", headers={"Authorization": "Basic good"})
-        self.assertEqual(self.seen[0].principal, "admin from 192.0.2.7")
+        self.assertEqual(self.seen[0].principal, "anna")
+        self.assertEqual(self.guard.accesses[0].peer, "192.0.2.7")
 
     def test_who_is_calling_is_checked_before_what_is_sent(self):
         self.problem(self.client("GET", "/secret?x=1"), 401, "unauthenticated")
+
+    def test_a_role_that_is_not_enough_is_told_which_one_is(self):
+        good = {"Authorization": "Basic good"}
+        body = self.problem(self.client("DELETE", "/secret", headers=good), 403, "role-needed")
+        self.assertEqual((body["needed"], body["role"], body["user"]), ("admin", "operator", "anna"))
+        self.guard.principal = Principal(user="anna", role=Role.READ_ONLY)
+        self.problem(self.client("POST", "/secret", headers=good), 403, "role-needed")
+        self.assertEqual(self.seen, [])
+        self.assertEqual(self.client("GET", "/secret", headers=good).status, 200)
+
+    def test_how_each_request_ended_is_told_under_the_id_that_its_caller_got(self):
+        answers = [
+            self.client("POST", "/secret", headers={"Authorization": "Basic good"}),
+            self.client("POST", "/secret?x=1", headers={"Authorization": "Basic good"}),
+            self.client("PUT", "/api/pool"),
+        ]
+        told = [
+            (a.method, a.path, a.status, a.reason, a.principal and a.principal.user)
+            for a in self.guard.accesses
+        ]
+        self.assertEqual(
+            told,
+            [
+                ("POST", "/secret", 200, "", "anna"),
+                ("POST", "/secret", 400, "invalid-query", "anna"),
+                ("PUT", "/api/pool", 405, "method-not-allowed", None),
+            ],
+        )
+        ids = [a.request_id for a in self.guard.accesses]
+        self.assertEqual(ids, [answer.headers["x-request-id"] for answer in answers])
+        self.assertEqual(len(set(ids)), 3)
+
+    def test_a_source_that_is_not_admitted_costs_no_look_at_what_it_sent(self):
+        self.guard.refusal = BusyError(retry_after_s=2.0)
+        self.assertEqual(self.problem(self.client("GET", "/nowhere"), 429, "busy")["retry_after_s"], 2.0)
+
+    def test_cookies_have_a_field_each(self):
+        async def baker(request):
+            return Response(body={}, cookies=("a=1; Secure", "b=2; Secure"))
+
+        route = Route(method="GET", path="/", handler=baker, summary="", auth=Auth.ANYONE)
+        connection = Client(Router([route], self.clock), self.clock).connect()
+        connection.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        raw = connection.transport.value()
+        self.assertIn(b"Set-Cookie: a=1; Secure\r\nSet-Cookie: b=2; Secure\r\n", raw)
 
     def test_a_producer_is_streamed(self):
         answer = self.client("GET", "/file")

@@ -10,7 +10,7 @@ from avinet.model.events import Level
 from avinet.rest.router import Router
 from avinet.rest.site import STALL_TIMEOUT_S
 from avinet.rest.stream import HEARTBEAT_S
-from tests.unit.rest_client import Client, request_bytes
+from tests.unit.rest_client import Client, Known, request_bytes
 
 
 class EventApiTests(SynchronousTestCase):
@@ -21,10 +21,7 @@ class EventApiTests(SynchronousTestCase):
         self.log = MemoryLog()
         self.events = Events(self.log, self.clock, wall=lambda: 1.0)
 
-        async def anyone(caller):
-            return "admin"
-
-        router = Router(event_routes(self.events, self.clock), self.clock, authenticate=anyone)
+        router = Router(event_routes(self.events, self.clock), self.clock, Known("admin"))
         self.client = Client(router, self.clock)
 
     def emit(self, *numbers):

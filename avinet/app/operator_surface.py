@@ -1,0 +1,67 @@
+"""What guards the operator API, and where it listens: users, sessions and tokens, TLS and the UNIX socket."""
+
+import contextlib
+import os
+from typing import Any
+
+import attrs
+
+from avinet.app.listening import awaited
+from avinet.app.settings import ApiSection
+from avinet.app.software import software_version
+from avinet.app.steady import WallClock
+from avinet.controller.access_tokens import AccessTokens
+from avinet.controller.api_login import LoginApi
+from avinet.controller.engines import Emit
+from avinet.controller.login_sessions import LoginSessions
+from avinet.controller.operators import Credentials, LocalGuard, Operators, RequestLimits
+from avinet.controller.reports import ControllerEvents
+from avinet.controller.users import Users
+from avinet.rest.listen import Place, listen_tls, listen_unix
+from avinet.rest.route import Route
+from avinet.rest.router import Router
+from avinet.rest.site import BoundedSite
+from avinet.store.interface import Store
+from avinet.store.threads import OwnThread
+from avinet.trust.node import ControllerIdentity
+
+
+@attrs.define(eq=False)
+class OperatorSurface:
+    """One controller's.  ``open`` first; its routes beside the others; then ``listen``."""
+
+    reactor: Any
+    settings: ApiSection
+    identity: ControllerIdentity
+    emit: Emit
+    known: Credentials = attrs.field(init=False)
+    operators: Operators = attrs.field(init=False)
+
+    async def open(self, store: Store, stack: contextlib.AsyncExitStack) -> None:
+        """Read who is known; the admin that ``init`` made, where that is nobody."""
+        wall = WallClock(self.reactor)
+        thread = OwnThread(self.reactor, "logins")
+        stack.callback(thread.stop)
+        self.known = Credentials(
+            Users(store, wall, thread), LoginSessions(self.reactor), AccessTokens(store, wall)
+        )
+        await self.known.users.load(self.identity.admin)
+        await self.known.tokens.load()
+        refused = ControllerEvents(self.emit).login_refused
+        limits = RequestLimits(burst=self.settings.requests_burst, per_s=self.settings.requests_per_s)
+        self.operators = Operators(self.known, self.reactor, os.urandom(32), limits, refused)
+
+    def routes(self) -> tuple[Route, ...]:
+        """Those that are about operators themselves."""
+        known = self.known
+        return LoginApi(self.operators, known.sessions, software_version()).routes()
+
+    async def listen(self, routes: tuple[Route, ...], options: Any, stack: contextlib.AsyncExitStack) -> None:
+        """Serve ``routes`` on both."""
+        settings, reactor = self.settings, self.reactor
+        site = BoundedSite(Router(routes, reactor, self.operators), reactor)
+        port = listen_tls(reactor, Place(settings.port, "[api] port", settings.bind), site, options)
+        stack.push_async_callback(awaited(port.stopListening))
+        local = BoundedSite(Router(routes, reactor, LocalGuard()), reactor)
+        unix = listen_unix(reactor, self.identity.paths.api_socket, local)
+        stack.push_async_callback(awaited(unix.stopListening))
