@@ -1,5 +1,6 @@
 """Operators' text to plain documents, or a clear reason with its place."""
 
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -36,6 +37,20 @@ class Documents(SynchronousTestCase):
             parse_documents("---\nkind: Pool\nname: a\n---\n---\n# nothing\n---\nkind: Pool\nname: b\n"),
             [{"kind": "Pool", "name": "a"}, {"kind": "Pool", "name": "b"}],
         )
+
+    @given(
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+            lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+            max_leaves=12,
+        )
+    )
+    @settings(max_examples=200, deadline=None)
+    def test_both_scanners_read_the_same(self, value):
+        text = yaml.safe_dump({"kind": "Pool", "value": value}, allow_unicode=True)
+        first, last = documents._LOADERS[0], documents._LOADERS[-1]
+        self.assertIsNot(first, last)
+        self.assertEqual(documents._read(text, "x", first), documents._read(text, "x", last))
 
     def test_json_is_yaml(self):
         text = '{"kind": "Pool", "servers": [{"ip": "10.0.0.1", "port": 80}], "on": true, "none": null}'
