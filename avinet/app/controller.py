@@ -212,7 +212,14 @@ class Controller(SessionListener):
         )
         self.candidates = Candidates(self.engines, self.reactor)
         self.engines.listen(self.candidates.record_changed)
-        self.sync = Sync(self.config, lambda: self.candidates, self._name_of, self.reactor, self.events.emit)
+        self.sync = Sync(
+            self.config,
+            lambda: self.candidates,
+            self._name_of,
+            self.reactor,
+            self.events.emit,
+            settings.config.straggler_s,
+        )
         self.candidates.changed = self.sync.engines_changed
         for listener in (
             self,

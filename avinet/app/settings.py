@@ -15,6 +15,7 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 import msgspec
 
 from avinet.controller.config_store import HISTORY_BYTES, HISTORY_VERSIONS
+from avinet.controller.stragglers import STRAGGLER_S
 from avinet.errors import AvinetError, Kind, error
 from avinet.ssh.memory import CONNECTION_BYTES, PROCESS_BYTES
 from avinet.units import DAY_S, GIB, HOUR_S, MIB
@@ -130,12 +131,14 @@ class ControlSection(_Section, frozen=True, kw_only=True):
 
 
 class ConfigSection(_Section, frozen=True, kw_only=True):
-    """The configuration's history."""
+    """The configuration: its history, and how it comes into force."""
 
     history_versions: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = HISTORY_VERSIONS
     """How many versions can be shown and rolled back to; those since the last checkpoint (100) come on top."""
     history_mib: Annotated[int, msgspec.Meta(ge=1, le=1024)] = HISTORY_BYTES // MIB
     """What they may take in the store."""
+    straggler_s: Seconds = STRAGGLER_S
+    """An SE that has been without the configuration that it should have for so long is an event."""
 
 
 class ControllerSettings(_Section, frozen=True, kw_only=True):

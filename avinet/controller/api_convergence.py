@@ -7,17 +7,20 @@ import attrs
 import msgspec
 from twisted.internet.defer import TimeoutError  # noqa: A004 - Twisted's own name
 
-from avinet.controller.api_status import Straggler, stragglers_of
+from avinet.controller.api_status import Straggler, named_stragglers, stragglers_of
 from avinet.controller.configuration import ConfigService
 from avinet.controller.engines import Engines
 from avinet.controller.history import NoSuchVersionError
+from avinet.controller.progress import Stand
 from avinet.controller.sync import Sync
 from avinet.errors import AvinetError, Kind, error
-from avinet.model.ids import SeId
+from avinet.model.ids import ConfigVersion, SeId
 from avinet.rest.route import Request, Response, Route
 
 MAX_WAIT_S = 300.0
 """Of one long poll; clients ask again."""
+MAX_NAMED = 100
+"""SEs that a sentence names; the status has all."""
 
 
 @error
@@ -60,11 +63,17 @@ class VersionRow(msgspec.Struct, frozen=True, kw_only=True):
 
     version: int
     committed_at: float
+    concerned: int
+    """Attached SEs that it gave something else to have."""
     acks: int
     p50_s: float | None
     p99_s: float | None
     last_s: float | None
     missing: tuple[str, ...]
+    left: tuple[str, ...]
+    """Those that went away without it; they get it when they come back."""
+    resends: int
+    nacks: int
 
 
 class ConfigStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,33 +98,45 @@ class ConvergenceApi:
         """``GET /api/config/status``."""
         query: StatusQuery = request.query
         if query.wait is not None:
-            await self._wait(query.wait, max(0.0, min(query.timeout, MAX_WAIT_S)))
+            await self._wait(ConfigVersion(query.wait), max(0.0, min(query.timeout, MAX_WAIT_S)))
         return Response(body=self._status())
 
-    async def _wait(self, version: int, limit_s: float) -> None:
-        clock = self.sync.clock
+    async def _wait(self, version: ConfigVersion, limit_s: float) -> None:
+        clock, sync = self.sync.clock, self.sync
         end = clock.seconds() + limit_s
         newest = self.config.current.version
         if newest < version:
             raise NoSuchVersionError(version=version, newest=newest)
-        while not self.sync.settled():
+        while sync.placing or sync.waits(version) is not None:
             left = end - clock.seconds()
-            if self.sync.refused_everywhere():
-                raise RefusedError(version=version, waiting=self._missing())
+            if self._refused_by_all(version):
+                raise RefusedError(version=version, waiting=self._missing(version))
             if left <= 0:
-                raise NotInSyncError(
-                    version=version, waited_s=limit_s, waiting=self._missing() or "it is being placed"
-                )
-            changed = self.sync.changed()
+                waiting = self._missing(version) or "it is being placed"
+                raise NotInSyncError(version=version, waited_s=limit_s, waiting=waiting)
+            changed = sync.changed()
             # Placement follows events by a moment of its own, so a look each second closes every gap.
             changed.addTimeout(min(left, 1.0), clock)
             with contextlib.suppress(TimeoutError):
                 await changed
 
-    def _missing(self) -> str:
+    def _refused_by_all(self, version: ConfigVersion) -> bool:
+        """Whether all that is missing is SEs that have refused and wait to be asked again."""
+        first = self.sync.waits(version)
+        if first is None or self.sync.placing or not self._has_refused(first):
+            return False
+        return all(map(self._has_refused, self.sync.waits_for(version)))
+
+    def _has_refused(self, se: SeId) -> bool:
+        progress = self.sync.progress(se)
+        return progress is not None and progress.stand is Stand.WAITING and bool(progress.refused)
+
+    def _missing(self, version: ConfigVersion) -> str:
         """Who does not have what it should, and why, in words."""
-        stragglers = stragglers_of(self.engines, self.sync)
-        return ", ".join(f"{one.name} ({one.why or one.stand})" for one in stragglers)
+        waiting = named_stragglers(self.engines, self.sync, self.sync.waits_for(version))
+        said = [f"{one.name} ({one.why or one.stand})" for one in waiting[:MAX_NAMED]]
+        more = len(waiting) - len(said)
+        return ", ".join(said) + (f" and {more} more" if more else "")
 
     def _status(self) -> ConfigStatus:
         rows: list[EngineStand] = []
@@ -133,11 +154,15 @@ class ConvergenceApi:
                 VersionRow(
                     version=one.version,
                     committed_at=one.committed_at,
+                    concerned=one.concerned,
                     acks=len(one.acks_s),
                     p50_s=one.quantile(0.5),
                     p99_s=one.quantile(0.99),
                     last_s=one.last_s,
                     missing=tuple(sorted(names.get(se, se) for se in one.missing)),
+                    left=tuple(sorted(names.get(se, se) for se in one.left)),
+                    resends=one.resends,
+                    nacks=one.nacks,
                 )
                 for one in self.sync.times.all()
             ),

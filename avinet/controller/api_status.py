@@ -1,7 +1,7 @@
 """The API's view of the whole: health, readiness, status, and what an SE's data plane reports now."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 import attrs
@@ -49,6 +49,10 @@ class Straggler(msgspec.Struct, frozen=True):
     uuid: SeId
     stand: str
     why: str = ""
+    since: float | None = None
+    """UNIX seconds."""
+    resends: int = 0
+    """Times that what it should have was sent again."""
 
 
 class ReactorHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -242,11 +246,25 @@ class StatusApi:
 
 def stragglers_of(engines: Engines, sync: Sync) -> tuple[Straggler, ...]:
     """Attached SEs that do not have what they should, by name."""
+    return named_stragglers(engines, sync, sync.behind())
+
+
+def named_stragglers(engines: Engines, sync: Sync, behind: Iterable[SeId]) -> tuple[Straggler, ...]:
+    """Those of ``behind``, by name."""
     found: list[Straggler] = []
-    for se in sync.stragglers():
+    for se in behind:
         record, progress = engines.find(se), sync.progress(se)
         if record is not None and progress is not None:
-            found.append(Straggler(record.name, se, progress.stand.value, progress.refused))
+            found.append(
+                Straggler(
+                    name=record.name,
+                    uuid=se,
+                    stand=progress.stand.value,
+                    why=progress.refused,
+                    since=sync.stragglers.since(se),
+                    resends=progress.resends,
+                )
+            )
     return tuple(sorted(found, key=lambda one: one.name))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from avinet.model.ids import ConfigVersion
+from avinet.model.ids import NO_VERSION, ConfigVersion
 from avinet.model.resources import EMPTY_STATE_HASH, Delta, Resource, delta_between, hashes_of, state_hash
 
 RETRY_BASE_S = 1.0
@@ -54,13 +54,22 @@ class Push:
     wanted: Wanted
     base: str | None
     delta: Delta
+    again: bool = False
+    """Whether this state was sent to this SE before, and did not get in force."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of what it puts."""
+        return sum(len(resource.body) for resource in self.delta.put)
 
 
 @attrs.define
 class Progress:
     """One SE's."""
 
-    wanted: Wanted = attrs.field(factory=lambda: Wanted(ConfigVersion(0)))
+    wanted: Wanted = attrs.field(factory=lambda: Wanted(NO_VERSION))
+    since: ConfigVersion = NO_VERSION
+    """The version with which it came to want this state."""
     has: str | None = None
     """The state hash it reported last; None while it is away."""
     sending: Push | None = None
@@ -68,6 +77,10 @@ class Progress:
     refused: str = ""
     """Why it refused the wanted state last, in words; empty once it took it."""
     retry_at: float | None = None
+    resends: int = 0
+    """Of the wanted state, beyond the first time it was sent; a session that ended counts as not sent."""
+    _sent: str = ""
+    """The hash of the state that was sent last."""
     _failures: int = 0
     _number: int = 0
     _snapshot_next: bool = False
@@ -95,6 +108,7 @@ class Progress:
         """The configuration or the placement changed.  Another state clears what was held against the last."""
         if wanted.hash != self.wanted.hash:
             self.refused, self.retry_at, self._failures = "", None, 0
+            self.resends, self._sent, self.since = 0, "", wanted.version
         self.wanted = wanted
 
     def attached(self, state: str) -> None:
@@ -107,6 +121,7 @@ class Progress:
     def detached(self) -> None:
         """Its session ended; whatever was under way is not known to have arrived."""
         self.has, self.sending, self.retry_at = None, None, None
+        self._sent = ""
 
     def acked(self, number: int, state: str) -> bool:
         """It has ``state`` in force; False when that answers nothing that was sent."""
@@ -158,6 +173,9 @@ class Progress:
         self._snapshot_next = False
         self.retry_at = None
         self._number += 1
-        push = Push(self._number, self.wanted, base, delta_between(have or {}, self.wanted.resources))
+        again, self._sent = self._sent == self.wanted.hash, self.wanted.hash
+        self.resends += again
+        delta = delta_between(have or {}, self.wanted.resources)
+        push = Push(self._number, self.wanted, base, delta, again)
         self.sending, self.sent_at = push, now
         return push

@@ -1,12 +1,11 @@
 """Brings every SE to the configuration it should have, and knows how far each is.
 
-On each new version, and whenever an SE comes, goes or may be placed otherwise, the placement is computed anew and
-each SE's wanted state with it; ``avinet.controller.progress`` then says what to send.  An SE that a version does not
-touch hears nothing.  Per version the time from commit to the last Ack is kept, and who is still missing.
+What each SE should have follows the configuration and who is there (``avinet.controller.states``);
+``avinet.controller.progress`` then says what to send.  An SE that a version does not touch hears nothing.  Per version
+the time from commit to the last Ack is kept, and who is still missing.
 """
 
-import collections
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -16,18 +15,19 @@ from twisted.logger import Logger
 
 from avinet.controller.configuration import ConfigService
 from avinet.controller.engines import Emit
-from avinet.controller.progress import Progress, Push, Stand, Wanted
+from avinet.controller.progress import Progress, Push, Wanted
+from avinet.controller.push_frames import frames_of
 from avinet.controller.session import SeSession
 from avinet.controller.sessions import SessionListener
+from avinet.controller.states import KnownStates, Place, WantedStates
+from avinet.controller.stragglers import STRAGGLER_S, Stragglers
 from avinet.controller.versions import VersionTimes
 from avinet.model.configuration import Configuration
 from avinet.model.events import Level
-from avinet.model.ids import NO_VERSION, ObjectId, SeId
+from avinet.model.ids import NO_VERSION, ConfigVersion, SeId
 from avinet.model.placement import Engine, place, short_of
-from avinet.model.projection import Projector
-from avinet.model.resources import EMPTY_STATE_HASH, Delta, Resource, delta_between, hashes_of
-from avinet.units import KIB
-from avinet.wire.messages import Ack, ConfigEnd, ConfigPut, ConfigRemove, ConfigStart, InForce, Message, Nack
+from avinet.model.resources import Delta
+from avinet.wire.messages import Ack, InForce, Message, Nack
 
 TICK_S = 1.0
 """How finely retries and unanswered pushes are looked at."""
@@ -37,38 +37,22 @@ SLICE_S = 0.010
 """Of pushes in one turn of the reactor."""
 PLACE_REST = 10.0
 """After a computation, as many times as long as it took: with a large fleet, arrivals get the processor, not this."""
-KNOWN_STATES = 2_000
-"""States whose resources are remembered to send deltas from; SEs of one group mostly share theirs."""
-FRAME_BYTES = 512 * KIB
-"""Of one body in a frame: half of what the protocol allows."""
-NAMES_A_FRAME = 1_000
-
 _NOTHING = Wanted(NO_VERSION)
 
 _log = Logger()
 
 
-def frames_of(push: Push, fence: object) -> Iterator[Message]:
-    """A push as messages, made as the link takes them."""
-    delta, wanted = push.delta, push.wanted
-    yield ConfigStart(
-        push=push.number,
-        fence=fence,  # type: ignore[arg-type] # a Fence; spelled loosely to keep this usable in tests
-        base=push.base,
-        hash=wanted.hash,
-        puts=len(delta.put),
-        removes=len(delta.remove),
-        size=sum(len(resource.body) for resource in delta.put),
-    )
-    for resource in delta.put:
-        body = resource.body
-        for start in range(0, max(1, len(body)), FRAME_BYTES):
-            piece = body[start : start + FRAME_BYTES]
-            more = start + FRAME_BYTES < len(body)
-            yield ConfigPut(push=push.number, name=resource.name, body=piece, more=more)
-    for start in range(0, len(delta.remove), NAMES_A_FRAME):
-        yield ConfigRemove(push=push.number, names=delta.remove[start : start + NAMES_A_FRAME])
-    yield ConfigEnd(push=push.number)
+@attrs.define
+class Pushed:
+    """Since the start, of all SEs."""
+
+    pushes: int = 0
+    resends: int = 0
+    """Of them: of a state that was sent to the SE before, and did not get in force."""
+    size: int = 0
+    """Bytes of the objects in them."""
+    acks: int = 0
+    nacks: int = 0
 
 
 @attrs.define(eq=False)
@@ -80,40 +64,41 @@ class Sync(SessionListener):
     name_of: Callable[[SeId], str]
     clock: IReactorTime
     emit: Emit
+    straggler_s: float = STRAGGLER_S
+    """After which an SE that does not have what it should is an event."""
+    place: Place = place
     times: VersionTimes = attrs.field(init=False)
+    stragglers: Stragglers = attrs.field(init=False)
+    pushed: Pushed = attrs.field(factory=Pushed, init=False)
     _progress: dict[SeId, Progress] = attrs.field(factory=dict, init=False, repr=False)
     _sessions: dict[SeId, SeSession] = attrs.field(factory=dict, init=False, repr=False)
-    _known: "collections.OrderedDict[str, Mapping[str, str]]" = attrs.field(
-        factory=collections.OrderedDict, init=False, repr=False
-    )
+    _states: WantedStates = attrs.field(init=False, repr=False)
+    _known: KnownStates = attrs.field(factory=KnownStates, init=False, repr=False)
     _due: IDelayedCall | None = attrs.field(default=None, init=False, repr=False)
     _to_advance: dict[SeId, None] = attrs.field(factory=dict, init=False, repr=False)
     """Placed, and not sent to yet, in order."""
     _advancing: IDelayedCall | None = attrs.field(default=None, init=False, repr=False)
     _placing_s: float = attrs.field(default=0.0, init=False)
     """How long the last computation took."""
-    _placed: tuple[Engine, ...] | None = attrs.field(default=None, init=False, repr=False)
-    """Whom the configuration in ``_projector`` was placed on; None before the first time."""
     _arrived: set[SeId] = attrs.field(factory=set, init=False, repr=False)
-    """Attached since then."""
+    """Attached since it was placed last."""
     _ticks: LoopingCall = attrs.field(init=False, repr=False)
     _short: Mapping[str, int] = attrs.field(factory=dict, init=False)
-    _projector: Projector = attrs.field(init=False, repr=False)
     _behind: SeId | None = attrs.field(default=None, init=False, repr=False)
     """One that was not in sync when somebody looked last."""
     _waiters: list[Deferred[None]] = attrs.field(factory=list, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self.times = VersionTimes(self.clock)
-        self._projector = Projector(self.config.current)
+        self.stragglers = Stragglers(self.clock, self.emit, self.name_of, self.straggler_s)
+        self._states = WantedStates(self.config.current, self.place)
         self._ticks = LoopingCall(self._tick)
         self._ticks.clock = self.clock
-        self._known[EMPTY_STATE_HASH] = {}
 
     def start(self) -> None:
         """Begin to follow configuration and engines."""
         self.config.listen(self._new_version)
-        self._place(self.config.current)
+        self._place_now()
         self._ticks.start(TICK_S, now=False)
 
     def stop(self) -> None:
@@ -139,41 +124,49 @@ class Sync(SessionListener):
         """How far one SE is."""
         return self._progress.get(se)
 
-    def stragglers(self) -> list[SeId]:
+    def behind(self) -> list[SeId]:
         """Attached SEs that do not have what they should."""
         return [se for se, p in self._progress.items() if p.straggles]
 
-    def refused_everywhere(self) -> bool:
-        """Whether all that is missing is SEs that have refused and wait to be asked again."""
-        stragglers = self.stragglers()
-        return bool(stragglers) and all(self._progress[se].stand is Stand.WAITING for se in stragglers)
+    def waits_for(self, version: ConfigVersion) -> list[SeId]:
+        """Those of them that a version is not in force without.
+
+        One that has refused what an earlier version gave it is not waited for by a version that does not touch it.
+        """
+        return [se for se in self._progress if self._holds_up(se, version)]
+
+    def waits(self, version: ConfigVersion) -> SeId | None:
+        """One of those; None when there is none.
+
+        Asked at each Ack of a fleet: looks at all only when the last one found has come in.
+        """
+        if self._behind is None or not self._holds_up(self._behind, version):
+            self._behind = next((se for se in self._progress if self._holds_up(se, version)), None)
+        return self._behind
+
+    def _holds_up(self, se: SeId, version: ConfigVersion) -> bool:
+        progress = self._progress.get(se)
+        if progress is None or not progress.straggles:
+            return False
+        return not progress.refused or progress.since >= version
+
+    @property
+    def placing(self) -> bool:
+        """Whether something has happened that may change what SEs should have, and is about to be looked at."""
+        return self._due is not None
 
     def settled(self) -> bool:
         """Whether every attached SE has what it should, of the version in force."""
-        if self._due is not None:
-            return False
-        # Asked at each Ack of a fleet: looks at all only when the last one found has come in.
-        behind = self._progress.get(self._behind) if self._behind is not None else None
-        if behind is None or not behind.straggles:
-            self._behind = next((se for se, p in self._progress.items() if p.straggles), None)
-        return self._behind is None
+        return self._due is None and not any(p.straggles for p in self._progress.values())
 
     def preview(self, configuration: Configuration) -> dict[SeId, Delta]:
         """What each SE would be sent if ``configuration`` were in force; those that it does not touch are left out."""
-        placement = place(configuration, tuple(self.engines()))
-        projector = Projector(configuration)
-        found: dict[SeId, Delta] = {}
-        made: dict[tuple[frozenset[ObjectId], str], Delta] = {}
-        for se, services in placement.items():
+
+        def now(se: SeId) -> Wanted:
             progress = self._progress.get(se)
-            wanted = _NOTHING if progress is None else progress.wanted
-            delta = made.get((services, wanted.hash))
-            if delta is None:
-                delta = delta_between(hashes_of(wanted.resources.values()), projector.resources_for(services))
-                made[services, wanted.hash] = delta
-            if not delta.empty:
-                found[se] = delta
-        return found
+            return _NOTHING if progress is None else progress.wanted
+
+        return self._states.preview(configuration, tuple(self.engines()), now)
 
     def changed(self) -> Deferred[None]:
         """Fires when an SE's standing changes next; for those who wait."""
@@ -197,12 +190,29 @@ class Sync(SessionListener):
     def _place_now(self) -> None:
         self._due = None
         begun = self.clock.seconds()
-        self._place(self.config.current)
+        engines = tuple(self.engines())
+        if self._states.engines_are(engines):
+            self._want_all(engines)
+            self._warn_of_short()
+        else:
+            there = {engine.se for engine in engines}
+            self._forget_gone(there)
+            self._to_advance.update(dict.fromkeys(self._arrived & there))
+            self._arrived = set()
+        self._advance_some()
+        self._tell_waiters()
         # At most a second of rest, whatever the clock was set to meanwhile.
         self._placing_s = min(1.0 / PLACE_REST, max(0.0, self.clock.seconds() - begun))
 
     def _new_version(self, configuration: Configuration) -> None:
-        self._place(configuration)
+        self.times.committed(configuration.version)
+        anew = self._states.follow(configuration)
+        for se in self._states.placed:
+            self._want(se, new_version=True)
+        if anew:
+            self._warn_of_short()
+        self._advance_some()
+        self._tell_waiters()
 
     def attached(self, session: SeSession) -> None:
         """Compare what the SE has with what it should have."""
@@ -224,6 +234,7 @@ class Sync(SessionListener):
         if progress is not None:
             progress.detached()
             self.times.gone(session.se)
+            self.stragglers.left(session.se)
         self._tell_waiters()
 
     def received(self, session: SeSession, message: Message) -> None:
@@ -233,9 +244,11 @@ class Sync(SessionListener):
             return
         now = self.clock.seconds()
         if isinstance(message, Ack):
-            progress.acked(message.push, message.hash)
+            self.pushed.acks += progress.acked(message.push, message.hash)
         elif isinstance(message, Nack):
             if progress.nacked(message.push, message.reason, message.text, message.hash, now):
+                self.pushed.nacks += 1
+                self.times.refused(message.version)
                 self._nacked(session.se, message)
                 self._tell_waiters()
         elif isinstance(message, InForce):
@@ -266,51 +279,35 @@ class Sync(SessionListener):
 
     # Inside
 
-    def _place(self, configuration: Configuration) -> None:
-        same = self._projector.configuration is configuration
-        if not same:
-            self._projector = Projector(configuration)
-            self.times.committed(configuration.version)
-        engines = tuple(self.engines())
-        arrived, self._arrived = self._arrived, set()
-        if same and engines == self._placed:
-            there = {engine.se for engine in engines}
-            self._forget_gone(there)
-            self._to_advance.update(dict.fromkeys(arrived & there))
-            self._advance_some()
-            self._tell_waiters()
-            return
-        self._placed = engines
-        placement = place(configuration, engines)
-        self._forget_gone(placement.keys())
-        states: dict[frozenset[object], Wanted] = {}
-        for se, services in placement.items():
-            wanted = states.get(services)
-            if wanted is None:
-                resources: Mapping[str, Resource] = self._projector.resources_for(services)
-                wanted = states[services] = Wanted.of(configuration.version, resources)
-            self._want(se, wanted, arrived=se in arrived)
-            if not same and se in self._sessions and not self._progress[se].in_sync:
-                self.times.missing(se)
-        self._advance_some()
-        self._warn_of_short(short_of(configuration, placement))
-        self._tell_waiters()
+    def _want_all(self, engines: Iterable[Engine]) -> None:
+        self._forget_gone({engine.se for engine in engines})
+        for se in self._states.placed:
+            self._want(se)
+        self._arrived = set()
 
     def _forget_gone(self, there: Collection[SeId]) -> None:
         for gone in self._progress.keys() - there:
             if gone not in self._sessions:
                 del self._progress[gone]
                 self.times.gone(gone)
+                self.stragglers.forget(gone)
 
-    def _want(self, se: SeId, wanted: Wanted, *, arrived: bool) -> None:
+    def _want(self, se: SeId, *, new_version: bool = False) -> None:
         progress = self._progress.get(se)
         if progress is None:
             progress = self._progress[se] = Progress()
-        untouched = progress.in_sync and progress.wanted.hash == wanted.hash and not arrived
+        wanted = self._states.of(se)
+        another = progress.wanted.hash != wanted.hash
+        if another:
+            self._known.remember(progress.wanted)
         progress.want(wanted)
-        if untouched:
-            self._remember(wanted)
-        else:
+        if new_version and se in self._arrived:
+            return  # it is placed in a moment, and not sent to before
+        if progress.straggles:
+            self.stragglers.behind(se)
+            if new_version and another:
+                self.times.missing(se)
+        if another or not progress.in_sync or se in self._arrived:
             self._to_advance[se] = None
 
     def _advance_some(self) -> None:
@@ -330,7 +327,8 @@ class Sync(SessionListener):
         if self._to_advance:
             self._advancing = self.clock.callLater(0, self._advance_some)
 
-    def _warn_of_short(self, short: Mapping[str, int]) -> None:
+    def _warn_of_short(self) -> None:
+        short = short_of(self._states.configuration, self._states.placed)
         for name, count in short.items():
             if self._short.get(name) != count:
                 self.emit(
@@ -342,33 +340,37 @@ class Sync(SessionListener):
                 )
         self._short = short
 
-    def _remember(self, wanted: Wanted) -> None:
-        if wanted.hash not in self._known:
-            self._known[wanted.hash] = hashes_of(wanted.resources.values())
-        self._known.move_to_end(wanted.hash)
-        while len(self._known) > KNOWN_STATES:
-            self._known.popitem(last=False)
-
     def _advance(self, se: SeId) -> None:
         """Send what is to be sent, and note who is missing and who has come in."""
         progress, session = self._progress[se], self._sessions.get(se)
         if session is None:
             return
         if progress.in_sync:
-            self._remember(progress.wanted)
+            self._known.remember(progress.wanted)
             self.times.reached(se)
+            self.stragglers.caught_up(se)
             self._tell_waiters()
             return
-        push = progress.next_push(self._known, self.clock.seconds())
+        self.stragglers.behind(se)
+        push = progress.next_push(self._known.states, self.clock.seconds())
         if push is None:
             return
-        self._remember(push.wanted)
+        self._known.remember(push.wanted)
+        self._count(push)
         sending = session.send_all(frames_of(push, self.config.fence))
         sending.addErrback(
             lambda failure: _log.info("a push to {se} was cut: {why}", se=se, why=failure.getErrorMessage())
         )
 
+    def _count(self, push: Push) -> None:
+        self.pushed.pushes += 1
+        self.pushed.size += push.size
+        if push.again:
+            self.pushed.resends += 1
+            self.times.sent_again()
+
     def _tick(self) -> None:
+        self.stragglers.look(self._said_of)
         now = self.clock.seconds()
         for se, session in list(self._sessions.items()):
             progress = self._progress[se]
@@ -376,3 +378,9 @@ class Sync(SessionListener):
                 session.abort("it leaves a configuration push unanswered")
             elif progress.retry_at is not None and now >= progress.retry_at:
                 self._advance(se)
+
+    def _said_of(self, se: SeId) -> str:
+        progress = self._progress[se]
+        if progress.refused:
+            return f"it refuses it: {progress.refused} (asked again {progress.resends} times)"
+        return "it has not answered" if progress.sending is not None else "it has not been sent to"

@@ -4,7 +4,7 @@ That is pools (those of routes, too), their monitors, and the certificates of bo
 of what it serves and no others.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import attrs
 import msgspec
@@ -34,6 +34,14 @@ class Projector:
     _made: dict[ObjectId, Resource] = attrs.field(factory=dict, init=False, repr=False)
     _whole: dict[ObjectId, tuple[Resource, ...]] = attrs.field(factory=dict, init=False, repr=False)
     """A virtual service with all it needs."""
+
+    def follow(self, configuration: Configuration, changed: Collection[ObjectId]) -> None:
+        """Project another configuration, which differs from the last one in the ``changed`` objects alone."""
+        self.configuration = configuration
+        gone = {made.name for uuid in changed if (made := self._made.pop(uuid, None)) is not None}
+        if gone:
+            for service in [s for s, whole in self._whole.items() if any(r.name in gone for r in whole)]:
+                del self._whole[service]
 
     def resources_for(self, services: Iterable[ObjectId]) -> Mapping[str, Resource]:
         """Resource name to resource, for an SE with these virtual services."""

@@ -100,9 +100,19 @@ class Rollback(CliCase):
 
     def test_it_tells_the_new_version_and_waits(self):
         self.answers["POST", f"{self.PATH}?note=slow&expect_version=6"] = Answer(body=APPLIED)
-        self.answers["GET", "/api/config/status?wait=7&timeout=60"] = Answer(body={"in_sync": True})
+        self.answers["GET", "/api/config/status?wait=7&timeout=60"] = Answer(
+            body={"versions": [{"version": 7, "left": ["se-9"]}, {"version": 6, "left": ["se-8"]}]}
+        )
         shown = self.answer_of("config", "rollback", "3", "--wait", "--note", "slow", "--expect-version", "6")
-        self.assertIn("updated  pool/web\nVersion 7: 1 updated.\nEvery service engine has it.", shown)
+        self.assertEqual(
+            shown.splitlines(),
+            [
+                "updated  pool/web",
+                "Version 7: 1 updated.",
+                "Every service engine that is connected has it.",
+                "se-9 went away without it; it gets it when it comes back.",
+            ],
+        )
 
     def test_a_dry_run_tells_which_engines_and_waits_for_none(self):
         self.answers["POST", f"{self.PATH}?dry_run=true"] = Answer(
@@ -127,3 +137,40 @@ class Rollback(CliCase):
         self.assertEqual(result.exit_code, 4)
         self.assertIn("Version 7: 1 updated.", result.stdout)
         self.assertIn("taken by nginx", result.stderr)
+
+
+class Status(CliCase):
+    def test_stragglers_and_times_are_tables(self):
+        straggler = {
+            "name": "se-2",
+            "uuid": "u",
+            "stand": "waiting",
+            "why": "port 80",
+            "since": 0.0,
+            "resends": 3,
+        }
+        version = {
+            "version": 7,
+            "committed_at": 0.0,
+            "concerned": 4,
+            "acks": 3,
+            "p50_s": 0.0124,
+            "p99_s": 0.5,
+            "last_s": None,
+            "missing": ["se-2"],
+            "left": [],
+            "resends": 5,
+            "nacks": 6,
+        }
+        body = {
+            "version": 7,
+            "in_sync": False,
+            "service_engines": [],
+            "stragglers": [straggler],
+            "versions": [version],
+        }
+        self.answers["GET", "/api/config/status"] = Answer(body=body)
+        lines = [line.split() for line in self.answer_of("config", "status").splitlines() if line]
+        late, last = lines[-3], lines[-1]
+        self.assertEqual((late[0], late[-3:]), ("se-2", ["3", "port", "80"]))
+        self.assertEqual(last[3:], ["3", "of", "4", "12.40", "ms", "500.00", "ms", "-", "5", "6", "se-2"])

@@ -2,7 +2,7 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.controller import sync
+from avinet.controller import push_frames, sync
 from avinet.controller.progress import PUSH_TIMEOUT_S
 from avinet.controller.versions import KEEP
 from avinet.model.ids import SeId
@@ -151,7 +151,7 @@ class Pushing(Case):
         self.assertTrue(self.sync.in_sync(machine.se))
 
     def test_a_large_body_is_split_over_frames(self):
-        self.patch(sync, "FRAME_BYTES", 64)
+        self.patch(push_frames, "FRAME_BYTES", 64)
         machine = self.serving()
         puts = [put for push in machine.pushes for put in push.puts]
         self.assertTrue(any(put.more for put in puts))
@@ -183,7 +183,7 @@ class Refusing(Case):
         ((_, subject, text, facts),) = self.events("CONFIG_NACKED")
         self.assertEqual((subject, facts["reason"]), (machine.se, "rejected"))
         self.assertIn("port 80 is taken", text)
-        self.assertEqual(self.sync.stragglers(), [machine.se])
+        self.assertEqual(self.sync.behind(), [machine.se])
         count = len(machine.pushes)
         self.world.clock.pump([0.5] * 4)
         self.assertEqual(len(machine.pushes), count + 1)
@@ -243,7 +243,7 @@ class Placing(Case):
     def test_a_crowd_of_changes_is_one_computation(self):
         placed = []
         place = sync.place
-        self.patch(sync, "place", lambda *args: placed.append(1) or place(*args))
+        self.sync._states.place = lambda *args: placed.append(1) or place(*args)
         for n in range(50):
             self.world.engines.append(Engine(SeId(f"se-{n}"), "Default-Group", usable=True))
             self.sync.engines_changed()
@@ -255,7 +255,7 @@ class Placing(Case):
         machine.leave()
         placed = []
         place = sync.place
-        self.patch(sync, "place", lambda *args: placed.append(1) or place(*args))
+        self.sync._states.place = lambda *args: placed.append(1) or place(*args)
         again = self.world.attach("1", machine.state)
         self.assertTrue(self.sync.in_sync(again.se))
         behind = self.world.attach("1", {})
@@ -273,7 +273,7 @@ class Placing(Case):
             clock.rightNow += 0.02
             return place(*args)
 
-        self.patch(sync, "place", slowly)
+        self.sync._states.place = slowly
         waits = []
         for n in range(2):
             asked = clock.seconds()
@@ -334,7 +334,7 @@ class Measuring(Case):
             machine.apply()
         newest = self.sync.times.all()[0]
         self.assertEqual((newest.version, newest.missing, newest.last_s), (2, {machines[3].se}, None))
-        self.assertEqual(self.sync.stragglers(), [machines[3].se])
+        self.assertEqual(self.sync.behind(), [machines[3].se])
         self.world.clock.advance(0.7)
         machines[3].apply()
         self.assertEqual(newest.missing, set())
@@ -374,7 +374,7 @@ class Measuring(Case):
         self.world.apply(pool(), service())
         machine.leave()
         self.assertEqual(self.sync.times.all()[0].missing, set())
-        self.assertEqual(self.sync.stragglers(), [])
+        self.assertEqual(self.sync.behind(), [])
 
     def test_only_so_many_versions_are_kept(self):
         for n in range(KEEP + 20):
@@ -402,3 +402,130 @@ class Measuring(Case):
         self.sync.engines_changed()
         self.sync.stop()
         self.assertEqual(self.world.clock.getDelayedCalls(), [])
+
+
+class Straggling(Case):
+    """Told after a while, with what holds it up, and told when it is over."""
+
+    def codes(self):
+        return [
+            event[0] for event in self.world.events if event[0] in {"CONFIG_STRAGGLER", "CONFIG_CAUGHT_UP"}
+        ]
+
+    def test_one_that_does_not_answer_is_an_event_until_it_does(self):
+        machine = self.serving()
+        self.world.apply(pool("web", 81))
+        since = self.world.clock.seconds()
+        self.world.clock.pump([1] * 29)
+        self.assertEqual((self.codes(), self.sync.stragglers.since(machine.se)), ([], since))
+        self.world.clock.pump([1] * 3)
+        (told,) = self.events("CONFIG_STRAGGLER")
+        self.assertIn("it has not answered", told[2])
+        self.assertEqual(told[3]["since"], since)
+        machine.apply()
+        self.assertEqual(self.codes(), ["CONFIG_STRAGGLER", "CONFIG_CAUGHT_UP"])
+        self.assertEqual(self.events("CONFIG_CAUGHT_UP")[0][3]["lasted_s"], 32.0)
+        self.assertIsNone(self.sync.stragglers.since(machine.se))
+        self.world.clock.pump([1] * 60)
+        self.assertEqual(len(self.codes()), 2)
+
+    def test_one_that_refuses_is_told_with_its_reason_and_counted_sends(self):
+        machine = self.serving()
+        self.world.apply(pool("web", 81))
+        for _ in range(6):
+            machine.refuse(text="port 80 is taken by nginx")
+            self.world.clock.pump([1] * 40)
+        self.assertIn("port 80 is taken by nginx", self.events("CONFIG_STRAGGLER")[0][2])
+        self.assertEqual(len(self.events("CONFIG_STRAGGLER")), 1)
+        self.assertEqual(self.sync.progress(machine.se).resends, len(machine.pushes) - 2)
+        newest = self.sync.times.all()[0]
+        self.assertEqual((newest.resends, newest.nacks), (len(machine.pushes) - 2, 6))
+        self.assertEqual(self.sync.pushed.resends, newest.resends)
+        self.assertEqual((self.sync.pushed.pushes, self.sync.pushed.acks), (len(machine.pushes), 1))
+
+    def test_one_that_leaves_and_comes_back_in_sync_is_told_to_have_caught_up(self):
+        machine = self.serving()
+        self.world.apply(pool("web", 81))
+        self.world.clock.pump([1] * 32)
+        machine.leave()
+        self.world.clock.pump([1] * 100)
+        self.assertEqual(self.codes(), ["CONFIG_STRAGGLER"])
+        self.world.attach("1", machine.state).apply()
+        self.assertEqual(self.codes(), ["CONFIG_STRAGGLER", "CONFIG_CAUGHT_UP"])
+
+    def test_one_that_leaves_is_counted_with_the_version_it_left_without(self):
+        machine = self.serving()
+        self.world.apply(pool("web", 81))
+        machine.leave()
+        newest = self.sync.times.all()[0]
+        self.assertEqual((newest.concerned, newest.missing, newest.left), (1, set(), {machine.se}))
+
+    def test_a_version_does_not_wait_for_one_that_refused_what_came_before_and_is_not_touched(self):
+        """The group of the one has nothing of what is changed for the other."""
+        other = {"kind": "ServiceEngineGroup", "name": "other"}
+        mine = self.serving()
+        theirs = self.world.engine("2", group="other")
+        self.world.apply(other, pool("b"), service("b", port=81, pool_ref="b", se_group_ref="other"))
+        theirs.apply_all()
+        self.world.apply(pool("b", 1))
+        theirs.refuse()
+        self.assertEqual(self.sync.waits(4), theirs.se)
+        self.world.apply(pool("web", 82))
+        self.assertEqual(self.sync.waits_for(5), [mine.se])
+        mine.apply()
+        self.assertIsNone(self.sync.waits(5))
+        self.assertEqual(self.sync.waits_for(4), [theirs.se])
+        self.assertFalse(self.sync.settled())
+
+
+class Proportion(Case):
+    """A version costs what it touches."""
+
+    def setUp(self):
+        super().setUp()
+        self.world.apply(*(pool(f"p{n}") for n in range(6)))
+        self.world.apply(*(service(f"v{n}", 80 + n, f"p{n}") for n in range(6)))
+        self.machines = [self.world.engine(str(n)) for n in range(8)]
+        for machine in self.machines:
+            machine.apply_all()
+
+    def test_a_pool_changes_only_the_states_that_have_it_and_nothing_is_placed(self):
+        states, placed = self.sync._states, []
+        place, states.place = states.place, lambda *args: placed.append(1) or place(*args)
+        before = {m.se: states.of(m.se) for m in self.machines}
+        self.world.apply(pool("p3", 9090))
+        uuid = self.world.config.find("pool", "p3").thing.uuid
+        touched = [m for m in self.machines if f"pool/{uuid}" in m.state]
+        self.assertTrue(0 < len(touched) < len(self.machines))
+        for machine in self.machines:
+            kept = states.of(machine.se).resources is before[machine.se].resources
+            self.assertEqual(kept, machine not in touched)
+            self.assertEqual(states.of(machine.se).version, 4)
+            machine.apply_all()
+        self.assertEqual(placed, [])
+        self.assertTrue(self.sync.settled())
+
+    def test_what_a_chain_of_small_changes_leads_to_is_what_a_start_makes(self):
+        changes = [
+            [pool("p1", 1)],
+            [{"kind": "HealthMonitor", "name": "m", "type": "HEALTH_MONITOR_TCP"}],
+            [pool("p1", 1, health_monitor_refs=["m"])],
+            [{"kind": "HealthMonitor", "name": "m", "type": "HEALTH_MONITOR_TCP", "send_interval": 20}],
+            [service("v2", 99, "p1")],
+            [service("v3", 83, "p3", enabled=False)],
+            [service("new", 100, "p5"), pool("p5", 5)],
+            [{"kind": "ServiceEngineGroup", "name": "Default-Group", "max_scaleout_per_vs": 2}],
+            [pool("unused")],
+        ]
+        for documents in changes:
+            self.world.apply(*documents)
+            for machine in self.machines:
+                machine.apply_all()
+            fresh = sync.WantedStates(self.world.config.current, sync.place)
+            fresh.engines_are(tuple(self.world.engines))
+            for machine in self.machines:
+                self.assertEqual(machine.hash, fresh.of(machine.se).hash, documents)
+        run(self.world.config.delete("virtualservice", "new", "tester"))
+        for machine in self.machines:
+            machine.apply_all()
+        self.assertTrue(self.sync.settled())

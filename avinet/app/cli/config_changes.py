@@ -131,7 +131,14 @@ def conclude(
     late: RefusedError | None = None
     if wait is not None and not dry_run:
         try:
-            answer["in_sync"] = in_force(client, answer["version"], wait)["in_sync"]
+            status = in_force(client, answer["version"], wait)
+            answer["in_sync"] = True
+            answer["left"] = [
+                name
+                for row in status["versions"]
+                if row["version"] == answer["version"]
+                for name in row["left"]
+            ]
         except RefusedError as why:
             if why.said_reason not in {"not-in-sync", "refused"} and why.answered_kind is not Kind.TIMEOUT:
                 raise
@@ -166,7 +173,9 @@ def _print_changes(answer: dict[str, Any], *, dry_run: bool) -> None:
         return
     click.echo(f"Version {answer['version']}: {what}.")
     if answer.get("in_sync"):
-        click.echo("Every service engine has it.")
+        click.echo("Every service engine that is connected has it.")
+    for name in answer.get("left", ()):
+        click.echo(f"{text_of(name)} went away without it; it gets it when it comes back.")
 
 
 def print_engines(engines: Any) -> None:

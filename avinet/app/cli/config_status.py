@@ -33,17 +33,29 @@ def status(where: Place, version: int | None, timeout: float) -> None:
         ((row["name"], row["stand"], row.get("why"), row["uuid"]) for row in answer["service_engines"]),
         empty="There is no service engine yet; make one: avinet se create",
     )
+    if answer["stragglers"]:
+        click.echo()
+        print_table(
+            ("straggler", "since", "sent again", "why"),
+            (
+                (row["name"], moment(row["since"]), row["resends"], row["why"] or row["stand"])
+                for row in answer["stragglers"]
+            ),
+            empty="",
+        )
     if not answer["versions"]:
         return
     click.echo()
     print_table(
-        ("version", "committed", "acks", "p50", "p99", "last", "missing"),
+        ("version", "committed", "acks", "p50", "p99", "last", "sent again", "refused", "missing"),
         (
             (
                 row["version"],
                 moment(row["committed_at"]),
-                row["acks"],
+                f"{row['acks']} of {row['concerned']}",
                 *(_in_ms(row.get(name)) for name in ("p50_s", "p99_s", "last_s")),
+                row["resends"],
+                row["nacks"],
                 row["missing"],
             )
             for row in answer["versions"]
