@@ -19,6 +19,7 @@ from avinet.dataplane import envoy_process
 from avinet.dataplane.cut import CutError, cut_connections
 from avinet.dataplane.envoy_admin import EnvoyAdmin
 from avinet.dataplane.envoy_binary import find_envoy
+from avinet.dataplane.envoy_diagnosis import Diagnoses
 from avinet.dataplane.envoy_drain import ended, settle
 from avinet.dataplane.envoy_files import EnvoyFiles
 from avinet.dataplane.envoy_health import server_health, still_open
@@ -62,6 +63,7 @@ class EnvoyDataPlane:
         self._admin = EnvoyAdmin(reactor, files, settings.admin_timeout_s)
         self._process = EnvoyProcess(reactor, files, settings, self._admin, self._restarted)
         self._switch = EnvoySwitch(reactor, files, settings, self._admin, in_thread)
+        self._diagnoses = Diagnoses(in_thread, reactor.seconds)
         self._observers: list[Callable[[], None]] = []
         self._turn = DeferredLock()
         self._tidy = LoopingCall(self._tidy_up)
@@ -160,9 +162,10 @@ class EnvoyDataPlane:
         has = await self._switch.read_back()
         stats = Stats.of(await self._admin.histograms(STATS_PATTERN))
         pools = sorted({str(ours(cluster)["pool"]) for cluster in has.pool_clusters})
+        servers = server_health(has.pool_clusters, await self._admin.clusters())
         return Status(
             started_at=process.started_at,
-            servers=server_health(has.pool_clusters, await self._admin.clusters()),
+            servers=self._diagnoses.explain(servers, has.pool_clusters),
             services=tuple(stats.service(name) for name in has.services),
             pools=tuple(stats.pool(name) for name in pools),
         )
@@ -184,6 +187,7 @@ class EnvoyDataPlane:
         await self._process.stop()
 
     def _stop_tidying(self) -> None:
+        self._diagnoses.stop()
         if self._tidy.running:
             self._tidy.stop()
 

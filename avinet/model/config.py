@@ -88,7 +88,7 @@ class LbAlgorithm(enum.StrEnum):
 
     ROUND_ROBIN = "LB_ALGORITHM_ROUND_ROBIN"
     LEAST_CONNECTIONS = "LB_ALGORITHM_LEAST_CONNECTIONS"
-    """The fewer requests under way of two servers picked at random."""
+    """The fewest requests under way; among more than 64 servers, of five picked at random."""
     CONSISTENT_HASH = "LB_ALGORITHM_CONSISTENT_HASH"
     """By ``lb_algorithm_hash``: a server that comes or goes moves its own share only."""
 
@@ -140,7 +140,7 @@ class OutlierDetection(msgspec.Struct, frozen=True, kw_only=True):
     """Servers that fail real requests are left out for a while, beside what the monitors find."""
 
     consecutive_5xx: Annotated[int, msgspec.Meta(ge=0, le=1_000)] = 5
-    """Answers of 500 and more in a row, and connections that failed; 0 for never."""
+    """Answers of 500 and more in a row; 0 for never."""
     consecutive_connect_failures: Annotated[int, msgspec.Meta(ge=0, le=1_000)] = 5
     """Connections that failed or were cut before an answer; 0 for never."""
     interval_s: Seconds = 10.0
@@ -199,13 +199,14 @@ class Pool(ConfigObject, frozen=True, kw_only=True):
     """How long a disabled server may finish what is under way; 0 cuts it at once."""
     connect_timeout_s: Seconds = 5.0
     idle_timeout_s: LongSeconds = 55.0
-    """An idle connection to a server is closed: below the 60 s after which common servers do."""
+    """An idle connection to a server is closed: below the 60 s after which common servers do.  A TCP virtual service
+    takes any value but this default, and else an hour."""
     request_timeout_s: LongSeconds = 0.0
     """From the whole request to the whole answer; 0 for no limit (an answer that stands still is cut anyway)."""
     retries: Annotated[int, msgspec.Meta(ge=0, le=10)] = 2
     """On other servers, of a request that reached none, or that is safe to repeat."""
     max_concurrent_connections_per_server: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
-    """0 for no limit of the pool's own."""
+    """0 for no limit of the pool's own.  Each worker thread may have one beyond it."""
     ssl_profile_ref: SslProfile | None = None
     """TLS to the servers, when set."""
     ca_certs: tuple[str, ...] = ()

@@ -121,9 +121,11 @@ class Origin:
             request_queue_size = 64
 
             def finish_request(self, request, client_address):
-                if context is not None:  # in the connection's own thread
-                    request = context.wrap_socket(request, server_side=True)
-                super().finish_request(request, client_address)
+                if context is None:
+                    super().finish_request(request, client_address)
+                    return
+                with context.wrap_socket(request, server_side=True) as secure:  # in a thread of its own
+                    super().finish_request(secure, client_address)
 
             def handle_error(self, request, client_address):
                 pass

@@ -531,3 +531,51 @@ async def test_status_counts_answers_and_times_them():
         await plane.apply(state_of(port, [quick]))
         await asked(port)
         assert (await plane.status()).pools[0].requests == 15
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_is_down_is_down_for_a_reason():
+    async with Pools() as bench:
+        authority, stranger = Authority(bench.folder), Authority(bench.folder, "stranger")
+        status, body = bench.origins(2)
+        status.health_status = 503
+        body.health_body = "database is gone"
+        trusted = bench.origin("trusted", context=authority.context("app.example"))
+        strange = bench.origin("strange", context=stranger.context("app.example"))
+        misnamed = bench.origin("misnamed", context=authority.context("other.example"))
+        nobody = free_port()
+        plane, port = await bench.started()
+
+        async def known(*expected):
+            found = await state_of_servers(plane)
+            return all(
+                found[str(at)].failure is failure and words in found[str(at)].reason
+                for at, failure, words in expected
+            )
+
+        wanted = HttpMonitor(http_request="GET /health", http_response="is well")
+        await plane.apply(state_of(port, [status, body, nobody], monitors=[monitor(http_monitor=wanted)]))
+        await until(
+            lambda: known(
+                (status.port, Failure.WRONG_STATUS, "503"),
+                (body.port, Failure.WRONG_BODY, "text"),
+                (nobody, Failure.REFUSED, f"nothing listens on port {nobody}"),
+            )
+        )
+        # Once they are well, or fail for another reason, nothing of that is left.
+        status.health_status = 200
+        await until(lambda: is_up(plane, status))
+        assert (await state_of_servers(plane))[str(status.port)].reason == ""
+
+        secure = monitor(type=HealthMonitorType.TLS, receive_timeout=1, send_interval=1)
+        tls = {"ssl_profile_ref": SslProfile.STANDARD, "ca_certs": (authority.pem,)}
+        servers = [server(o, hostname="app.example") for o in (trusted, strange, misnamed, status)]
+        await plane.apply(state_of(port, servers, monitors=[secure], **tls))
+        await until(
+            lambda: known(
+                (trusted.port, Failure.NONE, ""),
+                (strange.port, Failure.TLS, "issuer"),
+                (misnamed.port, Failure.TLS, "app.example"),
+                (status.port, Failure.TLS, "handshake"),
+            )
+        )
