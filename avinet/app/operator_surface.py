@@ -11,8 +11,12 @@ from avinet.app.settings import ApiSection
 from avinet.app.software import software_version
 from avinet.app.steady import WallClock
 from avinet.controller.access_tokens import AccessTokens
+from avinet.controller.api_audit import audit_routes
 from avinet.controller.api_login import LoginApi
+from avinet.controller.api_users import AccessTokenApi, UserApi
+from avinet.controller.audit import Audit
 from avinet.controller.engines import Emit
+from avinet.controller.events import Events
 from avinet.controller.login_sessions import LoginSessions
 from avinet.controller.operators import Credentials, LocalGuard, Operators, RequestLimits
 from avinet.controller.reports import ControllerEvents
@@ -21,6 +25,7 @@ from avinet.rest.listen import Place, listen_tls, listen_unix
 from avinet.rest.route import Route
 from avinet.rest.router import Router
 from avinet.rest.site import BoundedSite
+from avinet.store.eventlog import open_event_log
 from avinet.store.interface import Store
 from avinet.store.threads import OwnThread
 from avinet.trust.node import ControllerIdentity
@@ -36,25 +41,45 @@ class OperatorSurface:
     emit: Emit
     known: Credentials = attrs.field(init=False)
     operators: Operators = attrs.field(init=False)
+    audit: Audit = attrs.field(init=False)
 
     async def open(self, store: Store, stack: contextlib.AsyncExitStack) -> None:
         """Read who is known; the admin that ``init`` made, where that is nobody."""
         wall = WallClock(self.reactor)
+        log = await open_event_log(self.identity.paths.audit, self.reactor)
+        stack.push_async_callback(awaited(log.close))
+        self.audit = Audit(Events(log, self.reactor))
+        stack.push_async_callback(self.audit.log.stop)
         thread = OwnThread(self.reactor, "logins")
         stack.callback(thread.stop)
         self.known = Credentials(
             Users(store, wall, thread), LoginSessions(self.reactor), AccessTokens(store, wall)
         )
         await self.known.users.load(self.identity.admin)
+        self.known.users.listen(self._initial_password_void)
         await self.known.tokens.load()
         refused = ControllerEvents(self.emit).login_refused
         limits = RequestLimits(burst=self.settings.requests_burst, per_s=self.settings.requests_per_s)
-        self.operators = Operators(self.known, self.reactor, os.urandom(32), limits, refused)
+        self.operators = Operators(
+            self.known, self.reactor, os.urandom(32), limits, refused, self.audit.ended
+        )
+
+    def _initial_password_void(self, name: str) -> None:
+        """The file with the password that ``init`` made goes when that is no login any more."""
+        admin = self.identity.admin
+        record = self.known.users.find(admin.user)
+        if name == admin.user and (record is None or record.hash != admin.hash):
+            self.identity.paths.admin_password.unlink(missing_ok=True)
 
     def routes(self) -> tuple[Route, ...]:
         """Those that are about operators themselves."""
         known = self.known
-        return LoginApi(self.operators, known.sessions, software_version()).routes()
+        return (
+            *LoginApi(self.operators, known.sessions, software_version()).routes(),
+            *UserApi(known.users, known.tokens, self.operators).routes(),
+            *AccessTokenApi(known.users, known.tokens).routes(),
+            *audit_routes(self.audit, self.reactor),
+        )
 
     async def listen(self, routes: tuple[Route, ...], options: Any, stack: contextlib.AsyncExitStack) -> None:
         """Serve ``routes`` on both."""
@@ -62,6 +87,6 @@ class OperatorSurface:
         site = BoundedSite(Router(routes, reactor, self.operators), reactor)
         port = listen_tls(reactor, Place(settings.port, "[api] port", settings.bind), site, options)
         stack.push_async_callback(awaited(port.stopListening))
-        local = BoundedSite(Router(routes, reactor, LocalGuard()), reactor)
+        local = BoundedSite(Router(routes, reactor, LocalGuard(self.audit.ended)), reactor)
         unix = listen_unix(reactor, self.identity.paths.api_socket, local)
         stack.push_async_callback(awaited(unix.stopListening))

@@ -101,6 +101,11 @@ class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     expires_at: float
     used_at: float | None = None
 
+    @property
+    def prefix(self) -> str:
+        """How its text begins, by which it can be recognised."""
+        return f"{MARK}.{self.id}."
+
     def __repr__(self) -> str:
         return f"TokenRecord(id={self.id!r}, name={self.name!r}, user={self.user!r})"
 
@@ -146,12 +151,15 @@ class AccessTokens:
         used_at = self._used_at.get(record.id, record.used_at)
         return msgspec.structs.replace(record, used_at=used_at)
 
-    def find(self, user: str | None, token: str) -> TokenRecord:
-        """A user's (or, for None, anybody's) token by its id, or a user's by its name."""
+    def find_for(self, user: str, token: str, *, everybodys: bool) -> TokenRecord:
+        """A user's own token by its id or name, or with ``everybodys`` any by its id."""
         for record in self.all(user):
-            if record.id == token or (user is not None and record.name == token):
+            if token in {record.id, record.name}:
                 return record
-        raise AccessTokenUnknownError(token=token[:64])
+        held = self._held.get(token)
+        if held is None or not everybodys:
+            raise AccessTokenUnknownError(token=token[:64])
+        return held[0]
 
     def is_live(self, record: TokenRecord) -> bool:
         """Whether it has not expired."""
@@ -190,7 +198,7 @@ class AccessTokens:
             self._held.pop(record.id, None)
             raise
         self._held[record.id] = (record, outcome.revision)
-        return NewAccessToken(f"{MARK}.{record.id}.{secret}", record)
+        return NewAccessToken(record.prefix + secret, record)
 
     async def revoke(self, record: TokenRecord) -> None:
         """End a token, now."""

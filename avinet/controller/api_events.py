@@ -58,7 +58,7 @@ def event_routes(events: Events, clock: IReactorTime) -> tuple[Route, ...]:
         if not 1 <= query.limit <= MAX_LIMIT:
             raise InvalidQueryError(where="limit", what=f"it is {query.limit}; 1 to {MAX_LIMIT} can be had")
         if EVENT_STREAM_TYPE in request.headers.get("accept", ""):
-            stream = EventStream(EventSource(events), _resume_from(request, events.last_id()), clock)
+            stream = EventStream(EventSource(events), resume_from(request, events.last_id()), clock)
             return Response(body=stream, content_type=EVENT_STREAM_TYPE)
         last = events.last_id()
         after = max(0, last - query.limit) if query.since is None else query.since
@@ -78,7 +78,7 @@ def event_routes(events: Events, clock: IReactorTime) -> tuple[Route, ...]:
     )
 
 
-def _resume_from(request: Request, last_id: int) -> int:
+def resume_from(request: Request, last_id: int) -> int:
     """Where a stream starts: after what its client saw last, or from now on.
 
     An id from the future (a client of a controller that was made anew) would never be reached: start from now.

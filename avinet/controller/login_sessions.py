@@ -101,6 +101,10 @@ class LoginSessions:
         """The user's rights have changed."""
         self._drop(lambda session: session.user == user)
 
+    def count_of(self, user: str) -> int:
+        """How many of a user's live."""
+        return sum(session.user == user and self._lives(session) for session in self._by_hash.values())
+
     def _drop_ended(self) -> None:
         self._drop(lambda session: not self._lives(session))
 

@@ -158,6 +158,10 @@ class Operators:
         """Told to the audit."""
         self._audited(access)
 
+    def sessions_of(self, user: str) -> int:
+        """How many sessions a user has on this controller."""
+        return self._known.sessions.count_of(user)
+
     # Passwords
 
     async def login(self, user: str, password: str, peer: str) -> UserRecord:
@@ -245,7 +249,9 @@ class Operators:
                 raise TooManyLoginsError(source=peer, retry_after_s=max(1.0, wait_s))
             raise UnauthenticatedError(what="this access token is not, or no longer, good")
         self._known.tokens.note_use(token)
-        return Principal(user=token.user, role=lesser(role, token.role), token=token.name)
+        return Principal(
+            user=token.user, role=lesser(role, token.role), token=token.name, until=token.expires_at
+        )
 
     def _role_of(self, user: str, uid: str) -> Role | None:
         record = self._known.users.find(user)

@@ -7,7 +7,8 @@ each request ended.  The router asks it in that order and knows nothing of passw
 import enum
 import secrets
 from collections.abc import Mapping
-from typing import ClassVar, Protocol
+from functools import partial
+from typing import Any, ClassVar, Protocol
 
 import attrs
 
@@ -16,6 +17,8 @@ from avinet.rest.problem import UnauthenticatedError
 
 READS = frozenset({"GET", "HEAD"})
 """Methods that change nothing."""
+MAX_OBJECT = 200
+"""Characters of a name; those of ours have 128 at most."""
 
 
 class Role(enum.StrEnum):
@@ -63,6 +66,8 @@ class Principal:
     """The name of the access token that proved it, if one did."""
     session: str = ""
     """The id of the login session that proved it, if one did; no secret."""
+    until: float | None = None
+    """UNIX seconds: when the access token that proved it ends."""
 
 
 @attrs.frozen(kw_only=True)
@@ -78,6 +83,10 @@ class Access:
     status: int
     reason: str = ""
     """The problem's stable word; empty when it went well."""
+    object: str = ""
+    """What the answer says it was about."""
+    dry_run: bool = False
+    """It was asked to change nothing."""
 
 
 class Guard(Protocol):
@@ -121,6 +130,15 @@ def require_role(principal: Principal, needed: Role) -> None:
     """``RoleNeededError`` unless the principal's role is enough."""
     if not principal.role.covers(needed):
         raise RoleNeededError(needed=needed.value, role=principal.role.value, user=principal.user)
+
+
+def object_of(body: Any) -> str:
+    """What an answer is about, for the audit: its ``name``, or the ``version`` of the configuration that it made."""
+    given = body.get if isinstance(body, dict) else partial(getattr, body)
+    name, version = given("name", None), given("version", None)
+    if isinstance(name, str):
+        return name[:MAX_OBJECT]
+    return f"version {version}" if isinstance(version, int) else ""
 
 
 def new_request_id() -> str:

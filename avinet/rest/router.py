@@ -22,7 +22,17 @@ from twisted.web.server import NOT_DONE_YET
 from twisted.web.server import Request as WebRequest
 
 from avinet.errors import AvinetError, LocalProtocolError
-from avinet.rest.access import READS, Access, Caller, Guard, NoLogins, Principal, new_request_id, require_role
+from avinet.rest.access import (
+    READS,
+    Access,
+    Caller,
+    Guard,
+    NoLogins,
+    Principal,
+    new_request_id,
+    object_of,
+    require_role,
+)
 from avinet.rest.decoding import decode_body, decode_query
 from avinet.rest.openapi import Info, openapi
 from avinet.rest.problem import (
@@ -55,6 +65,8 @@ class _Exchange:
     web: WebRequest
     request_id: str = attrs.field(factory=new_request_id)
     principal: Principal | None = None
+    object: str = ""
+    dry_run: bool = False
 
     @property
     def method(self) -> str:
@@ -75,6 +87,8 @@ class _Exchange:
             principal=self.principal,
             status=response.status,
             reason=reason,
+            object=self.object,
+            dry_run=self.dry_run,
         )
 
 
@@ -126,6 +140,7 @@ class Router(Resource):
         try:
             answered = await self._respond(exchange)
             exchange.principal = answered.login or exchange.principal
+            exchange.object = object_of(answered.body)
             response = _encoded(answered)
         except CancelledError:
             return
@@ -171,6 +186,7 @@ class Router(Resource):
             peer=caller.peer,
             login=exchange.principal,
         )
+        exchange.dry_run = getattr(request.query, "dry_run", False)
         handling = Deferred.fromCoroutine(_await(route.handler(request)))
         if method not in READS:
             # As when its client leaves: a write is let finish, since half of it may be done.  Only the answer goes.

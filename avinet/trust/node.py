@@ -86,6 +86,7 @@ class ControllerPaths:
     admin_password: Path = attrs.field(init=False)
     store: Path = attrs.field(init=False)
     events: Path = attrs.field(init=False)
+    audit: Path = attrs.field(init=False)
     pid: Path = attrs.field(init=False)
     local_cloud: Path = attrs.field(init=False)
 
@@ -109,6 +110,7 @@ _FILES = {
     "admin_password": "admin.password",
     "store": "store.db",
     "events": "events.db",
+    "audit": "audit.db",
     "pid": "controller.pid",
     "local_cloud": "local",
 }

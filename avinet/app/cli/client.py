@@ -129,6 +129,10 @@ class Client:
         data = raw if raw is not None else json.dumps({} if body is None else body).encode()
         return self._json(_Ask("POST", _target(path, query), data, content_type))
 
+    def put(self, path: str, body: Any) -> Any:
+        """Send ``body`` as JSON."""
+        return self._json(_Ask("PUT", path, json.dumps(body).encode(), JSON_TYPE))
+
     def delete(self, path: str, query: Mapping[str, Any] | None = None) -> Any:
         """Delete what is there."""
         return self._json(_Ask("DELETE", _target(path, query)))
@@ -145,12 +149,12 @@ class Client:
                 raise ConnectionLostError(place=self.place, why=f"{written} of {expected} bytes came")
             return {name.lower(): value for name, value in answer.getheaders()}
 
-    def stream_events(self, after: int | None = None) -> Iterator[dict[str, Any]]:
-        """Events as they happen: those after id ``after``, or from now on.  Ends only by an error."""
+    def stream_events(self, after: int | None = None, path: str = "/api/events") -> Iterator[dict[str, Any]]:
+        """Events, or what else ``path`` streams, as they happen: those after id ``after``, or from now on.  Ends only by an error."""
         extra = {"Accept": "text/event-stream"}
         if after is not None:
             extra["Last-Event-ID"] = str(after)
-        with self._asked(_Ask("GET", "/api/events", timeout_s=STREAM_TIMEOUT_S, headers=extra)) as answer:
+        with self._asked(_Ask("GET", path, timeout_s=STREAM_TIMEOUT_S, headers=extra)) as answer:
             data: list[bytes] = []
             while line := answer.readline(MAX_EVENT_LINE_BYTES):
                 text = line.rstrip(b"\r\n")

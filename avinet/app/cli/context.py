@@ -103,6 +103,10 @@ class Group(click.Group):
         super().__init__(*args, **kwargs)
         self.params.append(_json_option())
 
+    def get_short_help_str(self, limit: int = 45) -> str:
+        """As a command's."""
+        return super().get_short_help_str(limit=MAX_SENTENCE_CHARS)
+
 
 class Root(Group):
     """The program: whatever goes wrong below it is one or two lines on stderr and an exit status."""

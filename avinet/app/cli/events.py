@@ -50,12 +50,14 @@ def events(where: Place, follow: bool, since: int | None, limit: int | None) -> 
         _tell(event, where)
 
 
-def followed(client: Client, after: int, sleep: Callable[[float], None]) -> Iterator[dict[str, Any]]:
-    """Events after an id, for ever: a lost controller is asked again, from where it left off."""
+def followed(
+    client: Client, after: int, sleep: Callable[[float], None], path: str = "/api/events"
+) -> Iterator[dict[str, Any]]:
+    """Events (or what else ``path`` streams) after an id, for ever: a lost controller is asked again, from where it left off."""
     delay_s = FIRST_RETRY_S
     while True:
         try:
-            for event in client.stream_events(after):
+            for event in client.stream_events(after, path):
                 after, delay_s = event["id"], FIRST_RETRY_S
                 yield event
         except (ConnectionLostError, ControllerUnreachableError, NoAnswerError) as why:

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from avinet.app.cli.audit import audit
 from avinet.app.cli.client import path_to
 from avinet.app.cli.config import config
 from avinet.app.cli.context import DEFAULT_STATE, Command, Place, Root, place
@@ -18,6 +19,7 @@ from avinet.app.cli.events import events
 from avinet.app.cli.images import images
 from avinet.app.cli.local import demo, doctor, init, restored, version
 from avinet.app.cli.output import print_facts, print_json
+from avinet.app.cli.users import access_tokens, users
 from avinet.app.software import software_version
 from avinet.units import KIB, show_bytes, show_duration
 
@@ -132,7 +134,20 @@ def status(where: Place) -> None:
     )
 
 
-for _command in (config, demo, doctor, engines, events, images, init, restored, version):
+for _command in (
+    access_tokens,
+    audit,
+    config,
+    demo,
+    doctor,
+    engines,
+    events,
+    images,
+    init,
+    restored,
+    users,
+    version,
+):
     cli.add_command(_command)
 
 
