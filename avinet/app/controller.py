@@ -45,7 +45,7 @@ from avinet.controller.sessions import About, CurrentList, Knowledge, SessionLis
 from avinet.controller.sync import Sync
 from avinet.controller.tokens import Tokens
 from avinet.dataplane.envoy import stop_data_plane
-from avinet.model.config import ConfigObject, ServiceEngineGroup
+from avinet.model.config import DOWN_DELAY_S, ConfigObject, ServiceEngineGroup
 from avinet.model.configuration import Configuration
 from avinet.model.engine import Lifecycle, SeRecord
 from avinet.model.ids import SeId
@@ -188,6 +188,10 @@ class Controller(SessionListener):
         found = self.config.group(group)
         return () if found is None else found.allowed_networks
 
+    def _down_delay_s(self, group: str) -> float:
+        found = self.config.group(group)
+        return DOWN_DELAY_S if found is None else found.down_delay_s
+
     def _groups_changed(self, configuration: Configuration) -> None:
         self.engines.permits.update_all(self.engines.all())
 
@@ -210,7 +214,7 @@ class Controller(SessionListener):
                 rtt_clear_s=control.rtt_warning_ms / 1000 * 6 / 7,
             ),
         )
-        self.candidates = Candidates(self.engines, self.reactor)
+        self.candidates = Candidates(self.engines, self.reactor, self._down_delay_s)
         self.engines.listen(self.candidates.record_changed)
         self.sync = Sync(
             self.config,
@@ -221,6 +225,7 @@ class Controller(SessionListener):
             settings.config.straggler_s,
         )
         self.candidates.changed = self.sync.engines_changed
+        self.config.listen(lambda _: self.candidates.groups_changed())
         for listener in (
             self,
             self.candidates,

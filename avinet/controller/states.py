@@ -131,8 +131,7 @@ def _placing(configuration: Configuration, uuid: ObjectId) -> object:
         return None
     thing: ConfigObject = stored.thing
     if isinstance(thing, VirtualService):
-        # By their names virtual services may take turns.
-        return thing.enabled, thing.se_group_ref, thing.name
+        return thing.enabled, thing.se_group_ref
     return thing if isinstance(thing, ServiceEngineGroup) else None
 
 

@@ -5,7 +5,7 @@ What each SE should have follows the configuration and who is there (``avinet.co
 the time from commit to the last Ack is kept, and who is still missing.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -19,13 +19,14 @@ from avinet.controller.progress import Progress, Push, Wanted
 from avinet.controller.push_frames import frames_of
 from avinet.controller.session import SeSession
 from avinet.controller.sessions import SessionListener
+from avinet.controller.shortage import Shortage
 from avinet.controller.states import KnownStates, Place, WantedStates
 from avinet.controller.stragglers import STRAGGLER_S, Stragglers
 from avinet.controller.versions import VersionTimes
 from avinet.model.configuration import Configuration
 from avinet.model.events import Level
 from avinet.model.ids import NO_VERSION, ConfigVersion, SeId
-from avinet.model.placement import Engine, place, short_of
+from avinet.model.placement import Engine, place
 from avinet.model.resources import Delta
 from avinet.wire.messages import Ack, InForce, Message, Nack
 
@@ -69,6 +70,7 @@ class Sync(SessionListener):
     place: Place = place
     times: VersionTimes = attrs.field(init=False)
     stragglers: Stragglers = attrs.field(init=False)
+    shortage: Shortage = attrs.field(init=False, repr=False)
     pushed: Pushed = attrs.field(factory=Pushed, init=False)
     _progress: dict[SeId, Progress] = attrs.field(factory=dict, init=False, repr=False)
     _sessions: dict[SeId, SeSession] = attrs.field(factory=dict, init=False, repr=False)
@@ -83,13 +85,13 @@ class Sync(SessionListener):
     _arrived: set[SeId] = attrs.field(factory=set, init=False, repr=False)
     """Attached since it was placed last."""
     _ticks: LoopingCall = attrs.field(init=False, repr=False)
-    _short: Mapping[str, int] = attrs.field(factory=dict, init=False)
     _behind: SeId | None = attrs.field(default=None, init=False, repr=False)
     """One that was not in sync when somebody looked last."""
     _waiters: list[Deferred[None]] = attrs.field(factory=list, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self.times = VersionTimes(self.clock)
+        self.shortage = Shortage(self.emit)
         self.stragglers = Stragglers(self.clock, self.emit, self.name_of, self.straggler_s)
         self._states = WantedStates(self.config.current, self.place)
         self._ticks = LoopingCall(self._tick)
@@ -328,17 +330,8 @@ class Sync(SessionListener):
             self._advancing = self.clock.callLater(0, self._advance_some)
 
     def _warn_of_short(self) -> None:
-        short = short_of(self._states.configuration, self._states.placed)
-        for name, count in short.items():
-            if self._short.get(name) != count:
-                self.emit(
-                    "VS_SHORT_OF_ENGINES",
-                    Level.WARNING,
-                    name,
-                    f"Virtual service {name} is placed on {count} service engines, fewer than its group's minimum.",
-                    placed=count,
-                )
-        self._short = short
+        states = self._states
+        self.shortage.follow(states.configuration, states.placed, states.engines or ())
 
     def _advance(self, se: SeId) -> None:
         """Send what is to be sent, and note who is missing and who has come in."""

@@ -262,6 +262,9 @@ class CommandClass(enum.StrEnum):
     """sftp and scp, confined to one folder."""
 
 
+DOWN_DELAY_S = 60.0
+
+
 class ServiceEngineGroup(ConfigObject, frozen=True, kw_only=True):
     """SEs that serve the same virtual services."""
 
@@ -275,7 +278,7 @@ class ServiceEngineGroup(ConfigObject, frozen=True, kw_only=True):
     """Where its SEs may log in from (``from=`` in authorized_keys); anywhere when empty."""
     max_vs_per_se: Annotated[int, msgspec.Meta(ge=1, le=5_000)] = 500
     when_short: WhenShort = WhenShort.OVERLOAD
-    down_delay_s: LongSeconds = 60.0
+    down_delay_s: LongSeconds = DOWN_DELAY_S
     """How long an SE may be gone before its virtual services go to another: a reboot is shorter, and moving costs
     clients their connections."""
     drain_s: LongSeconds = 30.0

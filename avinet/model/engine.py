@@ -69,6 +69,10 @@ class SeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     note: str = ""
     """Why it is quarantined or disabled, in an operator's words or ours."""
     deleted_at: float | None = None
+    drains: bool = True
+    """While it is disabled: it serves on what it has until others have taken over.  False to end that at once."""
+    leaving: bool = False
+    """It is to be deleted once it has drained."""
 
 
 def state_of(record: SeRecord, *, attached: bool) -> SeState:
