@@ -102,6 +102,7 @@ class Controller(SessionListener):
     candidates: Candidates = attrs.field(init=False)
     sync: Sync = attrs.field(init=False)
     ssh: SecureChannelServer = attrs.field(init=False)
+    channel_events: ChannelEvents = attrs.field(init=False)
     watchdog: Watchdog = attrs.field(init=False)
     _shown: Shown = attrs.field(init=False)
     started_at: float = attrs.field(default=0.0, init=False)
@@ -247,6 +248,7 @@ class Controller(SessionListener):
         return record is not None and record.lifecycle in {Lifecycle.DELETED, Lifecycle.QUARANTINED}
 
     async def _listen_ssh(self, stack: contextlib.AsyncExitStack) -> None:
+        self.channel_events = ChannelEvents(self.events.emit, self._name_of)
         settings = self.settings.ssh
         services = ServiceTable()
         services.register(CONTROL_SERVICE, self.settings.control.port, self.sessions.build, Priority.CONTROL)
@@ -259,7 +261,7 @@ class Controller(SessionListener):
             settings,
             self.identity.host_key,
             partial(Access, users, services, reverse),
-            ChannelEvents(self.events.emit, self._name_of),
+            self.channel_events,
             self.reactor,
         )
         # After a start nobody has logged in yet, and the whole fleet comes at once.
@@ -374,6 +376,8 @@ class Controller(SessionListener):
         return StrangerCounts(
             in_progress=gate.total,
             turned_away=gate.turned_away,
+            logged_in=self.channel_events.logged_in,
+            refused=self.channel_events.refused_logins,
             login_ms=round(gate.rate.interval_s * 1000, 2),
         )
 

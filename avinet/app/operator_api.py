@@ -11,6 +11,7 @@ from avinet.controller.api_config import ConfigApi
 from avinet.controller.api_engines import EngineApi, EngineFacts
 from avinet.controller.api_events import event_routes
 from avinet.controller.api_images import ImageApi
+from avinet.controller.api_metrics import metrics_route
 from avinet.controller.api_status import StatusApi, Whole
 from avinet.controller.api_tokens import TokenApi
 from avinet.controller.engine_commands import EngineCommands
@@ -59,6 +60,7 @@ class OperatorApi:
             *ImageApi(self.images, whole.engines, self._has_group).routes(),
             *ConfigApi(whole.config, whole.sync, whole.engines, deferToThread).routes(),
             *event_routes(self.events, clock),
+            metrics_route(whole, lambda: self.events.counts),
             *more,
         )
         return (*table, *_description_of(table))

@@ -25,6 +25,7 @@ from avinet.controller.engines import Engines
 from avinet.controller.sync import Sync
 from avinet.model.diff import diff
 from avinet.model.documents import MAX_BYTES, MAX_DOCUMENTS, DocumentError, parse_documents
+from avinet.rest.access import Role
 from avinet.rest.route import JSON_TYPE, Request, Response, Route
 
 DOCUMENT_TYPES = ("application/yaml", "application/x-yaml", "text/yaml", "text/plain", JSON_TYPE)
@@ -100,6 +101,7 @@ class ConfigApi:
                 consumes=DOCUMENT_TYPES,
                 body_bytes=MAX_BYTES,
                 timeout_s=APPLY_TIMEOUT_S,
+                role=Role.READ_ONLY,
                 statuses={200: "What would change.", **wrong},
             ),
             *HistoryApi(self.config, self.sync, self.engines, self.in_thread).routes(),

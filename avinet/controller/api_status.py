@@ -69,11 +69,12 @@ class ReactorHealth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StrangerCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """Connections to the SSH server that have not logged in."""
+    """Connections to the SSH server: those that have not logged in, and what came of the others since the start."""
 
     in_progress: int = 0
     turned_away: int = 0
-    """Since the start."""
+    logged_in: int = 0
+    refused: int = 0
     login_ms: float = 0.0
     """From one login to the next while there are more than can be done at once: what waits are computed from."""
 

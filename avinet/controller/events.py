@@ -107,6 +107,8 @@ class Events:
         self._retry: IDelayedCall | None = None
         self._followers: dict[object, Callable[[Event], None]] = {}
         self._dropped = 0
+        self.counts: Counter[str] = Counter()
+        """Since the start, by code; of like events that are told as one, each."""
         self._stopped = False
         self._idle: Deferred[None] | None = None
 
@@ -192,6 +194,7 @@ class Events:
             text=fields["text"],
             count=count,
         )
+        self.counts[fields["code"]] += count
         if len(self._pending) >= MAX_PENDING:
             self._dropped += 1
             return

@@ -167,15 +167,19 @@ class ConfigEvents:
         )
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class ChannelEvents:
     """The SSH server's ``Observer``."""
 
     emit: Emit
     name_of: Callable[[SeId], str]
+    logged_in: int = attrs.field(default=0, init=False)
+    """Since the start."""
+    refused_logins: int = attrs.field(default=0, init=False)
 
     def auth_failed(self, source: str, user: str, fingerprint: str, why: str) -> None:
         """A stranger was refused."""
+        self.refused_logins += 1
         self.emit(
             "SSH_LOGIN_REFUSED",
             Level.WARNING,
@@ -203,6 +207,7 @@ class ChannelEvents:
 
     def authenticated(self, peer: ChannelPeer) -> None:
         """A login is no event: the session that follows is."""
+        self.logged_in += 1
 
     def lost(self, peer: ChannelPeer, why: AvinetError) -> None:
         """Nor is its end."""
