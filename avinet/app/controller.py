@@ -25,6 +25,7 @@ from avinet.app.steady import WallClock
 from avinet.app.watchdog import Watchdog
 from avinet.cloud.local import LocalCloud, LocalSettings
 from avinet.controller.api_status import StrangerCounts, Whole, resident_kib
+from avinet.controller.api_traffic import TrafficApi
 from avinet.controller.candidates import Candidates
 from avinet.controller.config_store import ConfigStore, HistoryLimits
 from avinet.controller.configuration import ConfigService
@@ -44,6 +45,9 @@ from avinet.controller.session import SeSession, SessionSettings
 from avinet.controller.sessions import About, CurrentList, Knowledge, SessionListener, Sessions
 from avinet.controller.sync import Sync
 from avinet.controller.tokens import Tokens
+from avinet.controller.traffic import FleetTraffic
+from avinet.controller.traffic_figures import FigureReader
+from avinet.controller.traffic_places import Places, fleet_of
 from avinet.dataplane.envoy import stop_data_plane
 from avinet.model.config import DOWN_DELAY_S, ConfigObject, ServiceEngineGroup
 from avinet.model.configuration import Configuration
@@ -101,6 +105,7 @@ class Controller(SessionListener):
     sessions: Sessions = attrs.field(init=False)
     candidates: Candidates = attrs.field(init=False)
     sync: Sync = attrs.field(init=False)
+    traffic: FleetTraffic = attrs.field(init=False)
     ssh: SecureChannelServer = attrs.field(init=False)
     channel_events: ChannelEvents = attrs.field(init=False)
     watchdog: Watchdog = attrs.field(init=False)
@@ -227,15 +232,20 @@ class Controller(SessionListener):
         )
         self.candidates.changed = self.sync.engines_changed
         self.config.listen(lambda _: self.candidates.groups_changed())
+        fleet = fleet_of(self.config, self.engines, self.sync, self.sessions)
+        self.traffic = FleetTraffic(Places(fleet, self.reactor), self.reactor, self.events.emit)
         for listener in (
             self,
             self.candidates,
             self.sync,
+            self.traffic,
             SessionEvents(self.events.emit, self._name_of, self.reactor, self._sent_away),
         ):
             self.sessions.add_listener(listener)
         self.sync.start()
         stack.callback(self.sync.stop)
+        self.traffic.start()
+        stack.callback(self.traffic.stop)
         stack.callback(self.candidates.stop)
         self.sessions.expect(record.uuid for record in self.engines.all() if record.connected_once)
 
@@ -367,7 +377,10 @@ class Controller(SessionListener):
             logins=self._logins,
         )
         api = OperatorApi(whole, self.commands, self.machines, self.images, self.events, self._meta)
-        return api.routes(self.reactor, surface.routes())
+        traffic = TrafficApi(
+            self.config, self.traffic, FigureReader(self.traffic, WallClock(self.reactor).seconds)
+        )
+        return api.routes(self.reactor, (*surface.routes(), *traffic.routes()))
 
     # What the parts ask and tell
 

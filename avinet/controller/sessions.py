@@ -25,7 +25,7 @@ from avinet.controller.session import PeerConnection, SeSession, SessionSettings
 from avinet.model.fence import Fence
 from avinet.model.ids import ClusterId, ControllerName, SeId
 from avinet.wire.heartbeat import RttChange
-from avinet.wire.messages import Goodbye, Hello, MembershipUpdate, Message, Welcome
+from avinet.wire.messages import TRAFFIC, Goodbye, Hello, MembershipUpdate, Message, Welcome
 from avinet.wire.versions import common_version
 
 REPLACED_RETRY_S = 1.0
@@ -255,6 +255,7 @@ class Sessions:
             heartbeat_misses=self.settings.heartbeat_misses,
             report_interval_s=self.settings.report_interval_s,
             fence=self.knowledge.fence(),
+            capabilities=(TRAFFIC,),
         )
 
     def _fight(self, se: SeId, presence: _Presence) -> Goodbye:

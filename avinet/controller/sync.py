@@ -126,6 +126,11 @@ class Sync(SessionListener):
         """How far one SE is."""
         return self._progress.get(se)
 
+    def wanted(self, se: SeId) -> Wanted | None:
+        """What one SE should have."""
+        progress = self._progress.get(se)
+        return None if progress is None else progress.wanted
+
     def behind(self) -> list[SeId]:
         """Attached SEs that do not have what they should."""
         return [se for se, p in self._progress.items() if p.straggles]

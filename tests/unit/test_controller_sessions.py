@@ -136,6 +136,7 @@ class Hello(SessionsCase):
                 heartbeat_misses=6,
                 report_interval_s=60.0,
                 fence=Fence(1, 2, 3),
+                capabilities=(m.TRAFFIC,),
             ),
         )
         self.assertIsInstance(ping, m.Ping)

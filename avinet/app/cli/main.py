@@ -19,6 +19,7 @@ from avinet.app.cli.events import events
 from avinet.app.cli.images import images
 from avinet.app.cli.local import demo, doctor, init, restored, version
 from avinet.app.cli.output import print_facts, print_json
+from avinet.app.cli.services import pools, services
 from avinet.app.cli.users import access_tokens, users
 from avinet.app.software import software_version
 from avinet.units import KIB, show_bytes, show_duration
@@ -31,6 +32,7 @@ A first tour:
   avinet se create --name se-1 --cloud local
   avinet config apply -f etc/examples/web.yaml
   avinet se list
+  avinet vs stats
   avinet events --follow
 
 \b
@@ -144,7 +146,9 @@ for _command in (
     events,
     images,
     init,
+    pools,
     restored,
+    services,
     users,
     version,
 ):

@@ -1,0 +1,32 @@
+"""Figures over time in a line of a terminal."""
+
+import sys
+from collections.abc import Sequence
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+PLAIN = "_.-~=+*#"
+"""Where the output cannot show blocks."""
+WIDTH = 60
+
+
+def sparkline(values: Sequence[float | None], *, blocks: bool | None = None) -> str:
+    """One letter a value, 0 the lowest and the largest the highest; a blank where nothing is known.
+
+    The newest ``WIDTH`` values; ``blocks`` as standard output can, where it is not said.
+    """
+    shown = values[-WIDTH:]
+    letters = BLOCKS if (_can_blocks() if blocks is None else blocks) else PLAIN
+    highest = max((value for value in shown if value is not None), default=0.0)
+    line = ""
+    for value in shown:
+        if value is None:
+            line += " "
+            continue
+        # Anything at all is told from nothing.
+        level = 0 if value <= 0 or highest <= 0 else max(1, round(value / highest * (len(letters) - 1)))
+        line += letters[level]
+    return line
+
+
+def _can_blocks() -> bool:
+    return (sys.stdout.encoding or "").lower().replace("-", "") in {"utf8", "utf16"}
