@@ -7,6 +7,7 @@ import msgspec
 from avinet.controller.configuration import Applied, Terms
 from avinet.controller.engines import Engines
 from avinet.controller.sync import Sync
+from avinet.model.advice import Advice, advice
 from avinet.model.configuration import Configuration
 from avinet.model.documents import DocumentError
 from avinet.model.ids import ConfigVersion, ObjectId, SeId
@@ -51,6 +52,8 @@ class ApplyAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     unchanged: tuple[str, ...]
     service_engines: tuple[EngineChange, ...] | None = None
     """Of a dry run: those that would be sent something."""
+    warnings: tuple[Advice, ...] = ()
+    """What is worth a word though it was done, such as a certificate that expired."""
 
 
 def terms_of(request: Request) -> Terms:
@@ -66,7 +69,16 @@ def terms_of(request: Request) -> Terms:
     return Terms(query.dry_run, query.note, None if expected is None else ConfigVersion(expected))
 
 
-def applied_answer(applied: Applied, engines: tuple[EngineChange, ...] | None = None) -> Response:
+def advice_on(applied: Applied, now: float) -> tuple[Advice, ...]:
+    """Warnings about every object that a change was about, at ``now`` (UNIX seconds)."""
+    return advice(applied.after, (*(thing.uuid for thing in applied.plan.puts), *applied.plan.kept), now)
+
+
+def applied_answer(
+    applied: Applied,
+    engines: tuple[EngineChange, ...] | None = None,
+    warnings: tuple[Advice, ...] = (),
+) -> Response:
     """As JSON."""
     plan = applied.plan
     return Response(
@@ -77,6 +89,7 @@ def applied_answer(applied: Applied, engines: tuple[EngineChange, ...] | None = 
             deleted=plan.deleted,
             unchanged=plan.unchanged,
             service_engines=engines,
+            warnings=warnings,
         ),
         headers={"ETag": f'"{applied.version}"'},
     )

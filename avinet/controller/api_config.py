@@ -12,6 +12,7 @@ from avinet.controller.api_answers import (
     NOBODY,
     ApplyAnswer,
     ChangeQuery,
+    advice_on,
     applied_answer,
     engines_touched,
     json_of,
@@ -50,7 +51,8 @@ class ConfigApi:
         touched = None
         if terms.dry_run:
             touched = engines_touched(self.sync, self.engines, before, applied.after)
-        return applied_answer(applied, touched)
+        warnings = await self.in_thread(advice_on, applied, self.config.clock.seconds())
+        return applied_answer(applied, touched, warnings)
 
     async def diff(self, request: Request) -> Response:
         """``POST /api/config/diff``."""

@@ -13,6 +13,7 @@ from avinet.controller.api_answers import (
     ChangeQuery,
     EngineChange,
     Version,
+    advice_on,
     applied_answer,
     engines_touched,
     terms_of,
@@ -149,7 +150,8 @@ class HistoryApi:
         touched = None
         if terms.dry_run:
             touched = engines_touched(self.sync, self.engines, before, applied.after)
-        return applied_answer(applied, touched)
+        warnings = await self.in_thread(advice_on, applied, self.config.clock.seconds())
+        return applied_answer(applied, touched, warnings)
 
     async def between(self, request: Request) -> Response:
         """``GET /api/config/diff``."""

@@ -10,6 +10,7 @@ import msgspec
 from avinet.controller.api_answers import NOBODY, ApplyAnswer, applied_answer, json_of
 from avinet.controller.api_shapes import shape
 from avinet.controller.configuration import ConfigService, Terms
+from avinet.model.advice import advice
 from avinet.model.config import KINDS
 from avinet.model.configuration import Stored
 from avinet.model.documents import DocumentError
@@ -44,14 +45,17 @@ class ObjectApi:
 
     config: ConfigService
 
-    def _answer(self, stored: Stored, status: int = 200) -> Response:
-        body = shape(self.config.current, stored)
+    def _answer(self, stored: Stored, status: int = 200, *, changed: bool = False) -> Response:
+        now = self.config.clock.seconds()
+        body = shape(self.config.current, stored, now)
+        if changed and (warnings := advice(self.config.current, [stored.thing.uuid], now)):
+            body["warnings"] = warnings
         return Response(status=status, body=body, headers={"ETag": f'"{stored.modified_us}"'})
 
     async def list(self, kind: str, request: Request) -> Response:
         """``GET /api/<kind>``."""
         query: ListQuery = request.query
-        now = self.config.current
+        now, at = self.config.current, self.config.clock.seconds()
         found = [
             now.objects[thing.uuid] for thing in now.all_of(KINDS[kind]) if query.name in {None, thing.name}
         ]
@@ -59,7 +63,7 @@ class ObjectApi:
         start = (max(1, query.page) - 1) * size
         body: dict[str, Any] = {
             "count": len(found),
-            "results": [shape(now, stored) for stored in found[start : start + size]],
+            "results": [shape(now, stored, at) for stored in found[start : start + size]],
         }
         if start + size < len(found):
             body["next"] = f"/api/{kind}?{urlencode({'page': start // size + 2, 'page_size': size})}"
@@ -73,16 +77,15 @@ class ObjectApi:
         """``POST /api/<kind>``."""
         document = _object(kind, request.body)
         made = await self.config.create(kind, document, request.principal or NOBODY)
-        return self._answer(made, 201)
+        return self._answer(made, 201, changed=True)
 
     async def put(self, kind: str, request: Request) -> Response:
         """``PUT /api/<kind>/{uuid}``."""
         document = _object(kind, request.body)
         expected = self._expected(kind, request, document)
         author = request.principal or NOBODY
-        return self._answer(
-            await self.config.replace(kind, request.params["uuid"], document, author, expected)
-        )
+        made = await self.config.replace(kind, request.params["uuid"], document, author, expected)
+        return self._answer(made, changed=True)
 
     async def delete(self, kind: str, request: Request) -> Response:
         """``DELETE /api/<kind>/{uuid}``."""

@@ -6,7 +6,7 @@ IP, a name for a reference, fields left out) is turned into them by ``avinet.mod
 """
 
 import enum
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -22,6 +22,14 @@ GroupRef = Annotated[ObjectId, msgspec.Meta(extra={"refers_to": "serviceenginegr
 MonitorRef = Annotated[ObjectId, msgspec.Meta(extra={"refers_to": "healthmonitor"})]
 CertificateRef = Annotated[ObjectId, msgspec.Meta(extra={"refers_to": "sslkeyandcertificate"})]
 """References are UUIDs once stored; ``extra`` tells the intake what kind a name is to be looked up as."""
+ChainText = Annotated[str, msgspec.Meta(max_length=65_536)]
+"""Ten certificates of the largest keys are 40,000 characters."""
+KeyText = Annotated[str, msgspec.Meta(max_length=16_384)]
+"""RSA with 8,192 bits is 6,500 characters."""
+BundleText = Annotated[str, msgspec.Meta(max_length=262_144)]
+"""A system's whole bundle of CA certificates is some 220,000 characters."""
+PageText = Annotated[str, msgspec.Meta(max_length=16_384)]
+"""A page that says sorry; whatever it shows beside text it can refer to."""
 
 
 class IpAddrType(enum.StrEnum):
@@ -81,6 +89,7 @@ class HealthMonitor(ConfigObject, frozen=True, kw_only=True):
     monitor_port: Port | None = None
     """Another port than the server's own."""
     http_monitor: HttpMonitor | None = None
+    """Of the two HTTP types alone; they have its defaults when it is left out."""
 
 
 class LbAlgorithm(enum.StrEnum):
@@ -158,6 +167,10 @@ class SslProfile(enum.StrEnum):
     """TLS 1.3 alone."""
 
 
+SslProfileRef = Annotated[SslProfile, msgspec.Meta(extra={"named": "sslprofile"})]
+"""``named``: a name out of a closed set that API clients write as a reference, ``/api/sslprofile?name=System-Modern``."""
+
+
 class FailActionType(enum.StrEnum):
     """What a client gets while no server of the pool is up."""
 
@@ -172,8 +185,8 @@ class FailAction(msgspec.Struct, frozen=True, kw_only=True):
 
     type: FailActionType = FailActionType.CLOSE_CONNECTION
     status_code: Annotated[int, msgspec.Meta(ge=200, le=599)] = 503
-    """Of a local response; a redirect takes 301, 302, 307 or 308."""
-    body: str = ""
+    """Of a local response; a redirect takes 301, 302, 307 or 308, and 302 when none is given."""
+    body: PageText = ""
     content_type: str = "text/plain"
     redirect_url: str = ""
     """``http://`` or ``https://``, whole."""
@@ -207,9 +220,9 @@ class Pool(ConfigObject, frozen=True, kw_only=True):
     """On other servers, of a request that reached none, or that is safe to repeat."""
     max_concurrent_connections_per_server: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
     """0 for no limit of the pool's own.  Each worker thread may have one beyond it."""
-    ssl_profile_ref: SslProfile | None = None
+    ssl_profile_ref: SslProfileRef | None = None
     """TLS to the servers, when set."""
-    ca_certs: tuple[str, ...] = ()
+    ca_certs: tuple[BundleText, ...] = ()
     """PEM: what the servers' certificates must chain to; without any they are not verified."""
     server_name: str = ""
     """SNI, and the name that a verified certificate must bear; the server's ``hostname`` when empty."""
@@ -220,7 +233,7 @@ class Pool(ConfigObject, frozen=True, kw_only=True):
 class CertificateText(msgspec.Struct, frozen=True, kw_only=True):
     """The certificate itself."""
 
-    certificate: str
+    certificate: ChainText
     """PEM: the leaf, then its issuers in order; the root may be left out."""
 
 
@@ -228,10 +241,14 @@ class SSLKeyAndCertificate(ConfigObject, frozen=True, kw_only=True):
     """A private key and the certificates that go with it.  ``key`` is in no repr and in no answer of the API."""
 
     certificate: CertificateText
-    key: str
+    key: KeyText
 
     def __repr__(self) -> str:
         return f"SSLKeyAndCertificate(uuid={self.uuid!r}, name={self.name!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """What a traceback of rich shows, which asks this and not ``repr``."""
+        return [("uuid", self.uuid), ("name", self.name)]
 
 
 class EnrolmentPolicy(enum.StrEnum):
@@ -309,6 +326,9 @@ class ApplicationProfile(enum.StrEnum):
     TCP = "System-L4-Application"
 
 
+ApplicationProfileRef = Annotated[ApplicationProfile, msgspec.Meta(extra={"named": "applicationprofile"})]
+
+
 class PathMatch(enum.StrEnum):
     """How a route compares paths."""
 
@@ -333,7 +353,7 @@ class VirtualService(ConfigObject, frozen=True, kw_only=True):
     """What clients connect to: addresses and ports, answered by a pool, or by several after host and path."""
 
     enabled: bool = True
-    application_profile_ref: ApplicationProfile = ApplicationProfile.HTTP
+    application_profile_ref: ApplicationProfileRef = ApplicationProfile.HTTP
     vip: tuple[Vip, ...]
     services: tuple[Service, ...]
     pool_ref: PoolRef
@@ -343,7 +363,7 @@ class VirtualService(ConfigObject, frozen=True, kw_only=True):
     """Requests on ports without TLS are redirected to the first port with it."""
     ssl_key_and_certificate_refs: tuple[CertificateRef, ...] = ()
     """Chosen by the name that the client asks for; the first when none fits."""
-    ssl_profile_ref: SslProfile = SslProfile.STANDARD
+    ssl_profile_ref: SslProfileRef = SslProfile.STANDARD
     se_group_ref: GroupRef
 
 

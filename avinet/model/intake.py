@@ -6,63 +6,43 @@ API path or ``/api/pool?name=x`` for a reference.  Unknown fields are refused; w
 (``url``, ``_last_modified``, ``tenant_ref``) is ignored, so that an answer can be sent back.
 """
 
+import functools
 import ipaddress
-import re
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import attrs
 import msgspec
 from msgspec import inspect
 
-from avinet.errors import AvinetError, error
-from avinet.errors import Kind as ErrorKind
-from avinet.model.config import ConfigObject, IpAddr, IpAddrType
+from avinet.model.config import CertificateText, ConfigObject, IpAddr, IpAddrType
 from avinet.model.ids import ObjectId
+from avinet.model.patterns import is_host_name
+from avinet.model.problems import plain, quoted
+from avinet.model.shown import CERTIFICATE_FACTS
 
-READ_ONLY = frozenset({"url", "_last_modified", "tenant_ref", "kind", "uuid"})
-MAX_PROBLEMS = 50
-"""More than anyone mends at once."""
+READ_ONLY = frozenset({"url", "_last_modified", "tenant_ref", "kind", "uuid", "warnings"})
+READ_ONLY_WITHIN: Mapping[type, frozenset[str]] = {CertificateText: CERTIFICATE_FACTS}
+"""Of objects within objects."""
 LARGE = 10**18
 """Larger numbers are not shown: Python refuses to write out those of more than 4,300 digits."""
 MAX_TEXT = 1024
-"""Of one text field; the longest sensible one is a description."""
-
-
-@attrs.frozen
-class Problem:
-    """One wrong field.  ``document`` counts from 1."""
-
-    document: int
-    kind: str
-    name: str
-    path: str
-    why: str
-
-    def __str__(self) -> str:
-        what = f"{self.kind or 'document'} {self.name or self.document}"
-        return f"{what}: {self.path}: {self.why}" if self.path else f"{what}: {self.why}"
-
-
-@error
-class InvalidConfigError(AvinetError):
-    """The configuration was not changed. {summary}"""
-
-    kind: ClassVar[ErrorKind] = ErrorKind.INVALID
-    problems: tuple[Problem, ...]
-
-    @property
-    def summary(self) -> str:
-        """All of them in one text, a line each."""
-        return "".join(f"\n  {problem}" for problem in self.problems[:MAX_PROBLEMS])
-
-    def __str__(self) -> str:
-        return f"The configuration was not changed.{self.summary}"
+"""Of a text field that says nothing else; the longest sensible one is a description."""
+MAX_ITEMS = 10_000
+"""Of one list: beyond what any field may have, so that no list makes 100,000 problems."""
 
 
 Resolve = Callable[[str, str], ObjectId | None]
 """(kind, name or UUID) to the UUID it has or will have."""
+
+
+@functools.cache
+def _type_of(kind: type[ConfigObject]) -> inspect.StructType:
+    """Its fields; looking at a class takes ten times as long as reading an object of it."""
+    info = inspect.type_info(kind)
+    assert isinstance(info, inspect.StructType)  # noqa: S101 - for the checker: every kind is a Struct
+    return info
 
 
 @attrs.define
@@ -78,9 +58,7 @@ class Reader:
         """The object, or None when there are problems."""
         fields = {name: value for name, value in document.items() if name not in READ_ONLY}
         before = len(self.problems)
-        info = inspect.type_info(kind)
-        assert isinstance(info, inspect.StructType)  # noqa: S101 - for the checker: every kind is a Struct
-        values = self._fields(info, fields, "", skip=frozenset({"uuid"}))
+        values = self._fields(_type_of(kind), fields, "", skip=frozenset({"uuid"}))
         if len(self.problems) > before:
             return None
         return kind(uuid=uuid, **values)
@@ -95,8 +73,8 @@ class Reader:
         known = {field.encode_name: field for field in info.fields if field.name not in skip}
         values: dict[str, Any] = {}
         for name, value in given.items():
-            where = f"{path}.{name}" if path else name
             field = known.get(name)
+            where = f"{path}.{plain(name)}" if path else plain(name)
             if field is None:
                 self.problems.append((where, f"there is no such field; known: {', '.join(sorted(known))}"))
             else:
@@ -108,8 +86,7 @@ class Reader:
 
     def _value(self, info: inspect.Type, value: Any, path: str) -> Any:
         if isinstance(info, inspect.Metadata):
-            kind = (info.extra or {}).get("refers_to")
-            return self._reference(kind, value, path) if kind else self._value(info.type, value, path)
+            return self._annotated(info, value, path)
         if isinstance(info, inspect.UnionType):
             if value is None:
                 return None
@@ -121,9 +98,19 @@ class Reader:
             return self._items(info.item_type, value, path)
         return self._scalar(info, value, path)
 
+    def _annotated(self, info: inspect.Metadata, value: Any, path: str) -> Any:
+        extra = info.extra or {}
+        if "refers_to" in extra:
+            return self._reference(extra["refers_to"], value, path)
+        if "named" in extra and isinstance(value, str):
+            value = _referred(value)
+        return self._value(info.type, value, path)
+
     def _struct(self, info: inspect.StructType, value: Any, path: str) -> Any:
         if info.cls is IpAddr and isinstance(value, str):
             return self._address(value, None, path)
+        if info.cls is CertificateText and isinstance(value, str):
+            value = {"certificate": value}
         if not isinstance(value, dict):
             wanted = "an address" if info.cls is IpAddr else "an object"
             self.problems.append((path, f"it must be {wanted}, not {_called(value)}"))
@@ -131,7 +118,9 @@ class Reader:
         if info.cls is IpAddr and isinstance(value.get("addr"), str) and set(value) <= {"addr", "type"}:
             return self._address(value["addr"], value.get("type"), f"{path}.addr")
         before = len(self.problems)
-        values = self._fields(info, value, path)
+        ignored = READ_ONLY_WITHIN.get(info.cls, frozenset())
+        given = {name: one for name, one in value.items() if name not in ignored} if ignored else value
+        values = self._fields(info, given, path)
         return info.cls(**values) if len(self.problems) == before else None
 
     def _address(self, text: str, given: Any, path: str) -> IpAddr | None:
@@ -141,17 +130,20 @@ class Reader:
             found = IpAddrType.V4 if version == 4 else IpAddrType.V6
         except ValueError:
             found = IpAddrType.DNS
-            if not _is_host_name(text):
-                self.problems.append((path, f"{text!r} is neither an IP address nor a host name"))
+            if not is_host_name(text):
+                self.problems.append((path, f"{quoted(text)} is neither an IP address nor a host name"))
                 return None
         if given is not None and given != found.value:
-            self.problems.append((path, f"{text!r} is not of type {given}"))
+            self.problems.append((path, f"{quoted(text)} is not of type {plain(given)}"))
             return None
         return IpAddr(addr=text, type=found)
 
     def _items(self, info: inspect.Type, value: Any, path: str) -> Any:
         if not isinstance(value, list):
             self.problems.append((path, f"it must be a list, not {_called(value)}"))
+            return ()
+        if len(value) > MAX_ITEMS:
+            self.problems.append((path, f"it has {len(value)} items; no list takes more than {MAX_ITEMS}"))
             return ()
         return tuple(self._value(info, item, f"{path}[{index}]") for index, item in enumerate(value))
 
@@ -162,15 +154,16 @@ class Reader:
         name = _referred(value)
         found = self.resolve(kind, name)
         if found is None:
-            self.problems.append((path, f"there is no {kind} {name!r}"))
+            self.problems.append((path, f"there is no {kind} {quoted(name)}"))
         return found
 
     def _scalar(self, info: inspect.Type, value: Any, path: str) -> Any:
         wanted = _SCALARS.get(type(info))
         if wanted is None and not isinstance(info, inspect.EnumType):
             raise TypeError(info)
-        if isinstance(value, str) and len(value) > MAX_TEXT:
-            self.problems.append((path, f"it is longer than {MAX_TEXT} characters"))
+        limit = (info.max_length if isinstance(info, inspect.StrType) else None) or MAX_TEXT
+        if isinstance(value, str) and len(value) > limit:
+            self.problems.append((path, f"it is longer than {limit} characters"))
             return None
         if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
             self.problems.append((path, "it has half of a character in it (a lone surrogate)"))
@@ -200,7 +193,7 @@ _SCALARS: dict[type[inspect.Type], Any] = {
 
 def _wanted(info: inspect.Type, value: Any) -> str:
     if isinstance(info, inspect.EnumType):
-        return f"it must be one of {', '.join(str(m.value) for m in info.cls)}, not {value!r}"
+        return f"it must be one of {', '.join(str(m.value) for m in info.cls)}, not {quoted(value)}"
     if isinstance(info, inspect.BoolType):
         return f"it must be true or false, not {_called(value)}"
     if isinstance(info, inspect.StrType):
@@ -233,13 +226,3 @@ def _referred(text: str) -> str:
         return text
     named = parse_qs(parts.query).get("name")
     return named[0] if named else parts.path.rsplit("/", 1)[-1].split("#", 1)[0]
-
-
-_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
-
-
-def _is_host_name(text: str) -> bool:
-    labels = text.rstrip(".").split(".")
-    # An address that is all digits and dots but no address is a slip, not a name.
-    numeric = all(label.isdigit() for label in labels)
-    return len(text) <= 253 and not numeric and all(_LABEL.fullmatch(label) for label in labels)

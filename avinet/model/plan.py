@@ -1,17 +1,30 @@
 """What a set of documents would change: created, updated, deleted, unchanged; or every reason why it cannot be."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from avinet.model.checks import check_object, check_together
-from avinet.model.config import DEFAULT_GROUP, DEFAULT_SERVER_PORT, KINDS, ConfigObject, kind_of
+from avinet.model.checks_monitor import HTTP_TYPES
+from avinet.model.config import (
+    DEFAULT_GROUP,
+    DEFAULT_SERVER_PORT,
+    KINDS,
+    ConfigObject,
+    FailActionType,
+    HealthMonitorType,
+    SSLKeyAndCertificate,
+    kind_of,
+)
 from avinet.model.configuration import Configuration, Stored
 from avinet.model.ids import ConfigVersion, ObjectId, new_object_id
-from avinet.model.intake import MAX_PROBLEMS, InvalidConfigError, Problem, Reader
+from avinet.model.intake import Reader
+from avinet.model.problems import MAX_PROBLEMS, InvalidConfigError, Problem, plain, quoted
 from avinet.model.references import check_deletes
 
+FOUND = 302
+"""Of a redirect without a status: one that browsers do not remember, since the pool comes back."""
 BUILT_IN = frozenset({("serviceenginegroup", DEFAULT_GROUP)})
 """What other objects and enrolment rely on; it can be changed but not removed."""
 
@@ -32,6 +45,8 @@ class Plan:
     updated: tuple[str, ...]
     deleted: tuple[str, ...]
     unchanged: tuple[str, ...]
+    kept: tuple[ObjectId, ...] = ()
+    """The unchanged ones: what is said of a change is said of them, too."""
 
     @property
     def empty(self) -> bool:
@@ -62,7 +77,7 @@ class _Planner:
         kind = given.lower() if isinstance(given, str) else ""
         if kind not in KINDS:
             known = ", ".join(cls.__name__ for cls in KINDS.values())
-            self._blame(number, str(given or ""), str(name or ""), "kind", f"it must be one of {known}")
+            self._blame(number, plain(given or ""), plain(name or ""), "kind", f"it must be one of {known}")
             return
         if not isinstance(name, str) or not name:
             self._blame(number, kind, "", "name", "it is required, as text")
@@ -78,7 +93,7 @@ class _Planner:
     def _clash(self, kind: str, name: str, uuid: Any, existing: Stored | None) -> tuple[str, str] | None:
         """Why a document cannot be about the object that its name or UUID says: (path, why)."""
         if uuid is not None and (existing is None or existing.thing.uuid != uuid):
-            return "uuid", f"there is no {kind} {uuid!r}; leave it out to create one"
+            return "uuid", f"there is no {kind} {quoted(uuid)}; leave it out to create one"
         twin = self.wanted.get((kind, name))
         if twin is not None:
             return "name", f"document {twin.number} has this name already"
@@ -95,7 +110,7 @@ class _Planner:
 
     def _blame(self, number: int, kind: str, name: str, path: str, why: str) -> None:
         if len(self.problems) < MAX_PROBLEMS:
-            self.problems.append(Problem(number, kind, name, path, why))
+            self.problems.append(Problem(number, kind, plain(name), path, why))
 
     def resolve(self, kind: str, name: str) -> ObjectId | None:
         """A reference: to a document beside it, or to what there is."""
@@ -109,15 +124,30 @@ class _Planner:
         """Every document that is right in itself."""
         read: list[ConfigObject] = []
         for wanted in self.wanted.values():
-            document = _with_defaults(wanted.kind, wanted.document)
+            document = self._with_key(wanted, _with_defaults(wanted.kind, wanted.document))
             reader = Reader(self.resolve)
             thing = reader.read(KINDS[wanted.kind], wanted.uuid, document)
-            problems = list(reader.problems) if thing is None else list(check_object(thing))
+            problems = list(reader.problems) if thing is None else list(self._check(thing, wanted))
             for path, why in problems:
                 self._blame(wanted.number, wanted.kind, wanted.name, path, why)
             if thing is not None and not problems:
                 read.append(thing)
         return read
+
+    def _with_key(self, wanted: _Wanted, document: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A key is not shown, so whoever sends back what he saw has none: the stored one stays."""
+        stored = self.before.objects.get(wanted.uuid)
+        if stored is None or not isinstance(stored.thing, SSLKeyAndCertificate) or "key" in document:
+            return document
+        return {**document, "key": stored.thing.key}
+
+    def _check(self, thing: ConfigObject, wanted: _Wanted) -> Iterator[tuple[str, str]]:
+        kept = isinstance(thing, SSLKeyAndCertificate) and "key" not in wanted.document
+        for path, why in check_object(thing):
+            if path == "key" and kept:
+                yield path, f"the stored key stays when none is given, but {why}; give the certificate's own"
+            else:
+                yield path, why
 
     def check(self, read: list[ConfigObject], deletes: Sequence[ObjectId]) -> None:
         """What must hold among all objects afterwards."""
@@ -136,15 +166,26 @@ class _Planner:
 
 
 def _with_defaults(kind: str, document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What may be left out because something else says it: the default group, a server's port."""
+    """What may be left out because something else says it."""
     if kind == "virtualservice":
         return {"se_group_ref": DEFAULT_GROUP, **document}
-    servers = document.get("servers")
-    if kind == "pool" and isinstance(servers, list):
+    if kind == "healthmonitor":
+        asks_http = document.get("type", HealthMonitorType.HTTP) in tuple(HTTP_TYPES)
+        empty = document.get("http_monitor") is None
+        return {**document, "http_monitor": {}} if asks_http and empty else document
+    return _pool_with_defaults(document) if kind == "pool" else document
+
+
+def _pool_with_defaults(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A server's port, and a redirect's status."""
+    filled: dict[str, Any] = dict(document)
+    servers, action = document.get("servers"), document.get("fail_action")
+    if isinstance(servers, list):
         port = document.get("default_server_port", DEFAULT_SERVER_PORT)
-        filled = [{"port": port, **one} if isinstance(one, dict) else one for one in servers]
-        return {**document, "servers": filled}
-    return document
+        filled["servers"] = [{"port": port, **one} if isinstance(one, dict) else one for one in servers]
+    if isinstance(action, dict) and action.get("type") == FailActionType.REDIRECT:
+        filled["fail_action"] = {"status_code": FOUND, **action}
+    return filled
 
 
 def plan_change(
@@ -168,12 +209,12 @@ def plan_change(
         raise InvalidConfigError(problems=tuple(planner.problems))
     created: list[str] = []
     updated: list[str] = []
-    unchanged: list[str] = []
+    unchanged: list[ConfigObject] = []
     puts: list[ConfigObject] = []
     for thing in read:
         old = before.objects.get(thing.uuid)
         if old is not None and old.thing == thing:
-            unchanged.append(title(thing))
+            unchanged.append(thing)
             continue
         (created if old is None else updated).append(title(thing))
         puts.append(thing)
@@ -183,7 +224,8 @@ def plan_change(
         created=tuple(created),
         updated=tuple(updated),
         deleted=tuple(title(before.objects[uuid].thing) for uuid in deletes),
-        unchanged=tuple(unchanged),
+        unchanged=tuple(map(title, unchanged)),
+        kept=tuple(thing.uuid for thing in unchanged),
     )
 
 

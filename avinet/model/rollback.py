@@ -7,8 +7,8 @@ from avinet.errors import AvinetError, Kind, error
 from avinet.model.checks import check_object, check_together
 from avinet.model.config import ConfigObject, kind_of
 from avinet.model.configuration import Configuration
-from avinet.model.intake import MAX_PROBLEMS, Problem
 from avinet.model.plan import Plan, title
+from avinet.model.problems import MAX_PROBLEMS, Problem
 
 
 @error

@@ -7,6 +7,10 @@ import msgspec
 from avinet.model.config import ConfigObject, SSLKeyAndCertificate
 
 SECRET_FIELDS: dict[type[ConfigObject], tuple[str, ...]] = {SSLKeyAndCertificate: ("key",)}
+CERTIFICATE_FACTS = frozenset(
+    {"subject", "issuer", "names", "not_before", "not_after", "fingerprint", "key_type", "days_left"}
+)
+"""What the API adds to a certificate; whoever sends it back sends it in vain."""
 
 
 def shown_fields(thing: ConfigObject) -> dict[str, Any]:

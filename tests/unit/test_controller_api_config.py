@@ -290,7 +290,7 @@ class Applying(Api):
 
     def test_text_is_read_in_a_thread(self):
         self.apply(YAML)
-        self.assertEqual([function.__name__ for function in self.threads], ["documents_of"])
+        self.assertEqual([function.__name__ for function in self.threads], ["documents_of", "advice_on"])
 
     def test_a_pool_of_two_thousand_servers_is_taken(self):
         servers = [

@@ -23,7 +23,7 @@ from avinet.controller.config_store import (
 )
 from avinet.controller.configuration import Terms
 from avinet.errors import AvinetError
-from avinet.model.intake import InvalidConfigError
+from avinet.model.problems import InvalidConfigError
 from avinet.store.interface import Delete, Put, StoreFullError, StoreUnavailableError
 from tests.unit.config_kit import World, pool, run, service
 

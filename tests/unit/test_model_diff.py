@@ -31,10 +31,11 @@ class Between(SynchronousTestCase):
         self.assertEqual(diff(self.one, after(self.one, pool("web", 8080, 8081))), ())
 
     def test_a_field_is_told_by_its_path_with_what_it_was(self):
-        changed = pool("web", 8080, 8081, connect_timeout_s=2, fail_action={"status_code": 500})
+        changed = pool("web", 8080, 8081, connect_timeout_s=2, outlier_detection={})
+        self.one = after(self.one, pool("web", 8080, 8081, outlier_detection={"interval_s": 5}))
         self.assertEqual(
             self.fields(after(self.one, changed)),
-            {"connect_timeout_s": (5.0, 2.0), "fail_action.status_code": (503, 500)},
+            {"connect_timeout_s": (5.0, 2.0), "outlier_detection.interval_s": (5.0, 10.0)},
         )
 
     def test_items_are_told_by_their_own_names_and_not_by_where_they_moved(self):

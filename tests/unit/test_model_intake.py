@@ -10,18 +10,21 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.errors import AvinetError
 from avinet.model.config import (
     DEFAULT_GROUP,
+    KINDS,
+    ApplicationProfile,
     HealthMonitor,
     HttpMonitor,
     IpAddr,
     IpAddrType,
     Pool,
     ServiceEngineGroup,
+    SslProfile,
     VirtualService,
 )
 from avinet.model.configuration import Configuration, Stored
 from avinet.model.ids import ConfigVersion, ObjectId
-from avinet.model.intake import MAX_PROBLEMS, InvalidConfigError
 from avinet.model.plan import plan_change
+from avinet.model.problems import MAX_PROBLEMS, InvalidConfigError
 from tests.unit.config_kit import pool, service
 
 GROUP = ServiceEngineGroup(uuid=ObjectId("serviceenginegroup-1"), name=DEFAULT_GROUP)
@@ -139,9 +142,28 @@ class Shorthand(Case):
     def test_an_empty_http_monitor_has_the_defaults(self):
         made = self.read({"kind": "HealthMonitor", "name": "m", "http_monitor": {}})
         self.assertEqual(made.http_monitor, HttpMonitor())
-        self.assertIsNone(
-            self.read({"kind": "healthmonitor", "name": "m", "http_monitor": None}).http_monitor
-        )
+        for kind in ("HEALTH_MONITOR_HTTP", "HEALTH_MONITOR_HTTPS"):
+            made = self.read({"kind": "healthmonitor", "name": "m", "type": kind, "http_monitor": None})
+            self.assertEqual(made.http_monitor, HttpMonitor())
+        for kind in ("HEALTH_MONITOR_TCP", "HEALTH_MONITOR_TLS"):
+            self.assertIsNone(self.read({"kind": "healthmonitor", "name": "m", "type": kind}).http_monitor)
+
+    def test_names_of_a_closed_set_are_taken_as_references_are(self):
+        for text in (
+            "System-L4-Application",
+            "/api/applicationprofile?name=System-L4-Application",
+            "/api/applicationprofile/System-L4-Application#System-L4-Application",
+            "https://controller.example/api/applicationprofile/?name=System-L4-Application",
+        ):
+            made = self.read(service(application_profile_ref=text))
+            self.assertEqual(made.application_profile_ref, ApplicationProfile.TCP, text)
+        made = self.read(pool("new", ssl_profile_ref="/api/sslprofile?name=System-Modern"))
+        self.assertEqual(made.ssl_profile_ref, SslProfile.MODERN)
+        self.assertIsNone(self.read(pool("new", ssl_profile_ref=None)).ssl_profile_ref)
+        for value in ("System-None", "/api/sslprofile?name=x", 1, []):
+            ((path, why),) = self.problems(pool("new", ssl_profile_ref=value))
+            self.assertEqual(path, "ssl_profile_ref")
+            self.assertIn("System-Standard, System-Modern", why)
 
     def test_what_the_api_adds_is_ignored(self):
         odd = {"url": 1, "_last_modified": [], "tenant_ref": {}}
@@ -249,6 +271,18 @@ class Refusals(Case):
                         "enrolment_networks",
                         "allowed_networks",
                         "description",
+                        "routes",
+                        "application_profile_ref",
+                        "ssl_profile_ref",
+                        "ssl_key_and_certificate_refs",
+                        "http_to_https",
+                        "fail_action",
+                        "persistence",
+                        "ca_certs",
+                        "server_name",
+                        "lb_algorithm_consistent_hash_hdr",
+                        "certificate",
+                        "key",
                         "min_scaleout_per_vs",
                         "enrolment_policy",
                         "send_interval",
@@ -266,7 +300,19 @@ class Refusals(Case):
                     lambda s: (
                         st.lists(s, max_size=3)
                         | st.dictionaries(
-                            st.sampled_from(["ip", "port", "addr", "type", "ip_address", "http_request"])
+                            st.sampled_from(
+                                [
+                                    "ip",
+                                    "port",
+                                    "addr",
+                                    "type",
+                                    "ip_address",
+                                    "http_request",
+                                    "path",
+                                    "path_match",
+                                    "hosts",
+                                ]
+                            )
                             | st.text(max_size=3),
                             s,
                             max_size=4,
@@ -277,7 +323,7 @@ class Refusals(Case):
             ),
             max_size=3,
         ),
-        st.sampled_from(["Pool", "VirtualService", "HealthMonitor", "ServiceEngineGroup", None]),
+        st.sampled_from([*(kind.__name__ for kind in KINDS.values()), None]),
     )
     def test_no_value_makes_it_fail_otherwise(self, values, kind):
         if kind:

@@ -4,8 +4,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.model.config import Pool
 from avinet.model.configuration import Configuration
-from avinet.model.intake import InvalidConfigError
 from avinet.model.plan import plan_change
+from avinet.model.problems import InvalidConfigError
 
 
 class Ports(SynchronousTestCase):

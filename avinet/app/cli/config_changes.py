@@ -166,6 +166,9 @@ def _print_changes(answer: dict[str, Any], *, dry_run: bool) -> None:
     for change in CHANGES[:-1]:
         for name in answer.get(change, ()):
             click.echo(f"{change}  {text_of(name)}")
+    for one in answer.get("warnings", ()):
+        place = f"{one['kind']} {one['name']}: {one['path']}"
+        click.echo(f"warning: {text_of(place)}: {text_of(one['why'])}", err=True)
     what = ", ".join(counts) or "nothing to do"
     if dry_run:
         print_engines(answer.get("service_engines", ()))
