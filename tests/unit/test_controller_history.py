@@ -10,7 +10,7 @@ from avinet.controller.configuration import Terms
 from avinet.controller.history import NoSuchVersionError, VersionGoneError
 from avinet.model.configuration import Configuration
 from avinet.model.diff import diff
-from avinet.model.intake import InvalidConfigError
+from avinet.model.problems import InvalidConfigError
 from avinet.model.rollback import RollbackRefusedError
 from avinet.units import KIB
 from tests.unit.config_kit import World, pool, run, service
