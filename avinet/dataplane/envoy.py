@@ -24,7 +24,7 @@ from avinet.dataplane.envoy_drain import ended, settle
 from avinet.dataplane.envoy_files import EnvoyFiles
 from avinet.dataplane.envoy_health import server_health, still_open
 from avinet.dataplane.envoy_process import EnvoyProcess
-from avinet.dataplane.envoy_readback import ours
+from avinet.dataplane.envoy_readback import ReadBack, ours
 from avinet.dataplane.envoy_render import render
 from avinet.dataplane.envoy_settings import EnvoySettings
 from avinet.dataplane.envoy_start import become_envoy, started_by_service
@@ -36,6 +36,13 @@ from avinet.model.resources import Resource, hashes_of
 
 TIDY_INTERVAL_S = 10.0
 """How often old clusters and an overlong log are looked for."""
+
+_WARMING = ("cluster_manager.warming_clusters", "listener_manager.total_listeners_warming")
+"""While something is, a change is not over."""
+_CHANGES = (
+    r"cluster_manager\.(cds\.version_text|warming_clusters|cluster_(added|modified|removed))"
+    r"|listener_manager\.(lds\.version_text|total_listeners_warming|listener_(added|modified|removed))"
+)
 
 _log = Logger()
 
@@ -64,6 +71,7 @@ class EnvoyDataPlane:
         self._process = EnvoyProcess(reactor, files, settings, self._admin, self._restarted)
         self._switch = EnvoySwitch(reactor, files, settings, self._admin, in_thread)
         self._diagnoses = Diagnoses(in_thread, reactor.seconds)
+        self._listing: tuple[dict[str, int | str], ReadBack] | None = None
         self._observers: list[Callable[[], None]] = []
         self._turn = DeferredLock()
         self._tidy = LoopingCall(self._tidy_up)
@@ -159,7 +167,7 @@ class EnvoyDataPlane:
         process = self._process.process
         if process is None:
             raise DataPlaneDownError(detail="its process is gone and is being started again")
-        has = await self._switch.read_back()
+        has = await self._listed()
         stats = Stats.of(await self._admin.histograms(STATS_PATTERN))
         pools = sorted({str(ours(cluster)["pool"]) for cluster in has.pool_clusters})
         servers = server_health(has.pool_clusters, await self._admin.clusters())
@@ -169,6 +177,13 @@ class EnvoyDataPlane:
             services=tuple(stats.service(name) for name in has.services),
             pools=tuple(stats.pool(name) for name in pools),
         )
+
+    async def _listed(self) -> ReadBack:
+        """What Envoy has, read anew only after a change: it is asked each few seconds, and 3 KB a service long."""
+        changes = await self._admin.stats(_CHANGES)
+        if self._listing is None or self._listing[0] != changes or any(changes.get(w) for w in _WARMING):
+            self._listing = (changes, await self._switch.read_back())
+        return self._listing[1]
 
     def detach(self) -> Deferred[None]:
         """Leave Envoy running for the next agent; waits for an ``apply`` under way."""
