@@ -104,6 +104,13 @@ class Progress:
             return Stand.IN_SYNC
         return Stand.SENDING if self.sending is not None else Stand.WAITING
 
+    @property
+    def trouble(self) -> str:
+        """Why it does not have what it should, for people."""
+        if self.refused:
+            return f"it refuses it: {self.refused} (asked again {self.resends} times)"
+        return "it has not answered" if self.sending is not None else "it has not been sent to"
+
     def want(self, wanted: Wanted) -> None:
         """The configuration or the placement changed.  Another state clears what was held against the last."""
         if wanted.hash != self.wanted.hash:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import attrs
+
 from avinet.controller.progress import Push
 from avinet.model.fence import Fence
 from avinet.units import KIB
@@ -33,3 +35,16 @@ def frames_of(push: Push, fence: Fence) -> Iterator[Message]:
     for start in range(0, len(delta.remove), NAMES_A_FRAME):
         yield ConfigRemove(push=push.number, names=delta.remove[start : start + NAMES_A_FRAME])
     yield ConfigEnd(push=push.number)
+
+
+@attrs.define
+class Pushed:
+    """Since the start, of all SEs."""
+
+    pushes: int = 0
+    resends: int = 0
+    """Of them: of a state that was sent to the SE before, and did not get in force."""
+    size: int = 0
+    """Bytes of the objects in them."""
+    acks: int = 0
+    nacks: int = 0

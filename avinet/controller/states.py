@@ -13,7 +13,8 @@ from avinet.controller.progress import Wanted
 from avinet.model.config import ConfigObject, ServiceEngineGroup, VirtualService
 from avinet.model.configuration import Configuration
 from avinet.model.ids import ObjectId, SeId
-from avinet.model.placement import Engine
+from avinet.model.moves import Moves
+from avinet.model.placement import Engine, Placement
 from avinet.model.projection import Projector, resource_name
 from avinet.model.resources import EMPTY_STATE_HASH, Delta, delta_between, hashes_of
 
@@ -21,8 +22,10 @@ KNOWN_STATES = 2_000
 """States whose resources are remembered to send deltas from; SEs of one group mostly share theirs."""
 KNOWN_RESOURCES = 500_000
 """In all of these states: some 50 MiB."""
-Place = Callable[[Configuration, tuple[Engine, ...]], Mapping[SeId, frozenset[ObjectId]]]
+Place = Callable[[Configuration, tuple[Engine, ...]], Placement]
 """SE to its virtual services; every SE given is in the answer."""
+_SERVICE = "virtualservice/"
+"""How the names of their resources begin."""
 
 
 @attrs.define(eq=False)
@@ -46,16 +49,30 @@ class KnownStates:
             _, dropped = self.states.popitem(last=False)
             self._resources -= len(dropped)
 
+    def services_of(self, state: str | None) -> frozenset[ObjectId] | None:
+        """The virtual services in a state; None when it is not known."""
+        hashes = None if state is None else self.states.get(state)
+        if hashes is None:
+            return None
+        return frozenset(
+            ObjectId(name.removeprefix(_SERVICE)) for name in hashes if name.startswith(_SERVICE)
+        )
+
 
 @attrs.define(eq=False)
 class WantedStates:
-    """``placed`` and ``of`` are as of the last call of ``follow`` or ``engines_are``."""
+    """``placed`` and ``of`` are as of the last call of ``follow``, ``engines_are`` or ``time_is``.
+
+    ``placed`` is who is to serve what in the end; ``serving`` what each is to have now (``avinet.model.moves``).
+    """
 
     configuration: Configuration
     place: Place = attrs.field(repr=False)
     engines: tuple[Engine, ...] | None = attrs.field(default=None, init=False, repr=False)
     """Whom it was placed on; None before the first time."""
-    placed: Mapping[SeId, frozenset[ObjectId]] = attrs.field(factory=dict, init=False, repr=False)
+    placed: Placement = attrs.field(factory=dict, init=False, repr=False)
+    serving: Placement = attrs.field(factory=dict, init=False, repr=False)
+    moves: Moves = attrs.field(factory=Moves, init=False, repr=False)
     _states: dict[frozenset[ObjectId], Wanted] = attrs.field(factory=dict, init=False, repr=False)
     _projector: Projector = attrs.field(init=False, repr=False)
 
@@ -64,18 +81,56 @@ class WantedStates:
 
     def of(self, se: SeId) -> Wanted:
         """What one SE should have; it must be placed."""
-        return self._states[self.placed[se]]
+        return self._states[self.serving[se]]
 
-    def engines_are(self, engines: tuple[Engine, ...]) -> bool:
+    def engines_are(self, engines: tuple[Engine, ...], now: float) -> bool:
         """Place on these; False when they are those there were, so that nothing is another."""
         if engines == self.engines:
             return False
         self.engines = engines
-        self.placed = self.place(self.configuration, engines)
+        self._place(now)
         self._renew(())
         return True
 
-    def follow(self, configuration: Configuration) -> bool:
+    def arrived(self, arrived: Mapping[SeId, frozenset[ObjectId] | None], now: float) -> bool:
+        """SEs have come, with these virtual services in force, or with what is not known; False when that is nothing.
+
+        One without a share whose state is not known may have what it would have with one: a controller that has just
+        started finds it so when it drained.
+        """
+        another = [self.moves.attached(se, in_force, now) for se, in_force in arrived.items()]
+        strangers = [e for e in self.engines or () if e.se in self.moves.unsure and not e.usable and e.drains]
+        if strangers:
+            names = {e.se for e in strangers}
+            others = [e for e in self.engines or () if e.se not in names]
+            placed = self.place(
+                self.configuration, (*others, *(attrs.evolve(e, usable=True) for e in strangers))
+            )
+            for engine in strangers:
+                self.moves.adopt(engine.se, placed[engine.se], now)
+        if any(another) or strangers:
+            self._serve()
+            return True
+        return False
+
+    def time_is(self, now: float) -> set[SeId]:
+        """End drains: the SEs that are to have something else."""
+        over = self.moves.tick(now)
+        if over:
+            self._serve()
+        return over
+
+    def _serve(self) -> None:
+        self.serving = self.moves.all_serving
+        self._renew(())
+
+    def _place(self, now: float) -> None:
+        engines = self.engines or ()
+        self.placed = self.place(self.configuration, engines)
+        self.moves.retarget(self.configuration, self.placed, engines, now)
+        self.serving = self.moves.all_serving
+
+    def follow(self, configuration: Configuration, now: float) -> bool:
         """Another version; True when it was placed anew."""
         before, self.configuration = self.configuration, configuration
         changed = configuration.differing(before)
@@ -83,8 +138,8 @@ class WantedStates:
         anew = self.engines is not None and any(
             _placing(before, uuid) != _placing(configuration, uuid) for uuid in changed
         )
-        if anew and self.engines is not None:
-            self.placed = self.place(configuration, self.engines)
+        if anew:
+            self._place(now)
         self._renew(_names(before, configuration, changed))
         return anew
 
@@ -93,7 +148,7 @@ class WantedStates:
         names = set(changed)
         version, old = self.configuration.version, self._states
         self._states = {}
-        for services in self.placed.values():
+        for services in self.serving.values():
             if services in self._states:
                 continue
             state = old.get(services)

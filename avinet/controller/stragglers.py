@@ -8,6 +8,7 @@ from twisted.internet.interfaces import IReactorTime
 from avinet.controller.engines import Emit
 from avinet.model.events import Level
 from avinet.model.ids import SeId
+from avinet.wire.messages import Nack
 
 STRAGGLER_S = 30.0
 """Ten times what the slowest sensible push takes (500 virtual services, 3 s)."""
@@ -74,3 +75,17 @@ class Stragglers:
                 f"{now - since:.0f} s: {why(se)}.",
                 since=since,
             )
+
+
+def tell_of_nack(emit: Emit, name: str, se: SeId, nack: Nack) -> None:
+    """The event of one refusal."""
+    emit(
+        "CONFIG_NACKED",
+        Level.WARNING if nack.reason in {"superseded", "stopping", "base-mismatch"} else Level.ERROR,
+        se,
+        f"Service engine {name} refused configuration version {nack.version}: {nack.text or nack.reason}. Its last "
+        "good configuration stays in force.",
+        reason=nack.reason,
+        resource=nack.resource,
+        version=nack.version,
+    )

@@ -14,19 +14,20 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from avinet.controller.configuration import ConfigService
+from avinet.controller.drain_clock import DrainClock
 from avinet.controller.engines import Emit
 from avinet.controller.progress import Progress, Push, Wanted
-from avinet.controller.push_frames import frames_of
+from avinet.controller.push_frames import Pushed, frames_of
 from avinet.controller.session import SeSession
 from avinet.controller.sessions import SessionListener
 from avinet.controller.shortage import Shortage
 from avinet.controller.states import KnownStates, Place, WantedStates
-from avinet.controller.stragglers import STRAGGLER_S, Stragglers
+from avinet.controller.stragglers import STRAGGLER_S, Stragglers, tell_of_nack
 from avinet.controller.versions import VersionTimes
 from avinet.model.configuration import Configuration
-from avinet.model.events import Level
-from avinet.model.ids import NO_VERSION, ConfigVersion, SeId
-from avinet.model.placement import Engine, place
+from avinet.model.ids import NO_VERSION, ConfigVersion, ObjectId, SeId
+from avinet.model.moves import Moves
+from avinet.model.placement import Engine, Placement, place
 from avinet.model.resources import Delta
 from avinet.wire.messages import Ack, InForce, Message, Nack
 
@@ -41,19 +42,6 @@ PLACE_REST = 10.0
 _NOTHING = Wanted(NO_VERSION)
 
 _log = Logger()
-
-
-@attrs.define
-class Pushed:
-    """Since the start, of all SEs."""
-
-    pushes: int = 0
-    resends: int = 0
-    """Of them: of a state that was sent to the SE before, and did not get in force."""
-    size: int = 0
-    """Bytes of the objects in them."""
-    acks: int = 0
-    nacks: int = 0
 
 
 @attrs.define(eq=False)
@@ -87,6 +75,7 @@ class Sync(SessionListener):
     _ticks: LoopingCall = attrs.field(init=False, repr=False)
     _behind: SeId | None = attrs.field(default=None, init=False, repr=False)
     """One that was not in sync when somebody looked last."""
+    _drains: DrainClock = attrs.field(init=False, repr=False)
     _waiters: list[Deferred[None]] = attrs.field(factory=list, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -94,6 +83,7 @@ class Sync(SessionListener):
         self.shortage = Shortage(self.emit)
         self.stragglers = Stragglers(self.clock, self.emit, self.name_of, self.straggler_s)
         self._states = WantedStates(self.config.current, self.place)
+        self._drains = DrainClock(self.clock, lambda: self.moves.due, self._drained)
         self._ticks = LoopingCall(self._tick)
         self._ticks.clock = self.clock
 
@@ -109,12 +99,23 @@ class Sync(SessionListener):
             self._ticks.stop()
         if self._due is not None and self._due.active():
             self._due.cancel()
+        self._drains.stop()
         self._to_advance.clear()
         if self._advancing is not None:
             self._advancing.cancel()
             self._advancing = None
 
     # What is asked
+
+    @property
+    def moves(self) -> Moves:
+        """Who drains what."""
+        return self._states.moves
+
+    @property
+    def placed(self) -> Placement:
+        """Who is to serve what in the end."""
+        return self._states.placed
 
     def in_sync(self, se: SeId) -> bool:
         """Whether the SE reported the state it should have."""
@@ -198,7 +199,9 @@ class Sync(SessionListener):
         self._due = None
         begun = self.clock.seconds()
         engines = tuple(self.engines())
-        if self._states.engines_are(engines):
+        arrived = {se: self._has(se) for se in self._arrived}
+        anew = self._states.engines_are(engines, begun)
+        if self._states.arrived(arrived, begun) or anew:
             self._want_all(engines)
             self._warn_of_short()
         else:
@@ -206,6 +209,7 @@ class Sync(SessionListener):
             self._forget_gone(there)
             self._to_advance.update(dict.fromkeys(self._arrived & there))
             self._arrived = set()
+        self._drains.look()
         self._advance_some()
         self._tell_waiters()
         # At most a second of rest, whatever the clock was set to meanwhile.
@@ -213,11 +217,12 @@ class Sync(SessionListener):
 
     def _new_version(self, configuration: Configuration) -> None:
         self.times.committed(configuration.version)
-        anew = self._states.follow(configuration)
+        anew = self._states.follow(configuration, self.clock.seconds())
         for se in self._states.placed:
             self._want(se, new_version=True)
         if anew:
             self._warn_of_short()
+            self._drains.look()
         self._advance_some()
         self._tell_waiters()
 
@@ -242,6 +247,8 @@ class Sync(SessionListener):
             progress.detached()
             self.times.gone(session.se)
             self.stragglers.left(session.se)
+        self.moves.detached(session.se, self.clock.seconds())
+        self._drains.look()
         self._tell_waiters()
 
     def received(self, session: SeSession, message: Message) -> None:
@@ -256,12 +263,13 @@ class Sync(SessionListener):
             if progress.nacked(message.push, message.reason, message.text, message.hash, now):
                 self.pushed.nacks += 1
                 self.times.refused(message.version)
-                self._nacked(session.se, message)
+                tell_of_nack(self.emit, self.name_of(session.se), session.se, message)
                 self._tell_waiters()
         elif isinstance(message, InForce):
             progress.reported(message.hash, now)
         else:
             return
+        self._tell_moves(session.se)
         self._advance(session.se)
 
     def up(self, se: SeId) -> None:
@@ -272,19 +280,26 @@ class Sync(SessionListener):
         """It may be replaced, after its group's delay."""
         self.engines_changed()
 
-    def _nacked(self, se: SeId, nack: Nack) -> None:
-        self.emit(
-            "CONFIG_NACKED",
-            Level.WARNING if nack.reason in {"superseded", "stopping", "base-mismatch"} else Level.ERROR,
-            se,
-            f"Service engine {self.name_of(se)} refused configuration version {nack.version}: "
-            f"{nack.text or nack.reason}. Its last good configuration stays in force.",
-            reason=nack.reason,
-            resource=nack.resource,
-            version=nack.version,
-        )
-
     # Inside
+
+    def _has(self, se: SeId) -> frozenset[ObjectId] | None:
+        """The virtual services that it reported; None when its state is not known."""
+        progress = self._progress[se]
+        if progress.has == progress.wanted.hash and se in self._states.serving:
+            return self._states.serving[se]
+        return self._known.services_of(progress.has)
+
+    def _tell_moves(self, se: SeId) -> None:
+        has = self._has(se)
+        if has is not None and se not in self._arrived:
+            self.moves.said(se, has, self.clock.seconds())
+            self._drains.look()
+
+    def _drained(self) -> None:
+        for se in self._states.time_is(self.clock.seconds()):
+            self._want(se)
+        self._advance_some()
+        self._tell_waiters()
 
     def _want_all(self, engines: Iterable[Engine]) -> None:
         self._forget_gone({engine.se for engine in engines})
@@ -347,9 +362,12 @@ class Sync(SessionListener):
             self._known.remember(progress.wanted)
             self.times.reached(se)
             self.stragglers.caught_up(se)
+            self._tell_moves(se)
             self._tell_waiters()
             return
         self.stragglers.behind(se)
+        if self.moves.holds_back(se, self.clock.seconds()):
+            return  # looked at again at the next tick
         push = progress.next_push(self._known.states, self.clock.seconds())
         if push is None:
             return
@@ -368,7 +386,7 @@ class Sync(SessionListener):
             self.times.sent_again()
 
     def _tick(self) -> None:
-        self.stragglers.look(self._said_of)
+        self.stragglers.look(lambda se: self._progress[se].trouble)
         now = self.clock.seconds()
         for se, session in list(self._sessions.items()):
             progress = self._progress[se]
@@ -376,9 +394,6 @@ class Sync(SessionListener):
                 session.abort("it leaves a configuration push unanswered")
             elif progress.retry_at is not None and now >= progress.retry_at:
                 self._advance(se)
-
-    def _said_of(self, se: SeId) -> str:
-        progress = self._progress[se]
-        if progress.refused:
-            return f"it refuses it: {progress.refused} (asked again {progress.resends} times)"
-        return "it has not answered" if progress.sending is not None else "it has not been sent to"
+        for se in tuple(self.moves.unsure):
+            if se not in self._arrived:
+                self._advance(se)
