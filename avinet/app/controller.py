@@ -34,6 +34,7 @@ from avinet.controller.engine_index import EngineIndex
 from avinet.controller.engines import Engines
 from avinet.controller.enrolment import Enrolment
 from avinet.controller.events import Events
+from avinet.controller.expiry import CertificateExpiry
 from avinet.controller.failure_budget import FailureBudget
 from avinet.controller.image_keys import ImageKeys
 from avinet.controller.images import Images, ImageSources
@@ -132,6 +133,7 @@ class Controller(SessionListener):
         await self._start_machines(stack)
         await self._listen_api(stack)
         self._renew_in_time(stack)
+        await self._watch_expiry(stack)
         self._ready = True
         ControllerEvents(self.events.emit).started(self.identity.name)
 
@@ -352,6 +354,12 @@ class Controller(SessionListener):
         )
         stack.callback(renewal.stop)
         renewal.start()
+
+    async def _watch_expiry(self, stack: contextlib.AsyncExitStack) -> None:
+        wall = self.config.clock.seconds
+        expiry = CertificateExpiry(self.config, self.store, self.events.emit, self.reactor, wall)
+        stack.callback(expiry.stop)
+        await expiry.start()
 
     def _renewed(self, identity: ControllerIdentity) -> None:
         before, self.identity = self.identity, identity

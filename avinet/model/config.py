@@ -10,86 +10,25 @@ from typing import Annotated, Any
 
 import msgspec
 
-from avinet.model.ids import ObjectId
-
-Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
-Seconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
-LongSeconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
-"""0 for no limit."""
-Checks = Annotated[int, msgspec.Meta(ge=1, le=50)]
-PoolRef = Annotated[ObjectId, msgspec.Meta(extra={"refers_to": "pool"})]
-GroupRef = Annotated[ObjectId, msgspec.Meta(extra={"refers_to": "serviceenginegroup"})]
-MonitorRef = Annotated[ObjectId, msgspec.Meta(extra={"refers_to": "healthmonitor"})]
-CertificateRef = Annotated[ObjectId, msgspec.Meta(extra={"refers_to": "sslkeyandcertificate"})]
-"""References are UUIDs once stored; ``extra`` tells the intake what kind a name is to be looked up as."""
-ChainText = Annotated[str, msgspec.Meta(max_length=65_536)]
-"""Ten certificates of the largest keys are 40,000 characters."""
-KeyText = Annotated[str, msgspec.Meta(max_length=16_384)]
-"""RSA with 8,192 bits is 6,500 characters."""
-BundleText = Annotated[str, msgspec.Meta(max_length=262_144)]
-"""A system's whole bundle of CA certificates is some 220,000 characters."""
-PageText = Annotated[str, msgspec.Meta(max_length=16_384)]
-"""A page that says sorry; whatever it shows beside text it can refer to."""
-
-
-class IpAddrType(enum.StrEnum):
-    """``DNS`` is a host name that the data plane resolves."""
-
-    V4 = "V4"
-    V6 = "V6"
-    DNS = "DNS"
-
-
-class IpAddr(msgspec.Struct, frozen=True, kw_only=True):
-    """An address with its kind."""
-
-    addr: str
-    type: IpAddrType = IpAddrType.V4
-
-
-class ConfigObject(msgspec.Struct, frozen=True, kw_only=True):
-    """What every object has."""
-
-    uuid: ObjectId
-    name: str
-    description: str = ""
-
-
-class HealthMonitorType(enum.StrEnum):
-    """How a server is asked whether it is well."""
-
-    HTTP = "HEALTH_MONITOR_HTTP"
-    HTTPS = "HEALTH_MONITOR_HTTPS"
-    """HTTP over TLS, whatever the pool itself speaks."""
-    TCP = "HEALTH_MONITOR_TCP"
-    TLS = "HEALTH_MONITOR_TLS"
-    """A connection and a TLS handshake."""
-
-
-class HttpMonitor(msgspec.Struct, frozen=True, kw_only=True):
-    """The request an HTTP monitor sends and the answers it takes for healthy (``HTTP_2XX`` ... or ``"204"``)."""
-
-    http_request: str = "GET / HTTP/1.1"
-    """Method, path and version."""
-    http_response_code: tuple[str, ...] = ("HTTP_2XX", "HTTP_3XX")
-    http_response: str = ""
-    """Text that must be in the body; nothing when empty."""
-    host: str = ""
-    """The host header; the server's name or address when empty."""
-
-
-class HealthMonitor(ConfigObject, frozen=True, kw_only=True):
-    """Intervals and time-outs in seconds."""
-
-    type: HealthMonitorType = HealthMonitorType.HTTP
-    send_interval: Seconds = 10.0
-    receive_timeout: Seconds = 4.0
-    successful_checks: Checks = 2
-    failed_checks: Checks = 2
-    monitor_port: Port | None = None
-    """Another port than the server's own."""
-    http_monitor: HttpMonitor | None = None
-    """Of the two HTTP types alone; they have its defaults when it is left out."""
+from avinet.model.config_monitor import HealthMonitor as HealthMonitor  # noqa: PLC0414 - all kinds are found here
+from avinet.model.config_monitor import HealthMonitorType as HealthMonitorType  # noqa: PLC0414
+from avinet.model.config_monitor import HttpMonitor as HttpMonitor  # noqa: PLC0414
+from avinet.model.fields import (
+    BundleText,
+    CertificateRef,
+    ChainText,
+    GroupRef,
+    KeyText,
+    LongSeconds,
+    MonitorRef,
+    PageText,
+    PoolRef,
+    Port,
+    Seconds,
+)
+from avinet.model.fields import ConfigObject as ConfigObject  # noqa: PLC0414
+from avinet.model.fields import IpAddr as IpAddr  # noqa: PLC0414
+from avinet.model.fields import IpAddrType as IpAddrType  # noqa: PLC0414
 
 
 class LbAlgorithm(enum.StrEnum):
@@ -116,13 +55,17 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     """One member of a pool; ``ratio`` is its weight."""
 
     ip: IpAddr
+    """Where it is; a name is resolved by the service engine, again and again."""
     port: Port
+    """What it listens on."""
     enabled: bool = True
-    """A server that is disabled gets nothing new; what is under way has the pool's ``graceful_disable_timeout``."""
+    """A server that is disabled gets nothing new; what is under way has the pool's ``graceful_disable_timeout_s``."""
     ratio: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
+    """Its weight beside the others."""
     priority: Annotated[int, msgspec.Meta(ge=0, le=15)] = 0
     """Servers of the lowest number are used; the next ones once too few of those are up."""
     hostname: str = ""
+    """What its TLS certificate is for, and what it is called in reports."""
 
 
 DEFAULT_SERVER_PORT = 80
@@ -139,6 +82,7 @@ class Persistence(msgspec.Struct, frozen=True, kw_only=True):
     """A client stays with its server while that is up (a cookie also while it is being disabled)."""
 
     persistence_type: PersistenceType = PersistenceType.HTTP_COOKIE
+    """What a client is known by."""
     cookie_name: str = ""
     """Made from the pool's UUID when empty."""
     timeout_s: LongSeconds = 0.0
@@ -153,9 +97,11 @@ class OutlierDetection(msgspec.Struct, frozen=True, kw_only=True):
     consecutive_connect_failures: Annotated[int, msgspec.Meta(ge=0, le=1_000)] = 5
     """Connections that failed or were cut before an answer; 0 for never."""
     interval_s: Seconds = 10.0
+    """Between looks at who comes back."""
     ejection_time_s: Seconds = 30.0
     """Times how often the server was ejected."""
     max_ejection_percent: Annotated[int, msgspec.Meta(ge=1, le=100)] = 50
+    """Of the servers of the pool, at once."""
 
 
 class SslProfile(enum.StrEnum):
@@ -184,10 +130,13 @@ class FailAction(msgspec.Struct, frozen=True, kw_only=True):
     """The answer and its parts; those of another type stay at their defaults."""
 
     type: FailActionType = FailActionType.CLOSE_CONNECTION
+    """Which answer."""
     status_code: Annotated[int, msgspec.Meta(ge=200, le=599)] = 503
     """Of a local response; a redirect takes 301, 302, 307 or 308, and 302 when none is given."""
     body: PageText = ""
+    """Of a local response."""
     content_type: str = "text/plain"
+    """Of a local response."""
     redirect_url: str = ""
     """``http://`` or ``https://``, whole."""
 
@@ -201,16 +150,25 @@ class Pool(ConfigObject, frozen=True, kw_only=True):
     default_server_port: Port = DEFAULT_SERVER_PORT
     """For servers that are given without one; each is stored with its own."""
     lb_algorithm: LbAlgorithm = LbAlgorithm.ROUND_ROBIN
+    """How a server is chosen."""
     servers: tuple[Server, ...] = ()
+    """2,000 at most."""
     health_monitor_refs: tuple[MonitorRef, ...] = ()
+    """A server is up when all of them find it so; without any it is always."""
     lb_algorithm_hash: HashBy = HashBy.SOURCE_IP
+    """With ``LB_ALGORITHM_CONSISTENT_HASH``."""
     lb_algorithm_consistent_hash_hdr: str = ""
+    """With ``LB_ALGORITHM_CONSISTENT_HASH_CUSTOM_HEADER``."""
     persistence: Persistence | None = None
+    """When set, a client that was here before goes where it was."""
     fail_action: FailAction = FailAction()
+    """When no server is up."""
     outlier_detection: OutlierDetection | None = None
+    """When set, what real requests meet counts, too."""
     graceful_disable_timeout_s: LongSeconds = 60.0
     """How long a disabled server may finish what is under way; 0 cuts it at once."""
     connect_timeout_s: Seconds = 5.0
+    """For a connection to a server, TLS included."""
     idle_timeout_s: LongSeconds = 55.0
     """An idle connection to a server is closed: below the 60 s after which common servers do.  A TCP virtual service
     takes any value but this default, and else an hour."""
@@ -241,7 +199,9 @@ class SSLKeyAndCertificate(ConfigObject, frozen=True, kw_only=True):
     """A private key and the certificates that go with it.  ``key`` is in no repr and in no answer of the API."""
 
     certificate: CertificateText
+    """The leaf and its chain; a bare PEM text will do."""
     key: KeyText
+    """PEM, not encrypted: the leaf's; RSA of 2,048 to 8,192 bits, or EC on P-256, P-384 or P-521."""
 
     def __repr__(self) -> str:
         return f"SSLKeyAndCertificate(uuid={self.uuid!r}, name={self.name!r})"
@@ -286,15 +246,21 @@ class ServiceEngineGroup(ConfigObject, frozen=True, kw_only=True):
     """SEs that serve the same virtual services."""
 
     min_scaleout_per_vs: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    """With fewer, an event says so."""
     max_scaleout_per_vs: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
     """A virtual service goes to this many SEs of the group, if there are so many."""
     enrolment_policy: EnrolmentPolicy = EnrolmentPolicy.TOKEN
+    """What an SE must show."""
     enrolment_networks: tuple[str, ...] = ()
+    """Where enrolments may come from, with the policy ``image``."""
     enrolment_count: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
+    """How many SEs may enrol, with the policy ``image``."""
     allowed_networks: tuple[str, ...] = ()
     """Where its SEs may log in from (``from=`` in authorized_keys); anywhere when empty."""
     max_vs_per_se: Annotated[int, msgspec.Meta(ge=1, le=5_000)] = 500
+    """Virtual services that one SE has room for."""
     when_short: WhenShort = WhenShort.OVERLOAD
+    """When every SE of the group is full."""
     down_delay_s: LongSeconds = DOWN_DELAY_S
     """How long an SE may be gone before its virtual services go to another: a reboot is shorter, and moving costs
     clients their connections."""
@@ -308,13 +274,16 @@ class Vip(msgspec.Struct, frozen=True, kw_only=True):
     """An address that a virtual service answers on."""
 
     ip_address: IpAddr
+    """Of the service engines' hosts; no name."""
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
     """A port that a virtual service answers on."""
 
     port: Port
+    """Of all addresses; each once."""
     enable_ssl: bool = False
+    """TLS, with ``ssl_key_and_certificate_refs``; also for TCP."""
     enable_http2: bool = True
     """Offered by ALPN where there is TLS; without TLS a client may begin with it."""
 
@@ -344,19 +313,26 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     hosts: tuple[str, ...] = ()
     """Without port; ``*.example.com`` takes any name below; all when empty."""
     path: str = "/"
+    """What it is compared with; without query."""
     path_match: PathMatch = PathMatch.BEGINS_WITH
     """``BEGINS_WITH /api`` takes ``/api`` and ``/api/...``, not ``/apis``."""
     pool_ref: PoolRef
+    """Where they go."""
 
 
 class VirtualService(ConfigObject, frozen=True, kw_only=True):
     """What clients connect to: addresses and ports, answered by a pool, or by several after host and path."""
 
     enabled: bool = True
+    """One that is disabled is on no service engine."""
     application_profile_ref: ApplicationProfileRef = ApplicationProfile.HTTP
+    """HTTP (and HTTPS), or TCP."""
     vip: tuple[Vip, ...]
+    """1 to 64 addresses; each with each of ``services``."""
     services: tuple[Service, ...]
+    """1 to 64 ports."""
     pool_ref: PoolRef
+    """Who answers what no route takes."""
     routes: tuple[Route, ...] = ()
     """The first that matches decides; ``pool_ref`` has the rest."""
     http_to_https: bool = False
@@ -364,7 +340,9 @@ class VirtualService(ConfigObject, frozen=True, kw_only=True):
     ssl_key_and_certificate_refs: tuple[CertificateRef, ...] = ()
     """Chosen by the name that the client asks for; the first when none fits."""
     ssl_profile_ref: SslProfileRef = SslProfile.STANDARD
+    """Versions and ciphers that clients may use."""
     se_group_ref: GroupRef
+    """Whose service engines serve it."""
 
 
 KINDS: dict[str, type[ConfigObject]] = {
