@@ -10,6 +10,7 @@ from typing import Any
 
 from avinet.dataplane.envoy_upstream_tls import CHECK_PLAIN, CHECK_TLS
 from avinet.dataplane.interface import RejectedError
+from avinet.model.checks_monitor import MAX_RECEIVE_S
 from avinet.model.config import HealthMonitor, HealthMonitorType, HttpMonitor, Pool, Server
 
 BODY_BYTES = 64 * 1024
@@ -69,7 +70,7 @@ def _check(monitor: HealthMonitor, pool: Pool, resource: str) -> dict[str, Any]:
     interval = seconds(monitor.send_interval)
     check: dict[str, Any] = {
         "name": resource,
-        "timeout": seconds(monitor.receive_timeout),
+        "timeout": seconds(min(monitor.receive_timeout, MAX_RECEIVE_S)),
         "interval": interval,
         # Without it a cluster that carries no traffic is checked once a minute only.
         "no_traffic_interval": interval,

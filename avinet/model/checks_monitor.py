@@ -7,16 +7,27 @@ from avinet.model.patterns import is_address, is_host_name
 from avinet.model.problems import Found, quoted
 
 HTTP_TYPES = frozenset({HealthMonitorType.HTTP, HealthMonitorType.HTTPS})
+MAX_RECEIVE_S = 20.0
+"""A changed pool serves once the first checks of its servers have ended, and an SE gives a change 30 s."""
 
 _CODE = re.compile(r"HTTP_[1-5]XX|[1-5][0-9]{2}")
 _REQUEST = re.compile(r"(GET|HEAD|OPTIONS) (/[\x21-\x7e]*)( HTTP/1\.[01])?")
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(:(?P<port>[0-9]{1,5}))?")
 
 
-def check_monitor(monitor: HealthMonitor) -> Found:
-    """Problems of one."""
+def _times(monitor: HealthMonitor) -> Found:
+    if monitor.receive_timeout > MAX_RECEIVE_S:
+        yield (
+            "receive_timeout",
+            f"it is over {MAX_RECEIVE_S:g}: a change waits for the first check of new servers",
+        )
     if monitor.receive_timeout > monitor.send_interval:
         yield "receive_timeout", "it is longer than send_interval, so checks would overlap"
+
+
+def check_monitor(monitor: HealthMonitor) -> Found:
+    """Problems of one."""
+    yield from _times(monitor)
     http = monitor.http_monitor
     if http is None:
         return

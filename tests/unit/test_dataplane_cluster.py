@@ -205,6 +205,9 @@ class Checks(SynchronousTestCase):
             expected = [{"check": "tls"}, None] if over_tls else [None, {"check": "plain"}]
             self.assertEqual(marks, expected, kind)
 
+    def test_no_check_takes_longer_than_a_change_may_wait(self):
+        self.assertEqual(self.check(pool(), receive_timeout=60)["timeout"], "20s")
+
     def test_another_port_is_the_servers(self):
         cluster = rendered(pool(), monitor(type=HealthMonitorType.TCP, monitor_port=99))
         (endpoint,) = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]

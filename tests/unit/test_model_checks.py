@@ -53,6 +53,8 @@ class Objects(Case):
     def test_checks_must_not_overlap(self):
         self.assertEqual(self.paths(monitor(send_interval=2, receive_timeout=3)), ["receive_timeout"])
         self.read(monitor(send_interval=3, receive_timeout=3))
+        self.assertEqual(self.paths(monitor(send_interval=60, receive_timeout=21)), ["receive_timeout"])
+        self.read(monitor(send_interval=60, receive_timeout=20))
 
     def test_an_http_monitor_asks_with_a_method_and_a_path(self):
         path = "http_monitor.http_request"
