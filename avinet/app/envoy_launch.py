@@ -17,6 +17,7 @@ from avinet.app.engine import envoy_settings
 from avinet.app.settings import load_se_settings
 from avinet.dataplane.envoy import launch_data_plane
 from avinet.errors import AvinetError
+from avinet.se.config_files import ConfigFiles
 from avinet.trust.files import private_dir
 
 TITLE = "avinet's Envoy"
@@ -52,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         settings = envoy_settings(load_se_settings(options.config))
-        launch_data_plane(private_dir(options.state.absolute()) / "data-plane", settings)
+        state = private_dir(options.state.absolute())
+        launch_data_plane(state / "data-plane", settings, ConfigFiles(state / "config").peek())
     except (AvinetError, OSError) as why:
         sys.stderr.write(f"{TITLE} cannot start: {why}\n")
     return LAUNCH_FAILED

@@ -1,16 +1,16 @@
 """Envoy as a data plane: the parts put together.
 
-``render`` turns the state into clusters and listeners, ``EnvoySwitch`` moves the running Envoy to them,
-``EnvoyProcess`` keeps one running, ``envoy_readback`` says what it has.
+``render`` turns the state into clusters, listeners and secrets, ``EnvoyCheck`` tells whether they can be had,
+``EnvoySwitch`` moves the running Envoy to them, ``EnvoyProcess`` keeps one running, ``envoy_readback`` says what it
+has, and ``Written`` whether somebody else has written into its files.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Never
 
 import attrs
-import msgspec
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -19,18 +19,21 @@ from avinet.dataplane import envoy_process
 from avinet.dataplane.cut import CutError, cut_connections
 from avinet.dataplane.envoy_admin import EnvoyAdmin
 from avinet.dataplane.envoy_binary import find_envoy
+from avinet.dataplane.envoy_check import EnvoyCheck
 from avinet.dataplane.envoy_diagnosis import Diagnoses
 from avinet.dataplane.envoy_drain import ended, settle
 from avinet.dataplane.envoy_files import EnvoyFiles
 from avinet.dataplane.envoy_health import server_health, still_open
 from avinet.dataplane.envoy_process import EnvoyProcess
-from avinet.dataplane.envoy_readback import ReadBack, ours
-from avinet.dataplane.envoy_render import render
+from avinet.dataplane.envoy_readback import STRANGE, ReadBack, ours
+from avinet.dataplane.envoy_render import Rendered, render
+from avinet.dataplane.envoy_secret import Secret
 from avinet.dataplane.envoy_settings import EnvoySettings
 from avinet.dataplane.envoy_start import become_envoy, started_by_service
 from avinet.dataplane.envoy_stats import STATS_PATTERN, Stats
 from avinet.dataplane.envoy_switch import EnvoySwitch
-from avinet.dataplane.interface import DataPlaneDownError, Status
+from avinet.dataplane.envoy_written import Written, as_read
+from avinet.dataplane.interface import DataPlaneDownError, RejectedError, Status
 from avinet.errors import AvinetError
 from avinet.model.resources import Resource, hashes_of
 
@@ -68,8 +71,13 @@ class EnvoyDataPlane:
         self._files = files
         self._reactor = reactor
         self._admin = EnvoyAdmin(reactor, files, settings.admin_timeout_s)
-        self._process = EnvoyProcess(reactor, files, settings, self._admin, self._restarted)
-        self._switch = EnvoySwitch(reactor, files, settings, self._admin, in_thread)
+        self._process = EnvoyProcess(
+            reactor, files, settings, self._admin, self._restarted, lambda: _place(files, self._secrets)
+        )
+        self._written = Written(files)
+        self._checker = EnvoyCheck(files, settings, in_thread)
+        self._switch = EnvoySwitch(reactor, files, settings, self._admin, self._written)
+        self._secrets: tuple[Secret, ...] = ()
         self._diagnoses = Diagnoses(in_thread, reactor.seconds)
         self._listing: tuple[dict[str, int | str], ReadBack] | None = None
         self._observers: list[Callable[[], None]] = []
@@ -96,11 +104,15 @@ class EnvoyDataPlane:
         for callback in self._observers:
             callback()
 
-    def start(self) -> Deferred[None]:
-        """Find the binary, adopt the Envoy that runs, else start one or wait for it; fires when it serves."""
-        return Deferred.fromCoroutine(self._start())
+    def start(self, state: Mapping[str, Resource] | None = None) -> Deferred[None]:
+        """Find the binary, adopt the Envoy that runs, else start one or wait for it; fires when it serves.
 
-    async def _start(self) -> None:
+        The secrets of ``state``, which was in force last, are there before one is started.
+        """
+        return Deferred.fromCoroutine(self._start(state or {}))
+
+    async def _start(self, state: Mapping[str, Resource]) -> None:
+        self._secrets = _secrets_of(self._files, state)
         binary = await self._in_thread(find_envoy, self._settings.binary)
         self._description = f"envoy {binary.version}"
         await self._process.start(binary)
@@ -111,19 +123,17 @@ class EnvoyDataPlane:
         return self._turn.run(lambda: Deferred.fromCoroutine(self._apply(dict(state))))
 
     async def _apply(self, state: dict[str, Resource]) -> None:
-        before = self._files.read_xds("cds")
-        rendered = render(state)
+        before = self._written.items("cds")
+        rendered = self._render(state)
         wanted = attrs.evolve(rendered, clusters=settle(rendered.clusters, before, self._wall()))
         digests = hashes_of(state.values())
         if self._process.binary is None:
             raise DataPlaneDownError(detail="it was not started")
-        written = self._files.read_xds("lds") == wanted.listeners and all(
-            cluster in before for cluster in _as_read(wanted.clusters)
-        )
-        if written and await self._has(digests):
+        if await self._is_in_force(wanted, digests):
             return
-        await self._switch.check(wanted, self._process.binary)
+        await self._checker.check(wanted, self._process.binary)
         await self._switch.switch(wanted, digests)
+        self._secrets = wanted.secrets
         try:
             await self._end_drains()
         except (AvinetError, OSError) as failure:
@@ -149,15 +159,53 @@ class EnvoyDataPlane:
         if count:
             _log.info("cut {count} connections to servers that were disabled", count=count)
 
-    async def _has(self, digests: dict[str, str]) -> bool:
-        return (await self._switch.read_back()).in_force == digests
+    def _render(self, state: Mapping[str, Resource]) -> Rendered:
+        return render(state, self._files.secrets.folder if self._files.secrets is not None else None)
+
+    def _changed(self, secrets: Iterable[Secret]) -> dict[str, list[str]]:
+        """Files that are not as they were written, and the resources concerned."""
+        found = self._written.changed()
+        if self._files.secrets is not None:
+            for secret in self._files.secrets.differing(secrets):
+                found.setdefault("secrets", []).append(secret.resource)
+        return found
+
+    async def _is_in_force(self, wanted: Rendered, digests: dict[str, str]) -> bool:
+        listeners, clusters = self._files.read_xds("lds"), self._files.read_xds("cds")
+        written = as_read(wanted.listeners) == listeners and all(
+            cluster in clusters for cluster in as_read(wanted.clusters)
+        )
+        if not written:
+            return False
+        for kind, items in (("lds", listeners), ("cds", clusters)):
+            if not self._written.noted(kind):  # by an earlier agent
+                self._written.note(kind, items)
+        if await self._found(wanted.secrets) != digests:
+            return False
+        self._secrets = wanted.secrets
+        return True
 
     def in_force(self) -> Deferred[Mapping[str, str]]:
-        """Resource name to hash, as Envoy's own configuration dump tells."""
-        return Deferred.fromCoroutine(self._in_force())
+        """Resource name to hash, as Envoy's own configuration dump and its files tell.
+
+        A resource whose part of a file was changed by others is not in force, and the file is named as one that
+        should not be there: ``file/lds.json``.
+        """
+        return self._turn.run(lambda: Deferred.fromCoroutine(self._in_force()))
 
     async def _in_force(self) -> Mapping[str, str]:
-        return (await self._switch.read_back()).in_force
+        return await self._found(self._secrets)
+
+    async def _found(self, secrets: Iterable[Secret]) -> dict[str, str]:
+        found = (await self._switch.read_back()).in_force
+        changed = self._changed(secrets)
+        if not changed:
+            changed = {f"{kind}.json": [] for kind in self._written.stale(await self._switch.versions())}
+        for file, resources in changed.items():
+            found[f"file/{file}"] = STRANGE
+            for resource in resources:
+                found.pop(resource, None)
+        return found
 
     def status(self) -> Deferred[Status]:
         """Health of the servers in use and the counters of the virtual services that listen."""
@@ -211,6 +259,8 @@ class EnvoyDataPlane:
         return tidied.addErrback(lambda f: _log.failure("tidying up failed", f))
 
     async def _sweep(self) -> None:
+        if self._written.changed():
+            return  # what is in the files cannot be trusted: it is mended first
         try:
             await self._end_drains()
             await self._switch.sweep()
@@ -220,14 +270,28 @@ class EnvoyDataPlane:
             _log.warn("tidying up has to wait: {why}", why=str(failure))
 
 
-def _as_read(items: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
-    """``items`` as ``EnvoyFiles.read_xds`` gives them back."""
-    return tuple(msgspec.json.decode(msgspec.json.encode(items)))
+def _secrets_of(files: EnvoyFiles, state: Mapping[str, Resource]) -> tuple[Secret, ...]:
+    """Of a state that was in force once; none when it cannot be any more, which ``apply`` tells."""
+    try:
+        return render(state, files.secrets.folder if files.secrets is not None else None).secrets
+    except RejectedError:
+        return ()
 
 
-def launch_data_plane(folder: Path, settings: EnvoySettings) -> Never:
-    """Become the Envoy of ``STATE/data-plane``, for a service manager; returns only by an error.  Blocking."""
-    become_envoy(EnvoyFiles(folder), find_envoy(settings.binary), settings)
+def _place(files: EnvoyFiles, secrets: Iterable[Secret]) -> None:
+    if files.secrets is not None:
+        files.secrets.write(secrets)
+
+
+def launch_data_plane(folder: Path, settings: EnvoySettings, state: Mapping[str, Resource]) -> Never:
+    """Become the Envoy of ``STATE/data-plane``, for a service manager; returns only by an error.  Blocking.
+
+    ``state`` is what was in force last, for its secrets.
+    """
+    files = EnvoyFiles(folder)
+    become_envoy(
+        files, find_envoy(settings.binary), settings, ready=lambda: _place(files, _secrets_of(files, state))
+    )
 
 
 def service_of_data_plane(folder: Path) -> int | None:

@@ -1,7 +1,8 @@
 """The folders and files of one SE's Envoy.
 
 ``STATE/data-plane/`` holds what must survive: bootstrap, LDS and CDS (a folder each: Envoy re-reads everything in
-a watched folder at each rename), log, and who runs (``envoy.json``).  The admin socket lives in a short runtime
+a watched folder at each rename), log, and who runs (``envoy.json``).  Private keys are in memory only
+(``avinet.dataplane.envoy_secret_files``).  The admin socket lives in a short runtime
 folder of its own, since Envoy refuses socket paths over 108 bytes; its name is derived from the state folder, so
 that two SEs on one machine do not collide.  All files are 0600 in 0700 folders.
 """
@@ -9,15 +10,16 @@ that two SEs on one machine do not collide.  All files are 0600 in 0700 folders.
 import contextlib
 import hashlib
 import os
-import stat
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 import msgspec
 
+from avinet.dataplane.envoy_secret import Secret, with_static_secrets
+from avinet.dataplane.envoy_secret_files import SecretFiles, memory_folder, own_folder
 from avinet.dataplane.envoy_settings import EnvoySettings
-from avinet.errors import AvinetError, Kind, error
 from avinet.trust.files import DiskFullError, private_dir, write_private
 from avinet.units import MIB
 
@@ -31,15 +33,6 @@ _CONNECTIONS = (
     "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3"
     ".DownstreamConnectionsConfig"
 )
-
-
-@error
-class RuntimeFolderError(AvinetError):
-    """The runtime folder {path} is not to be trusted: {detail}. Remove it, then start again."""
-
-    kind: ClassVar[Kind] = Kind.DENIED
-    path: str
-    detail: str
 
 
 def _runtime_base() -> Path:
@@ -78,7 +71,7 @@ class EnvoyFiles:
 
     @property
     def validation(self) -> Path:
-        """A whole configuration, only ever read by ``envoy --mode validate``."""
+        """A whole configuration without secrets, only ever read by ``envoy --mode validate``."""
         return self.folder / "validate.json"
 
     @property
@@ -129,10 +122,7 @@ class EnvoyFiles:
         if not self.socket.parent.parent.is_dir():
             self._runtime_note.unlink(missing_ok=True)  # it was on a runtime folder that a logout removed
         runtime = self.socket.parent
-        runtime.mkdir(mode=0o700, exist_ok=True)
-        status = runtime.lstat()
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-            raise RuntimeFolderError(path=str(runtime), detail="it is not a folder of ours alone")
+        own_folder(runtime)
         try:
             _put(self._runtime_note, f"{runtime}\n".encode())
         except DiskFullError:
@@ -140,8 +130,16 @@ class EnvoyFiles:
             if runtime != self._usual_runtime():
                 raise
 
+    @property
+    def secrets(self) -> SecretFiles | None:
+        """The files with private keys; None where no memory file system is."""
+        folder = memory_folder(self.socket.parent)
+        return SecretFiles(folder) if folder is not None else None
+
     def forget_process(self) -> None:
-        """Remove what only a running Envoy needs: who runs, and the runtime folder."""
+        """Remove what only a running Envoy needs: who runs, its secrets, and the runtime folder."""
+        if self.secrets is not None:
+            self.secrets.remove()
         self.record.unlink(missing_ok=True)
         self.socket.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
@@ -163,13 +161,23 @@ class EnvoyFiles:
             return ()
         return tuple({k: v for k, v in r.items() if k != "@type"} for r in resources)
 
-    def write_validation(self, clusters: tuple[dict[str, Any], ...], listeners: tuple[Any, ...]) -> None:
-        """Write what ``--mode validate`` is to look at: validation does not read LDS and CDS files."""
-        content = {
-            "node": {"id": "avinet", "cluster": "avinet"},
-            "static_resources": {"clusters": clusters, "listeners": listeners},
-        }
-        write_private(self.validation, msgspec.json.encode(content))
+    def write_validation(
+        self, clusters: Iterable[Any], listeners: Iterable[Any], secrets: Iterable[Secret]
+    ) -> Path:
+        """Write what ``--mode validate`` is to look at: validation does not read LDS, CDS and SDS files.
+
+        With secrets in it is in memory, and the caller's to remove.
+        """
+        resources: dict[str, Any] = {"clusters": clusters, "listeners": listeners}
+        path, found, files = self.validation, [secret.static for secret in secrets], self.secrets
+        if found and files is not None:
+            path = files.validation
+            own_folder(path.parent.parent)
+            own_folder(path.parent)
+            resources = {**with_static_secrets(resources), "secrets": found}
+        content = {"node": {"id": "avinet", "cluster": "avinet"}, "static_resources": resources}
+        write_private(path, msgspec.json.encode(content))
+        return path
 
     def write_bootstrap(self, max_connections: int) -> None:
         """Write the bootstrap: where everything else is, and the limit on connections."""

@@ -116,7 +116,8 @@ def _start_apart(command: list[str], folder: Path, lock: StartLock) -> subproces
 class EnvoyProcess:
     """Keeps one Envoy running from ``start`` to ``detach`` or ``stop``.
 
-    ``restarted`` is called after each unplanned restart, once it serves.
+    ``restarted`` is called after each unplanned restart, once it serves; ``ready`` before each start of ours, when
+    the folders are there.
     """
 
     reactor: Any
@@ -124,6 +125,7 @@ class EnvoyProcess:
     settings: EnvoySettings
     admin: EnvoyAdmin
     restarted: Callable[[], None]
+    ready: Callable[[], None]
     binary: EnvoyBinary | None = attrs.field(default=None, init=False)
     _process: ProcessId | None = attrs.field(default=None, init=False)
     _child: subprocess.Popen[bytes] | None = attrs.field(default=None, init=False)
@@ -219,6 +221,7 @@ class EnvoyProcess:
 
     def _spawn(self, binary: EnvoyBinary, lock: StartLock) -> None:
         command = make_ready(self.files, binary, self.settings)
+        self.ready()
         self._child = _start_apart(command, self.files.folder, lock)
         process = identify(self._child.pid)
         if process is None:

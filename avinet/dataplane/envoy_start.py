@@ -153,14 +153,19 @@ def become_envoy(
     binary: EnvoyBinary,
     settings: EnvoySettings,
     sleep: Callable[[float], None] = time.sleep,
+    ready: Callable[[], None] = lambda: None,
 ) -> Never:
-    """Turn this process into the folder's Envoy, as a service manager wants it.  Returns only by an error."""
+    """Turn this process into the folder's Envoy, as a service manager wants it.  Returns only by an error.
+
+    ``ready`` is called when the folders are there.
+    """
     files.prepare_folders()
     lock = _wait_for_lock(files, sleep)
     other = running(files) or recorded(files)
     if other is not None:
         raise EnvoyRunsError(pid=other.pid, folder=str(files.folder))
     command = make_ready(files, binary, settings)
+    ready()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec would keep that

@@ -5,36 +5,35 @@ validated first, by a second Envoy that only checks, and addresses are tried; th
 once they are warm (their first health checks done) and have taken the place of those of the same name, the
 listeners.  If Envoy refuses something after all, the previous files go back and are confirmed.  Clusters that are
 wanted no more stay while requests on draining connections may still need them.
+
+Secrets go first: clusters and listeners that are new find their files, and a changed one is taken in place.
 """
 
-import re
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from avinet.dataplane.addresses import check_address
 from avinet.dataplane.envoy_admin import EnvoyAdmin
-from avinet.dataplane.envoy_binary import EnvoyBinary, validate_with
+from avinet.dataplane.envoy_check import blamed
 from avinet.dataplane.envoy_files import EnvoyFiles
 from avinet.dataplane.envoy_readback import ReadBack, ours
 from avinet.dataplane.envoy_render import CARRIER, Rendered
+from avinet.dataplane.envoy_secret import SECRETS_PATTERN, Secret, name_of
 from avinet.dataplane.envoy_settings import EnvoySettings
+from avinet.dataplane.envoy_written import Items, Written
 from avinet.dataplane.interface import DataPlaneDownError, RejectedError
 from avinet.errors import AvinetError
 
 POLL_S = 0.05
 """A read of four counters; Envoy takes a change within some 10 ms."""
 _SCOPES = {"lds": "listener_manager.lds", "cds": "cluster_manager.cds"}
+_TAKEN_PATTERN = rf"{SECRETS_PATTERN}|sds\.[^.]+\.update_rejected"
 _DUMPS = {"lds": "dynamic_listeners", "cds": "dynamic_warming_clusters"}
-_PLACE = re.compile(r"StaticResourcesValidationError\.(Clusters|Listeners)\[(\d+)\]")
-"""How validation says which one it means."""
 
-Items = tuple[dict[str, Any], ...]
 _log = Logger()
 
 
@@ -45,40 +44,64 @@ def new_version() -> str:
 
 @attrs.define(eq=False)
 class EnvoySwitch:
-    """One Envoy's LDS and CDS files.  One call at a time."""
+    """One Envoy's LDS, CDS and SDS files.  One call at a time."""
 
     reactor: Any
     files: EnvoyFiles
     settings: EnvoySettings
     admin: EnvoyAdmin
-    in_thread: Callable[..., Deferred[Any]]
+    written: Written
     _retired: dict[str, float] = attrs.field(factory=dict, init=False)
     """Old clusters by name, and when they may go."""
 
     async def read_back(self) -> ReadBack:
         """What is active in Envoy now."""
         listeners = await self.admin.dump("dynamic_listeners")
-        return ReadBack.of(listeners, await self.admin.dump("dynamic_active_clusters"))
+        clusters = await self.admin.dump("dynamic_active_clusters")
+        found = ReadBack.of(listeners, clusters, {})
+        if not any(ours(item).get("certificates") for item in (*found.listeners, *found.clusters)):
+            return found  # the stats are many
+        return ReadBack.of(listeners, clusters, await self.admin.stats(SECRETS_PATTERN))
 
-    async def check(self, wanted: Rendered, binary: EnvoyBinary) -> None:
-        """``RejectedError`` when ``wanted`` cannot be had; nothing is touched."""
-        for (address, port), resource in wanted.endpoints.items():
-            await self.in_thread(check_address, address, port, resource)
-        self.files.write_validation(wanted.clusters, wanted.listeners)
-        timeout_s = self.settings.apply_timeout_s
-        why = await self.in_thread(validate_with, binary.path, self.files.validation, timeout_s)
-        if why:
-            raise RejectedError(resource=_blamed(wanted, why), detail=why)
+    async def versions(self) -> dict[str, str]:
+        """By ``lds`` and ``cds``, of which file's version Envoy has taken the whole."""
+        return {kind: str((await self._outcome(kind)).get("version_text", "")) for kind in _SCOPES}
 
     async def switch(self, wanted: Rendered, digests: dict[str, str]) -> None:
         """Put ``wanted`` in force and have Envoy confirm ``digests``; on failure everything is as it was."""
-        before_clusters, before_listeners = self.files.read_xds("cds"), self.files.read_xds("lds")
+        before_clusters, before_listeners = self.written.items("cds"), self.written.items("lds")
+        secrets = self.files.secrets
+        before_secrets = secrets.read(s.name for s in wanted.secrets) if secrets is not None else {}
         try:
+            await self._write_secrets(wanted.secrets)
             await self._forward(wanted, before_clusters, digests)
         except Exception:  # a cancelled apply goes back too
+            if secrets is not None:
+                secrets.restore(before_secrets)
             await self._back(before_clusters, before_listeners)
             raise
         self._retire(wanted, before_clusters)
+        if secrets is not None:
+            items = (*self.files.read_xds("cds"), *wanted.listeners)
+            secrets.keep(name_of(name) for item in items for name in ours(item).get("certificates", ()))
+
+    async def _write_secrets(self, wanted: Iterable[Secret]) -> None:
+        """Have the files, and Envoy take those that it uses already."""
+        secrets = self.files.secrets
+        changed = secrets.differing(wanted) if secrets is not None else []
+        if secrets is None or not changed:
+            return
+        before = await self.admin.stats(_TAKEN_PATTERN)
+        secrets.write(changed)
+        used = [secret for secret in changed if f"sds.{secret.name}.version_text" in before]
+        async for _ in self._tries("it does not take a certificate"):
+            stats = await self.admin.stats(_TAKEN_PATTERN) if used else {}
+            for secret in used:
+                refused = f"sds.{secret.name}.update_rejected"
+                if int(stats.get(refused, 0)) > int(before.get(refused, 0)):
+                    raise RejectedError(resource=secret.resource, detail=self.files.log_tail(1))
+            if all(stats.get(f"sds.{secret.name}.version_text") == secret.digest for secret in used):
+                return
 
     async def _forward(self, wanted: Rendered, before: Items, digests: dict[str, str]) -> None:
         names = {cluster["name"] for cluster in wanted.clusters}
@@ -122,6 +145,7 @@ class EnvoySwitch:
             refused = await self._rejections(kind)
         finally:
             self.files.write_xds(kind, version, resources)
+            self.written.note(kind, resources)
         async for _ in self._tries(f"it does not take the new {kind.upper()} file"):
             stats = await self._outcome(kind)
             if stats.get("version_text") == version:
@@ -143,10 +167,10 @@ class EnvoySwitch:
             details = item.get("error_state", {}).get("details", "")
             if details:
                 name = str(item.get("name", ""))
-                blamed = _blamed(wanted, f"{name} {details}") if wanted is not None else name
-                return RejectedError(resource=blamed, detail=details[-1000:])
+                resource = blamed(wanted, f"{name} {details}") if wanted is not None else name
+                return RejectedError(resource=resource, detail=details[-1000:])
         words = self.files.log_tail(1)
-        return RejectedError(resource=_blamed(wanted, words) if wanted is not None else "", detail=words)
+        return RejectedError(resource=blamed(wanted, words) if wanted is not None else "", detail=words)
 
     async def replace_clusters(self, clusters: Items) -> None:
         """Have Envoy take other clusters for the same resources."""
@@ -173,19 +197,3 @@ class EnvoySwitch:
             yield
             await deferLater(self.reactor, POLL_S)
         raise DataPlaneDownError(detail=f"{complaint} after {self.settings.apply_timeout_s:g} s")
-
-
-def _blamed(wanted: Rendered, text: str) -> str:
-    """The resource whose listener or cluster Envoy's ``text`` names; empty when it names none."""
-    place = _PLACE.search(text)
-    if place is not None and place[1] == "Listeners" and int(place[2]) < len(wanted.listeners):
-        return str(ours(wanted.listeners[int(place[2])])["resource"])
-    if place is not None and place[1] == "Clusters" and int(place[2]) < len(wanted.clusters):
-        return str(ours(wanted.clusters[int(place[2])]).get("pool", ""))
-    for listener in wanted.listeners:
-        if listener["name"] in text:
-            return str(ours(listener)["resource"])
-    for cluster in wanted.clusters:
-        if cluster["name"] in text and cluster["name"] != CARRIER:
-            return str(ours(cluster)["pool"])
-    return ""

@@ -33,7 +33,7 @@ class RecordingDataPlane:
     _on_restart: list[Callable[[], None]] = attrs.field(factory=list)
     _waiting: list[Deferred[None]] = attrs.field(factory=list)
 
-    def start(self) -> Deferred[None]:
+    def start(self, state: Mapping[str, Resource] | None = None) -> Deferred[None]:
         """Note the call."""
         return self._call("start")
 

@@ -228,8 +228,11 @@ class DataPlane(Protocol):
     def description(self) -> str:
         """Name and version, such as ``envoy 1.40.0``; empty until started."""
 
-    def start(self) -> Deferred[None]:
-        """Adopt the one that runs, else start one; from then on keep it running."""
+    def start(self, state: Mapping[str, Resource] | None = None) -> Deferred[None]:
+        """Adopt the one that runs, else start one; from then on keep it running.
+
+        ``state`` is what was in force last: what it needs of it to start is there then, nothing is applied.
+        """
 
     def on_restart(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` each time that it was found dead and runs again."""
@@ -242,7 +245,10 @@ class DataPlane(Protocol):
         """
 
     def in_force(self) -> Deferred[Mapping[str, str]]:
-        """Resource name to resource hash, as the data plane reports them now."""
+        """Resource name to resource hash, as the data plane reports them now.
+
+        What is there and should not be has a name and a hash that no resource has.
+        """
 
     def status(self) -> Deferred[Status]:
         """Health and counters now; ``DataPlaneDownError`` when it does not answer."""

@@ -110,7 +110,7 @@ class Applier:
         self._fence = self._saved_fence = await self.in_thread(self.files.load_fence)
         self._reported_hash = self._last.hash
         self.dataplane.on_restart(self._restarted)
-        await self.dataplane.start()
+        await self.dataplane.start(self._last.state)
         await self._check()
         self._checks = LoopingCall(self._check_safely)
         self._checks.clock = self.clock

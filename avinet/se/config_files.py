@@ -31,6 +31,10 @@ class SavedStateError(AvinetError):
     detail: str
 
 
+class _DamagedError(Exception):
+    """Why a file is not used."""
+
+
 class _SavedResource(msgspec.Struct, frozen=True, array_like=True):
     name: str
     body: bytes
@@ -93,20 +97,31 @@ class ConfigFiles:
         private_dir(self.folder)
         self._candidate.unlink(missing_ok=True)
         try:
-            saved = msgspec.msgpack.decode(_read(self._state), type=_SavedState)
-            state = {r.name: Resource(r.name, r.body) for r in saved.resources}
-            last = LastGood.of(saved.version, state)
+            return self._load()
         except FileNotFoundError:
             return LastGood()
-        except msgspec.MsgspecError as failure:
-            raise self._set_aside(str(failure)) from failure
-        if last.hash != saved.hash:
-            raise self._set_aside(f"its content has hash {last.hash[:12]}, it should be {saved.hash[:12]}")
-        return last
+        except _DamagedError as failure:
+            self._state.replace(self._state.with_suffix(".msgpack.bad"))
+            raise SavedStateError(path=str(self._state), detail=str(failure)) from failure
 
-    def _set_aside(self, detail: str) -> SavedStateError:
-        self._state.replace(self._state.with_suffix(".msgpack.bad"))
-        return SavedStateError(path=str(self._state), detail=detail)
+    def peek(self) -> dict[str, Resource]:
+        """The state acknowledged last, for somebody else than the agent: nothing is changed or told."""
+        try:
+            return self._load().state
+        except (OSError, AvinetError, _DamagedError):
+            return {}
+
+    def _load(self) -> LastGood:
+        try:
+            saved = msgspec.msgpack.decode(_read(self._state), type=_SavedState)
+            state = {r.name: Resource(r.name, r.body) for r in saved.resources}
+        except msgspec.MsgspecError as failure:
+            raise _DamagedError(str(failure)) from failure
+        last = LastGood.of(saved.version, state)
+        if last.hash != saved.hash:
+            detail = f"its content has hash {last.hash[:12]}, it should be {saved.hash[:12]}"
+            raise _DamagedError(detail)
+        return last
 
     def load_fence(self) -> Fence:
         """The highest fence taken; a damaged file counts as the lowest, since refusing all would strand the SE."""

@@ -25,8 +25,8 @@ from twisted.internet.threads import deferToThread
 
 from avinet.dataplane.envoy import EnvoyDataPlane, stop_data_plane
 from avinet.dataplane.envoy_binary import EnvoyMissingError, EnvoyUnusableError, find_envoy
+from avinet.dataplane.envoy_check import EnvoyCheck
 from avinet.dataplane.envoy_settings import EnvoySettings
-from avinet.dataplane.envoy_switch import EnvoySwitch
 from avinet.dataplane.interface import DataPlaneDownError, RejectedError
 from avinet.dataplane.processes import identify
 from avinet.model.config import (
@@ -413,14 +413,14 @@ async def test_what_envoy_itself_refuses_is_rolled_back_and_confirmed():
 
         # Somebody takes the port between our check and Envoy's bind.
         with socket.socket() as stranger:
-            original = EnvoySwitch.check
+            original = EnvoyCheck.check
 
-            async def check_then_lose(switch, wanted, binary):
-                await original(switch, wanted, binary)
+            async def check_then_lose(self, wanted, binary):
+                await original(self, wanted, binary)
                 stranger.bind(("127.0.0.1", other))
                 stranger.listen()
 
-            with patch.object(EnvoySwitch, "check", check_then_lose), pytest.raises(RejectedError) as refused:
+            with patch.object(EnvoyCheck, "check", check_then_lose), pytest.raises(RejectedError) as refused:
                 await plane.apply(bad)
         assert refused.value.resource == "virtualservice/virtualservice-1"
         assert await plane.in_force() == digests(good)

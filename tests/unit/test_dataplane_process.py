@@ -16,8 +16,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.dataplane.addresses import check_address
 from avinet.dataplane.envoy_admin import peer_of
 from avinet.dataplane.envoy_binary import EnvoyBinary, EnvoyMissingError, EnvoyUnusableError, find_envoy
-from avinet.dataplane.envoy_files import MAX_LOG_BYTES, EnvoyFiles, RuntimeFolderError
+from avinet.dataplane.envoy_files import MAX_LOG_BYTES, EnvoyFiles
 from avinet.dataplane.envoy_process import stop_data_plane
+from avinet.dataplane.envoy_secret_files import RuntimeFolderError
 from avinet.dataplane.envoy_settings import EnvoySettings, connections_within
 from avinet.dataplane.envoy_start import (
     LOCK_TIMEOUT_S,

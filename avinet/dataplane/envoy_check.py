@@ -1,0 +1,100 @@
+"""Whether a configuration can be had, asked before the running Envoy is touched, and which resource is at fault.
+
+A second Envoy that only checks (``--mode validate``) looks at everything but addresses, which are asked of the kernel.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred
+
+from avinet.dataplane.addresses import check_address
+from avinet.dataplane.envoy_binary import EnvoyBinary, validate_with
+from avinet.dataplane.envoy_files import EnvoyFiles
+from avinet.dataplane.envoy_readback import ours
+from avinet.dataplane.envoy_render import CARRIER, Rendered
+from avinet.dataplane.envoy_secret import Secret, sds_config
+from avinet.dataplane.envoy_settings import EnvoySettings
+from avinet.dataplane.interface import RejectedError
+
+MAX_PROBES = 100
+"""Certificates that are looked at one by one when Envoy does not say which it refuses: some 50 ms each."""
+_PLACE = re.compile(r"StaticResourcesValidationError\.(Clusters|Listeners)\[(\d+)\]")
+"""How validation says which one it means."""
+_TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
+
+
+@attrs.frozen
+class EnvoyCheck:
+    """Checks of one Envoy's next configuration.  One at a time."""
+
+    files: EnvoyFiles
+    settings: EnvoySettings
+    in_thread: Callable[..., Deferred[Any]]
+
+    async def check(self, wanted: Rendered, binary: EnvoyBinary) -> None:
+        """``RejectedError`` when ``wanted`` cannot be had; nothing is touched."""
+        for (address, port), resource in wanted.endpoints.items():
+            await self.in_thread(check_address, address, port, resource)
+        why = await self._validate(binary, wanted.clusters, wanted.listeners, wanted.secrets)
+        if not why:
+            return
+        resource = blamed(wanted, why)
+        if not resource:
+            resource, why = await self._bad_secret(binary, wanted.secrets) or ("", why)
+        raise RejectedError(resource=resource, detail=why)
+
+    async def _validate(
+        self,
+        binary: EnvoyBinary,
+        clusters: Iterable[Any],
+        listeners: Iterable[Any],
+        secrets: Iterable[Secret],
+    ) -> str:
+        path = self.files.write_validation(clusters, listeners, secrets)
+        try:
+            why: str = await self.in_thread(validate_with, binary.path, path, self.settings.apply_timeout_s)
+        finally:
+            if path != self.files.validation:
+                path.unlink(missing_ok=True)
+        return why
+
+    async def _bad_secret(self, binary: EnvoyBinary, secrets: Iterable[Secret]) -> tuple[str, str] | None:
+        """The certificate that Envoy refuses, and why: of a secret it does not tell which one it means."""
+        for secret in list(secrets)[:MAX_PROBES]:
+            why = await self._validate(binary, (), (_listener_with(secret),), (secret,))
+            if why:
+                return secret.resource, why
+        return None
+
+
+def _listener_with(secret: Secret) -> dict[str, Any]:
+    common = {"tls_certificate_sds_secret_configs": [sds_config(secret.resource, Path("/"))]}
+    socket = {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {"@type": _TLS, "common_tls_context": common},
+    }
+    return {
+        "name": "probe",
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": 1}},
+        "filter_chains": [{"transport_socket": socket}],
+    }
+
+
+def blamed(wanted: Rendered, text: str) -> str:
+    """The resource whose listener or cluster Envoy's ``text`` names; empty when it names none."""
+    place = _PLACE.search(text)
+    if place is not None and place[1] == "Listeners" and int(place[2]) < len(wanted.listeners):
+        return str(ours(wanted.listeners[int(place[2])])["resource"])
+    if place is not None and place[1] == "Clusters" and int(place[2]) < len(wanted.clusters):
+        return str(ours(wanted.clusters[int(place[2])]).get("pool", ""))
+    for listener in wanted.listeners:
+        if listener["name"] in text:
+            return str(ours(listener)["resource"])
+    for cluster in wanted.clusters:
+        if cluster["name"] in text and cluster["name"] != CARRIER:
+            return str(ours(cluster)["pool"])
+    return ""
