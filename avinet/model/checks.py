@@ -78,6 +78,30 @@ def check_together(changed: Mapping[ObjectId, int], after: Configuration) -> Bla
     for service in services:
         if service.application_profile_ref is ApplicationProfile.TCP:
             yield from _pools(changed, after, service)
+    for pool in after.all_of(Pool):
+        if pool.uuid in changed or any(ref in changed for ref in pool.health_monitor_refs):
+            yield from _ports(changed, after, pool)
+
+
+def _ports(changed: Mapping[ObjectId, int], after: Configuration, pool: Pool) -> Blamed:
+    """A data plane asks all of a server's checks on one port: that is a property of the server."""
+    found = (after.objects[ref].thing for ref in pool.health_monitor_refs if ref in after.objects)
+    monitors = [thing for thing in found if isinstance(thing, HealthMonitor)]
+    for server in pool.servers:
+        ports = {monitor.monitor_port or server.port for monitor in monitors}
+        if len(ports) <= 1:
+            continue
+        shown = ", ".join(str(port) for port in sorted(ports))
+        if pool.uuid in changed:
+            why = f"they ask {server.ip.addr} on different ports ({shown}), which must be one"
+            yield pool.uuid, "health_monitor_refs", why
+        else:
+            blamed = next(monitor for monitor in monitors if monitor.uuid in changed)
+            why = (
+                f"the monitors of pool {pool.name!r} would ask {server.ip.addr} on different ports ({shown})"
+            )
+            yield blamed.uuid, "monitor_port", why
+        return
 
 
 def _addresses(changed: Mapping[ObjectId, int], services: list[VirtualService]) -> Blamed:

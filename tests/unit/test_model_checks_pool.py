@@ -138,6 +138,22 @@ class InUse(Case):
         odd = msgspec.structs.replace(things[1], application_profile_ref="System-L4-Application")
         plan_change(configuration(GROUP, things[0], odd, things[2]), [pool("other", 1, 2)])
 
+    def test_monitors_of_one_pool_ask_one_port(self):
+        monitors = [
+            {"kind": "healthmonitor", "name": name, "type": "HEALTH_MONITOR_TCP", **more}
+            for name, more in (("own", {}), ("same", {"monitor_port": 80}), ("other", {"monitor_port": 81}))
+        ]
+        one = [{"ip": "10.0.0.1", "port": 80}]
+        fits = pool("new", servers=one, health_monitor_refs=["own", "same"])
+        clashes = pool("new", servers=one, health_monitor_refs=["same", "other"])
+        ((path, why),) = self.problems(*monitors, clashes)
+        self.assertEqual(path, "health_monitor_refs")
+        self.assertIn("(80, 81)", why)
+        before = configuration(GROUP, MONITOR, WEB, *plan_change(BEFORE, [*monitors, fits]).puts)
+        ((path, why),) = self.problems({**monitors[1], "monitor_port": 82}, before=before)
+        self.assertEqual(path, "monitor_port")
+        self.assertIn("pool 'new'", why)
+
 
 class Said(Case):
     def said(self, *documents):
