@@ -1,6 +1,6 @@
-"""What several routes of the configuration take and answer, and how they read JSON."""
+"""What several routes of the configuration take and answer."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
@@ -9,7 +9,6 @@ from avinet.controller.engines import Engines
 from avinet.controller.sync import Sync
 from avinet.model.advice import Advice, advice
 from avinet.model.configuration import Configuration
-from avinet.model.documents import DocumentError
 from avinet.model.ids import ConfigVersion, ObjectId, SeId
 from avinet.rest.problem import InvalidQueryError
 from avinet.rest.route import Request, Response
@@ -117,11 +116,3 @@ def engines_touched(
             )
         )
     return tuple(sorted(found, key=lambda one: one.name))
-
-
-def json_of(body: bytes, where: str) -> Any:
-    """A JSON text's value; ``where`` names it in the error."""
-    try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as why:
-        raise DocumentError(where=where, why=f"it is not JSON: {why}") from why

@@ -15,7 +15,6 @@ from avinet.controller.api_answers import (
     advice_on,
     applied_answer,
     engines_touched,
-    json_of,
     terms_of,
 )
 from avinet.controller.api_convergence import ConvergenceApi
@@ -25,7 +24,7 @@ from avinet.controller.configuration import ConfigService, Terms
 from avinet.controller.engines import Engines
 from avinet.controller.sync import Sync
 from avinet.model.diff import diff
-from avinet.model.documents import MAX_BYTES, MAX_DOCUMENTS, DocumentError, parse_documents
+from avinet.model.documents import MAX_BYTES, MAX_DOCUMENTS, DocumentError, parse_documents, parse_json
 from avinet.rest.access import Role
 from avinet.rest.route import JSON_TYPE, Request, Response, Route
 
@@ -120,7 +119,7 @@ def documents_of(body: bytes, media_type: str) -> list[dict[str, Any]]:
         raise DocumentError(where="the input", why=f"it is not UTF-8 at byte {why.start}") from why
     if media_type != JSON_TYPE:
         return parse_documents(text)
-    found = json_of(body, "the input")
+    found = parse_json(body, "the input")
     documents = found if isinstance(found, list) else [found]
     if not 1 <= len(documents) <= MAX_DOCUMENTS:
         raise DocumentError(where="the input", why=f"it must have 1 to {MAX_DOCUMENTS} documents")

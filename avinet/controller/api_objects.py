@@ -7,13 +7,13 @@ from urllib.parse import urlencode
 import attrs
 import msgspec
 
-from avinet.controller.api_answers import NOBODY, ApplyAnswer, applied_answer, json_of
+from avinet.controller.api_answers import NOBODY, ApplyAnswer, applied_answer
 from avinet.controller.api_shapes import shape
 from avinet.controller.configuration import ConfigService, Terms
 from avinet.model.advice import advice
 from avinet.model.config import KINDS
 from avinet.model.configuration import Stored
-from avinet.model.documents import DocumentError
+from avinet.model.documents import DocumentError, parse_json
 from avinet.rest.problem import InvalidBodyError
 from avinet.rest.route import Request, Response, Route
 from avinet.units import MIB
@@ -173,7 +173,7 @@ class ObjectApi:
 
 def _object(kind: str, body: bytes) -> dict[str, Any]:
     """A JSON object.  Its fields are checked by the intake, which names every wrong one, not by the router."""
-    found = json_of(body, "the body")
+    found = parse_json(body, "the body")
     if not isinstance(found, dict):
         raise DocumentError(where="the body", why="it is not a JSON object")
     given = found.get("kind", kind)

@@ -7,11 +7,13 @@ What can be is scanned by libyaml, at four times the speed of PyYAML's own scann
 the rest, and reads the few texts that only libyaml refuses (JSON's pairs of escapes for one character).
 """
 
+import json
 from typing import Any, ClassVar
 
 import yaml
 
 from avinet.errors import AvinetError, Kind, error
+from avinet.model.problems import quoted
 
 MAX_BYTES = 8 * 1024 * 1024
 """Five thousand virtual services with their pools."""
@@ -29,8 +31,20 @@ class DocumentError(AvinetError):
     why: str
 
 
+_YAML = "tag:yaml.org,2002:"
+_PLAIN_TAGS = frozenset(_YAML + word for word in ("str", "int", "float", "bool", "null", "map", "seq"))
+"""What JSON has, too.  Others make objects of Python's, or values that no field takes."""
+
+
+def _tagged(tag: str) -> str:
+    if tag == f"{_YAML}merge":
+        return "merging (<<) is not allowed here; write the fields out"
+    word = tag.replace(_YAML, "!!")
+    return f"the tag {quoted(word)} is not allowed here; write plain text, numbers, lists and objects"
+
+
 class _Strict(yaml.composer.Composer, yaml.constructor.SafeConstructor):
-    """Without aliases and repeated keys."""
+    """Without aliases, repeated keys, and tags but those of plain values."""
 
     check_event: Any
     peek_event: Any
@@ -47,9 +61,12 @@ class _Strict(yaml.composer.Composer, yaml.constructor.SafeConstructor):
                 problem=f"it nests deeper than {MAX_DEPTH} levels", problem_mark=event.start_mark
             )
         try:
-            return super().compose_node(parent, index)
+            node = super().compose_node(parent, index)
         finally:
             self.depth -= 1
+        if node is not None and node.tag not in _PLAIN_TAGS:
+            raise yaml.MarkedYAMLError(problem=_tagged(node.tag), problem_mark=node.start_mark)
+        return node
 
     def compose_scalar_node(self, anchor: Any) -> Any:
         node = super().compose_scalar_node(anchor)
@@ -82,11 +99,11 @@ class _Strict(yaml.composer.Composer, yaml.constructor.SafeConstructor):
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.MarkedYAMLError(
-                    problem=f"the key {key!r} is not text", problem_mark=key_node.start_mark
+                    problem=f"the key {quoted(key)} is not text", problem_mark=key_node.start_mark
                 )
             if key in seen:
                 raise yaml.MarkedYAMLError(
-                    problem=f"the key {key!r} is there twice", problem_mark=key_node.start_mark
+                    problem=f"the key {quoted(key)} is there twice", problem_mark=key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
@@ -163,6 +180,43 @@ def _read(text: str, source: str, loader: Any) -> list[dict[str, Any]]:
     if not documents:
         raise DocumentError(where=source, why="there is no document in it")
     return documents
+
+
+def parse_json(body: bytes, source: str) -> Any:
+    """A JSON text's value; ``DocumentError``, which ``source`` names, also where an object has a key twice.
+
+    The standard library's reader, since faster ones take the last of two like keys and say nothing.
+    """
+    try:
+        return json.loads(body.decode(), object_pairs_hook=_once, parse_constant=_no_constant)
+    except _OddJsonError as why:
+        raise DocumentError(where=source, why=str(why)) from None
+    except json.JSONDecodeError as why:
+        place = f"{source}, line {why.lineno}, column {why.colno}"
+        raise DocumentError(where=place, why=f"it is not JSON: {why.msg}") from None
+    except UnicodeDecodeError as why:
+        raise DocumentError(where=source, why=f"it is not UTF-8 at byte {why.start}") from None
+    except (ValueError, RecursionError) as why:
+        raise DocumentError(
+            where=source, why="it is not JSON that can be read: too deep, or too long a number"
+        ) from why
+
+
+class _OddJsonError(Exception):
+    """It is JSON to the reader, and not to us."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value] # add
+        raise _OddJsonError(f"the key {quoted(twice)} is there twice")
+    return found
+
+
+def _no_constant(word: str) -> Any:
+    raise _OddJsonError(f"{word} is not JSON")
 
 
 def _called(value: Any) -> str:

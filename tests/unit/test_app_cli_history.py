@@ -122,6 +122,21 @@ class Rollback(CliCase):
         self.assertIn("engine se-1: set pool/web; removed pool/old", shown)
         self.assertIn("Nothing was changed", shown)
 
+    def test_warnings_are_told_beside_the_answer(self):
+        warning = {
+            "kind": "sslkeyandcertificate",
+            "name": "tls\x1b",
+            "path": "certificate",
+            "why": "it expired",
+        }
+        self.answers["POST", self.PATH] = Answer(body={**APPLIED, "warnings": [warning]})
+        result = self.run_cli("config", "rollback", "3")
+        self.assertEqual(result.exit_code, 0)
+        self.assertIn("Version 7", result.stdout)
+        self.assertRegex(
+            result.stderr, r"^warning: sslkeyandcertificate tls[^\x1b]*: certificate: it expired\n$"
+        )
+
     def test_a_refusal_is_a_conflict_with_every_reason(self):
         detail = "Version 3 does not fit.\n  serviceenginegroup edge: 2 engines"
         self.answers["POST", self.PATH] = problem(409, "rollback-refused", detail)

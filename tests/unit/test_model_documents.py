@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.model import documents
-from avinet.model.documents import MAX_BYTES, MAX_DEPTH, DocumentError, parse_documents
+from avinet.model.documents import MAX_BYTES, MAX_DEPTH, DocumentError, parse_documents, parse_json
 
 TAGS = [
     "!!int",
@@ -105,8 +105,35 @@ class Documents(SynchronousTestCase):
             "a: !!python/object/apply:os.system [id]\n",
             "a: !!python/name:os.system\n",
             "a: !thing 1\n",
+            "a: !!binary aGk=\n",
+            "a: !!set {x}\n",
+            "a: !!omap [x: 1]\n",
+            "a: !!timestamp 2026-01-01\n",
+            "a: !include /etc/passwd\n",
         ):
-            self.refused(text)
+            self.refused(text, "the tag", "is not allowed", "line 1, column 4")
+        self.refused("<<: {a: 1}\n", "merging", "line 1")
+        self.assertEqual(parse_documents("a: !!str 1\nb: !!int 2\n"), [{"a": "1", "b": 2}])
+
+    def test_a_document_of_ten_megabytes_is_refused_at_once(self):
+        self.refused("a: " + "x" * 10_000_000, "apply it in parts")
+
+    def test_json_has_each_key_once_and_no_words_beyond_it(self):
+        for text, said in (
+            ('{"a": 1, "a": 2}', "the key 'a' is there twice"),
+            ('{"x": [{"a": 1, "b": 2, "a": 3}]}', "the key 'a' is there twice"),
+            ('{"a": NaN}', "NaN"),
+            ('{"a": -Infinity}', "Infinity"),
+            ('{"a": 1,}', "line 1, column"),
+            ('{"a": ' + "9" * 5_000 + "}", "too long a number"),
+            ("[" * 100_000, "too deep"),
+            (b"\xff", "UTF-8 at byte 0"),
+            ("", "not JSON"),
+        ):
+            body = text if isinstance(text, bytes) else text.encode()
+            why = self.assertRaises(DocumentError, parse_json, body, "the body")
+            self.assertIn(said, str(why))
+        self.assertEqual(parse_json(b'{"a": [1, {"a": null}]}', "the body"), {"a": [1, {"a": None}]})
 
     def test_a_date_stays_text(self):
         self.assertEqual(parse_documents("a: 2026-01-01\n"), [{"a": "2026-01-01"}])
