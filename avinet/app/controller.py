@@ -25,7 +25,6 @@ from avinet.app.steady import WallClock
 from avinet.app.watchdog import Watchdog
 from avinet.cloud.local import LocalCloud, LocalSettings
 from avinet.controller.api_status import StrangerCounts, Whole, resident_kib
-from avinet.controller.api_traffic import TrafficApi
 from avinet.controller.candidates import Candidates
 from avinet.controller.config_store import ConfigStore, HistoryLimits
 from avinet.controller.configuration import ConfigService
@@ -47,7 +46,6 @@ from avinet.controller.sessions import About, CurrentList, Knowledge, SessionLis
 from avinet.controller.sync import Sync
 from avinet.controller.tokens import Tokens
 from avinet.controller.traffic import FleetTraffic
-from avinet.controller.traffic_figures import FigureReader
 from avinet.controller.traffic_places import Places, fleet_of
 from avinet.dataplane.envoy import stop_data_plane
 from avinet.model.config import DOWN_DELAY_S, ConfigObject, ServiceEngineGroup
@@ -384,11 +382,10 @@ class Controller(SessionListener):
             reactor=self.watchdog.health,
             logins=self._logins,
         )
-        api = OperatorApi(whole, self.commands, self.machines, self.images, self.events, self._meta)
-        traffic = TrafficApi(
-            self.config, self.traffic, FigureReader(self.traffic, WallClock(self.reactor).seconds)
+        api = OperatorApi(
+            whole, self.commands, self.machines, self.images, self.events, self._meta, self.traffic
         )
-        return api.routes(self.reactor, (*surface.routes(), *traffic.routes()))
+        return api.routes(self.reactor, surface.routes())
 
     # What the parts ask and tell
 

@@ -7,6 +7,7 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.threads import deferToThread
 
+from avinet.app.steady import WallClock
 from avinet.controller.api_config import ConfigApi
 from avinet.controller.api_engines import EngineApi, EngineFacts
 from avinet.controller.api_events import event_routes
@@ -14,10 +15,14 @@ from avinet.controller.api_images import ImageApi
 from avinet.controller.api_metrics import metrics_route
 from avinet.controller.api_status import StatusApi, Whole
 from avinet.controller.api_tokens import TokenApi
+from avinet.controller.api_traffic import TrafficApi
 from avinet.controller.engine_commands import EngineCommands
 from avinet.controller.events import Events
 from avinet.controller.images import Images
 from avinet.controller.machines import Machines
+from avinet.controller.traffic import FleetTraffic
+from avinet.controller.traffic_figures import FigureReader
+from avinet.controller.traffic_metrics import TrafficCollector
 from avinet.model.channel import ChannelStatus
 from avinet.model.ids import SeId
 from avinet.rest.route import Response, Route
@@ -41,6 +46,7 @@ class OperatorApi:
     images: Images
     events: Events
     meta: Callable[[str], MetaInfo]
+    traffic: FleetTraffic
 
     def routes(self, clock: IReactorTime, more: tuple[Route, ...]) -> tuple[Route, ...]:
         """All of them and ``more``, with the OpenAPI document of the very same table."""
@@ -53,6 +59,7 @@ class OperatorApi:
             software=self._software,
             channel=self._channel,
         )
+        reader = FigureReader(self.traffic, WallClock(clock).seconds)
         table = (
             *StatusApi(whole).routes(),
             *EngineApi(self.commands, self.machines, facts, self._has_group).routes(),
@@ -60,7 +67,8 @@ class OperatorApi:
             *ImageApi(self.images, whole.engines, self._has_group).routes(),
             *ConfigApi(whole.config, whole.sync, whole.engines, deferToThread).routes(),
             *event_routes(self.events, clock),
-            metrics_route(whole, lambda: self.events.counts),
+            *TrafficApi(whole.config, self.traffic, reader).routes(),
+            metrics_route(whole, lambda: self.events.counts, (TrafficCollector(self.traffic),)),
             *more,
         )
         return (*table, *_description_of(table))

@@ -4,7 +4,7 @@ Nothing is counted for its sake but what cannot be read otherwise, and the numbe
 fleet: SEs are counted by state and their round trips given as quantiles; only a small fleet has series of its own.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import attrs
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -170,10 +170,14 @@ def _counter(name: str, said: str, values: Mapping[str, float], label: str = "")
     return family
 
 
-def metrics_route(whole: Whole, events: Callable[[], Mapping[str, int]]) -> Route:
+def metrics_route(
+    whole: Whole, events: Callable[[], Mapping[str, int]], more: Iterable[Collector] = ()
+) -> Route:
     """With a registry of its own: nothing else of the process is shown by accident."""
     registry = CollectorRegistry()
     registry.register(ControllerCollector(whole, events))
+    for collector in more:
+        registry.register(collector)
     ProcessCollector(registry=registry)
 
     async def metrics(request: Request) -> Response:

@@ -41,8 +41,6 @@ TICK_S = 1.0
 TIDY_S = 60.0
 MAX_FINE = 200
 """Objects of which 5 s are kept, watched or watched within the hour: 20 MiB."""
-MAX_SAMPLES = 5_000
-"""Virtual services in ``samples``: as many as there may be on one SE."""
 
 
 @attrs.define(eq=False)
@@ -154,7 +152,8 @@ class FleetTraffic(SessionListener):
         subject = happened.subject
         tally = self.tallies.get(subject)
         if tally is None:
-            tally = self.tallies[subject] = Tally(self.clock.seconds(), (0,) * len(COUNTERS[subject.kind]))
+            begun = happened.change.ended if happened.first else happened.change.begun
+            tally = self.tallies[subject] = Tally(begun, (0,) * len(COUNTERS[subject.kind]))
             if subject.kind != SERVER_KIND:
                 tally.minutes = Series(MINUTE_S, MINUTES_KEPT)
         if tally.fine is None and self.watches.watched(subject):
@@ -208,9 +207,10 @@ class FleetTraffic(SessionListener):
         tally = self.tallies.get(subject)
         return (0,) * len(COUNTERS[subject.kind]) if tally is None else tally.totals
 
-    def samples(self) -> Iterator[tuple[VirtualService, Verdict, int, dict[str, int]]]:
-        """Virtual service, health, connections and totals by name, by the services' names; for /metrics."""
-        for service in self.places.fleet.configuration().all_of(VirtualService)[:MAX_SAMPLES]:
+    def samples(self, limit: int) -> Iterator[tuple[VirtualService, Verdict, int, dict[str, int]]]:
+        """Virtual service, health, connections and totals by name, in the order of names; none if there are more."""
+        services = self.places.fleet.configuration().all_of(VirtualService)
+        for service in services if len(services) <= limit else ():
             subject = Subject(SERVICE_KIND, service.uuid)
             counts = dict(zip(SERVICE_COUNTERS, self.totals(subject), strict=True))
             yield service, self.verdicts.service(service), self.connections(subject), counts

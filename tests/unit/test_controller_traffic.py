@@ -2,10 +2,12 @@
 
 import random
 
+from prometheus_client import CollectorRegistry, generate_latest
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.controller.traffic_health import REST_S, Teller
 from avinet.controller.traffic_intake import MAX_PER_S
+from avinet.controller.traffic_metrics import TrafficCollector
 from avinet.controller.traffic_series import Cell, Change, Series
 from avinet.controller.traffic_watches import MAX_WATCHED, WATCH_S
 from avinet.dataplane.interface import Failure
@@ -463,8 +465,24 @@ class WatchingAndForgetting(Case):
         fleet = self.fleet()
         fleet.engines["1"].served("www", ok=10)
         fleet.pass_time(REPORT_S)
-        ((thing, verdict, connections, counts),) = fleet.traffic.samples()
+        ((thing, verdict, connections, counts),) = fleet.traffic.samples(10)
         self.assertEqual(
             (thing.name, verdict.health, connections, counts["responses_2xx"]), ("www", "UNKNOWN", 0, 10)
         )
         self.assertEqual(tuple(counts), SERVICE_COUNTERS)
+        self.assertEqual(list(fleet.traffic.samples(0)), [])
+
+    def test_metrics_are_per_service_by_name(self):
+        fleet = self.fleet()
+        fleet.engines["1"].served("www", ok=10, errors=2)
+        fleet.engines["1"].sees("web", A)
+        fleet.pass_time(REPORT_S)
+        registry = CollectorRegistry()
+        registry.register(TrafficCollector(fleet.traffic))
+        text = generate_latest(registry).decode()
+        for line in (
+            'avinet_virtual_service_up{virtual_service="www"} 1.0',
+            'avinet_virtual_service_responses_total{class="5xx",virtual_service="www"} 2.0',
+            'avinet_virtual_service_received_bytes_total{virtual_service="www"} 1200.0',
+        ):
+            self.assertIn(line, text)
