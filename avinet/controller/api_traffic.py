@@ -129,7 +129,7 @@ class TrafficApi:
     async def stats(self, kind: str, request: Request) -> Response:
         """``GET /api/<kind>/{uuid}/stats``."""
         query: StatsQuery = request.query
-        thing, verdict = self._found(kind, request)
+        thing, _ = self._found(kind, request)
         if not 1 <= query.since <= MAX_SINCE_S:
             raise InvalidQueryError(
                 where="since", what=f"it is {query.since}; 1 to {MAX_SINCE_S} s can be had"
@@ -139,12 +139,15 @@ class TrafficApi:
             what = f"it is {query.step}; multiples of 5 below a minute, then of 60, up to {MAX_SINCE_S}"
             raise InvalidQueryError(where="step", what=what)
         subject = Subject(kind, thing.uuid)
+        await self.traffic.fresh(subject)
+        _, verdict = self._found(kind, request)
         return Response(body=self.reader.read(subject, thing.name, verdict, query.since, query.step))
 
     async def servers(self, request: Request) -> Response:
         """``GET /api/pool/{uuid}/servers``."""
+        pool, _ = self._found(POOL_KIND, request)
+        await self.traffic.fresh(Subject(POOL_KIND, pool.uuid))
         pool, verdict = self._found(POOL_KIND, request)
-        self.traffic.look(Subject(POOL_KIND, pool.uuid))
         rows = tuple(
             self._server(pool, server, one)
             for server, one in zip(pool.servers, self.traffic.verdicts.servers(pool), strict=True)

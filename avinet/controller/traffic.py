@@ -6,10 +6,12 @@ Of every virtual service and pool an hour is kept by the minute, of those being 
 (``traffic_events``).  What the configuration has no more is forgotten.
 """
 
+import contextlib
 from collections.abc import Iterator
 from typing import ClassVar
 
 import attrs
+from twisted.internet.defer import Deferred, TimeoutError  # noqa: A004 - Twisted's own name
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -39,6 +41,8 @@ from avinet.wire.messages import TRAFFIC, Message, Report, Traffic, Watch
 
 TICK_S = 1.0
 TIDY_S = 60.0
+FRESH_S = 3.0
+"""How long the first look at something waits for its SEs: an agent looks at its data plane within 2 s."""
 MAX_FINE = 200
 """Objects of which 5 s are kept, watched or watched within the hour: 20 MiB."""
 
@@ -73,6 +77,14 @@ class Tally:
                 series.trim(now)
 
 
+@attrs.frozen(eq=False)
+class _Waiter:
+    """Somebody who waits until these SEs have said something."""
+
+    engines: set[SeId]
+    told: Deferred[None]
+
+
 @attrs.define(eq=False)
 class FleetTraffic(SessionListener):
     """``start`` when sessions may come, ``stop`` before the events stop."""
@@ -88,6 +100,8 @@ class FleetTraffic(SessionListener):
     """Things in reports that were ignored, since the start."""
     _fine: dict[Subject, None] = attrs.field(factory=dict, init=False, repr=False)
     """Of which 5 s are kept, in the order of their first look."""
+    _waiting: list[_Waiter] = attrs.field(factory=list, init=False, repr=False)
+    """As many as the API has requests at once."""
     _gone: dict[SeId, float] = attrs.field(factory=dict, init=False, repr=False)
     _events: HealthEvents = attrs.field(init=False, repr=False)
     _doubted: dict[SeId, str] = attrs.field(factory=dict, init=False, repr=False)
@@ -135,8 +149,18 @@ class FleetTraffic(SessionListener):
         for happened in taken.happened:
             self._count(happened)
         self._events.mark_pools(taken.pools)
+        if not message.more:
+            self._wake(se)
+        if taken.doubted:
+            self._doubted[se] = self.places.hash_of(se)
         if taken.refused:
             self._refuse(se, taken)
+
+    def _wake(self, se: SeId) -> None:
+        for waiter in self._waiting:
+            waiter.engines.discard(se)
+            if not waiter.engines and not waiter.told.called:
+                waiter.told.callback(None)
 
     def up(self, se: SeId) -> None:
         """It is there."""
@@ -163,7 +187,6 @@ class FleetTraffic(SessionListener):
     def _refuse(self, se: SeId, taken: Taken) -> None:
         name = self.places.fleet.name_of(se)
         self.refused += taken.refused.total()
-        self._doubted[se] = self.places.hash_of(se)
         for why, count in taken.refused.items():
             text = f"Of what service engine {name} reports, {count} things are ignored: {why}."
             self.emit("SE_REPORT_REFUSED", Level.WARNING, se, text, reason=why, name=name, things=count)
@@ -178,6 +201,21 @@ class FleetTraffic(SessionListener):
             if engine is not None and se not in self._gone:
                 found += engine.connections_of(subject)
         return found
+
+    async def fresh(self, subject: Subject) -> None:
+        """Somebody looks at it.  The first time it is waited for what the SEs say now, but not for long."""
+        if not self.watches.watched(subject):
+            self.look(subject)
+            awaited = set(self._send_watches()).intersection(self.places.engines_of(subject))
+            if awaited:
+                told: Deferred[None] = Deferred()
+                waiter = _Waiter(awaited, told)
+                self._waiting.append(waiter)
+                told.addTimeout(FRESH_S, self.clock)
+                with contextlib.suppress(TimeoutError):
+                    await told
+                self._waiting.remove(waiter)
+        self.look(subject)
 
     def look(self, subject: Subject) -> float:
         """Somebody looks at it: until when it is watched."""
@@ -228,13 +266,20 @@ class FleetTraffic(SessionListener):
         if self.places.refresh():
             self._events.mark_all()
         self.watches.expire(now)
-        for se, names in self.watches.news():
-            self._send(se, Watch(names=names))
+        self._send_watches()
         self._ask_again()
         self._events.work()
         if now - self._tidied_at >= TIDY_S:
             self._tidied_at = now
             self._tidy(now)
+
+    def _send_watches(self) -> list[SeId]:
+        """To whom."""
+        told = []
+        for se, names in self.watches.news():
+            if self._send(se, Watch(names=names)):
+                told.append(se)
+        return told
 
     def _ask_again(self) -> None:
         """What an SE claimed too early is told once; when it should have something else now, ask for all of it."""
@@ -244,10 +289,12 @@ class FleetTraffic(SessionListener):
                 self.watches.attached(se)
                 self._send(se, Watch(anew=True))
 
-    def _send(self, se: SeId, watch: Watch) -> None:
+    def _send(self, se: SeId, watch: Watch) -> bool:
         session = self.places.fleet.session(se)
-        if session is not None and TRAFFIC in session.hello.capabilities:
-            session.send(watch)
+        if session is None or TRAFFIC not in session.hello.capabilities:
+            return False
+        session.send(watch)
+        return True
 
     def _tidy(self, now: float) -> None:
         there = set(self.places.fleet.engines())

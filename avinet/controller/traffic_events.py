@@ -13,7 +13,8 @@ from twisted.internet.interfaces import IReactorTime
 from avinet.controller.engines import Emit
 from avinet.controller.traffic_health import Health, ServerVerdict, Teller, Verdict
 from avinet.controller.traffic_verdicts import Verdicts
-from avinet.model.config import Pool, VirtualService
+from avinet.model.config import Pool, Server, VirtualService
+from avinet.model.configuration import Configuration
 from avinet.model.counters import POOL_KIND, SERVICE_KIND
 from avinet.model.events import Level
 
@@ -53,6 +54,9 @@ class HealthEvents:
     _teller: Teller = attrs.field(factory=Teller, init=False, repr=False)
     _users: dict[str, tuple[str, ...]] = attrs.field(factory=dict, init=False, repr=False)
     """A pool's UUID to the virtual services that use it."""
+    _everything: dict[Key, None] = attrs.field(factory=dict, init=False, repr=False)
+    _made_of: Configuration | None = attrs.field(default=None, init=False, repr=False)
+    """Of which version both are."""
     _all: bool = attrs.field(default=True, init=False)
 
     def mark_pools(self, pools: Iterable[str]) -> None:
@@ -69,21 +73,27 @@ class HealthEvents:
     def _queue_all(self) -> None:
         self._all = False
         configuration = self.verdicts.places.fleet.configuration()
+        if self._made_of is not configuration:
+            self._made_of = configuration
+            self._index(configuration)
+        self._queue.update(self._everything)
+
+    def _index(self, configuration: Configuration) -> None:
+        """Once for each version: who uses which pool, and what there is to be told of."""
         users: dict[str, list[str]] = {}
-        keys: set[str] = set()
+        self._everything = {}
+        servers: list[str] = []
         for stored in configuration.objects.values():
             thing = stored.thing
             if isinstance(thing, VirtualService):
-                self._queue[SERVICE_KIND, thing.uuid] = None
-                keys.add(thing.uuid)
+                self._everything[SERVICE_KIND, thing.uuid] = None
                 for pool in self.verdicts.places.pools_of(thing):
                     users.setdefault(pool.uuid, []).append(thing.uuid)
             elif isinstance(thing, Pool):
-                self._queue[POOL_KIND, thing.uuid] = None
-                keys.add(thing.uuid)
-                keys.update(f"{thing.uuid} {one.ip.addr}:{one.port}" for one in thing.servers)
+                self._everything[POOL_KIND, thing.uuid] = None
+                servers += [_key_of(thing, server) for server in thing.servers]
         self._users = {pool: tuple(services) for pool, services in users.items()}
-        self._teller.keep(keys)
+        self._teller.keep((*(uuid for _, uuid in self._everything), *servers))
 
     def work(self) -> None:
         """Judge what was marked, for a slice of time, and tell what is to be told."""
@@ -125,7 +135,7 @@ class HealthEvents:
         up: list[ServerVerdict] = []
         again = False
         for server, one in zip(pool.servers, self.verdicts.servers(pool), strict=True):
-            key = f"{pool.uuid} {server.ip.addr}:{server.port}"
+            key = _key_of(pool, server)
             tell = self._teller.look(key, now, down=_is_bad(one.verdict.health))
             if tell is not None:
                 (down if tell else up).append(one)
@@ -183,6 +193,11 @@ class HealthEvents:
             text = f"{one_word.capitalize()} {one.name} {said}"
             facts: dict[str, Any] = {"why": one.verdict.reason} if one.down else {}
             self.emit(code, level, one.uuid, text, name=one.name, **facts)
+
+
+def _key_of(pool: Pool, server: Server) -> str:
+    """What the teller knows a server by."""
+    return f"{pool.uuid} {server.ip.addr}:{server.port}"
 
 
 def _is_down(health: Health) -> bool | None:

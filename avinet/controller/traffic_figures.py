@@ -164,8 +164,9 @@ class FigureReader:
 
     def _newest(self, subject: Subject, tally: Tally | None, now: float) -> tuple[float, float, list[Cell]]:
         """(beginning, seconds, cells) of the newest time of which all SEs that are connected have told."""
-        if tally is not None and tally.fine is not None and now - tally.fine_since > LATE_S:
-            end = (now - LATE_S) // FINE_S * FINE_S
+        if tally is not None and tally.fine is not None:
+            # Just begun, all was told up to the beginning.
+            end = (now - min(LATE_S, max(0.0, now - tally.fine_since))) // FINE_S * FINE_S
             cells = tally.fine.between(end - WINDOW_S, end - FINE_S, FINE_S)
             return end - WINDOW_S, WINDOW_S, [cell for _, cell in cells]
         end = self._told_until(subject, now) // MINUTE_S * MINUTE_S

@@ -87,7 +87,7 @@ class Happened:
     first: bool
 
 
-@attrs.frozen
+@attrs.define
 class Taken:
     """What a message came to."""
 
@@ -96,6 +96,8 @@ class Taken:
     """Whose servers' health has changed."""
     refused: Counter[str] = attrs.field(factory=Counter)
     """Why something was ignored, and how often."""
+    doubted: bool = False
+    """Something was ignored that may be right when another configuration is in force."""
 
 
 @attrs.define
@@ -204,6 +206,7 @@ class EngineTraffic:
                 return
             subject = self._subject_of(name)
             if subject is not None and not may(subject):
+                taken.doubted = True
                 # A server that has just left its pool is no lie, nor is one that the pool's change brings.
                 if subject.kind != SERVER_KIND:
                     taken.refused["figures of what is not placed on it"] += 1

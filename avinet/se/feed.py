@@ -97,6 +97,8 @@ class Feed:
     _watched: frozenset[str] = attrs.field(default=frozenset(), init=False)
     _watch_s: float = attrs.field(default=0.0, init=False)
     _next_watch: float = attrs.field(default=0.0, init=False)
+    _answer: bool = attrs.field(default=False, init=False)
+    """A watch has come: who sent it waits."""
     _numbers: dict[_Subject, int] = attrs.field(factory=dict, init=False, repr=False)
     _last_number: int = attrs.field(default=0, init=False)
     _told: dict[_Subject, _Told] = attrs.field(factory=dict, init=False, repr=False)
@@ -106,10 +108,11 @@ class Feed:
     _left_out: int = attrs.field(default=0, init=False)
 
     def watch(self, names: Sequence[str], interval_s: float) -> None:
-        """Tell the figures of these more often, from the next look on."""
+        """Tell the figures of these more often, from the next look on; something is told then in any case."""
         self._watched = frozenset(names[:MAX_WATCHED])
         self._watch_s = max(MIN_WATCH_S, interval_s)
         self._next_watch = 0.0
+        self._answer = True
 
     def begin_anew(self) -> None:
         """Tell everything at the next look."""
@@ -137,7 +140,8 @@ class Feed:
             self._told.clear()
         entries = list(self._entries(seen, seen.status, due=due))
         gone = self._gone(seen.status) if due else ()
-        if entries or gone or due or came_back:
+        answer, self._answer = self._answer, False
+        if entries or gone or due or came_back or answer:
             yield from self._framed(scope, entries, gone)
 
     def _forget(self) -> None:

@@ -56,6 +56,7 @@ class Lookout:
     """State and failure at the last look."""
     _next: IDelayedCall | None = attrs.field(default=None, init=False, repr=False)
     _looking: Deferred[None] | None = attrs.field(default=None, init=False, repr=False)
+    _looked_at: float = attrs.field(default=0.0, init=False)
     _running: bool = attrs.field(default=False, init=False)
 
     def start(self) -> None:
@@ -81,8 +82,14 @@ class Lookout:
 
         return cancel
 
+    def look_soon(self) -> None:
+        """Somebody waits: look now, unless that is being done or was a moment ago."""
+        now = self.clock.seconds()
+        if self._next is not None and self._next.active() and now - self._looked_at >= self.interval_s / 4:
+            self._next.reset(0)
+
     def _look(self) -> None:
-        begun = self.clock.seconds()
+        begun = self._looked_at = self.clock.seconds()
         self._looking = Deferred.fromCoroutine(self._see())
 
         def over(_: object) -> None:

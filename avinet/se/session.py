@@ -250,10 +250,12 @@ class ControlSession:
             self.send(report_of(seen.status))
 
     def _watch(self, watch: Watch) -> None:
-        if self._feed is not None:
-            self._feed.watch(watch.names, watch.interval_s)
-            if watch.anew:
-                self._feed.begin_anew()
+        if self._feed is None or self.parts.lookout is None:
+            return
+        self._feed.watch(watch.names, watch.interval_s)
+        if watch.anew:
+            self._feed.begin_anew()
+        self.parts.lookout.look_soon()
 
     def _take(self, message: Message) -> None:
         match message:

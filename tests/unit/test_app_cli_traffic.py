@@ -24,7 +24,7 @@ CLASSES = {f"responses_{n}xx": n if n != 3 else 0 for n in range(1, 6)}
 STATS = {
     "uuid": "u",
     "name": "web",
-    "at": 100.0,
+    "at": 120.0,
     "health": "PARTLY",
     "reason": "on se-2: \x1b[2Jpool p",
     "since": 50.0,

@@ -6,7 +6,7 @@ from avinet.controller.api_traffic import TrafficApi
 from avinet.rest.openapi import Info, openapi
 from avinet.rest.router import Router
 from tests.unit.config_kit import pool, service
-from tests.unit.rest_client import Client, Known
+from tests.unit.rest_client import Client, Known, request_bytes
 from tests.unit.traffic_kit import REPORT_S, Traffics
 
 A, B = "10.0.0.1:8080", "10.0.0.1:8081"
@@ -17,6 +17,7 @@ class Api(SynchronousTestCase):
         self.fleet = Traffics(pool("web", 8080, 8081), service("www"))
         self.addCleanup(self.fleet.traffic.stop)
         engine = self.fleet.engines["1"]
+        engine.looks_at_once = True
         engine.served("www", ok=9, errors=1)
         engine.sees("web", A, requests=7, errors=1, connections=2)
         engine.sees("web", B, "DOWN", "nothing listens")
@@ -26,7 +27,10 @@ class Api(SynchronousTestCase):
         self.client = Client(Router(self.routes, self.fleet.clock, Known("olga")), self.fleet.clock)
 
     def get(self, path, status=200):
-        answer = self.client("GET", path)
+        connection = self.client.connect()
+        connection.send(request_bytes("GET", path))
+        self.fleet.clock.advance(0)
+        answer = connection.answer()
         self.assertEqual(answer.status, status, answer.body)
         return answer.json
 
@@ -39,6 +43,24 @@ class Api(SynchronousTestCase):
         self.assertEqual(sum(columns["requests"]), 10)
         self.assertIsNotNone(found["latency_ms"]["p99"])
         self.assertEqual(found["service_engines"][0]["counts"]["requests"], 10)
+
+    def test_the_first_look_waits_for_what_the_engine_knows_now(self):
+        self.fleet.engines["1"].served("www", ok=5)
+        found = self.get("/api/virtualservice/www/stats")
+        self.assertEqual(found["totals"]["requests"], 15)
+        self.assertGreater(found["now"]["requests_per_s"], 0)
+        self.fleet.engines["1"].served("www", ok=5)
+        self.assertEqual(self.get("/api/virtualservice/www/stats")["totals"]["requests"], 15)
+
+    def test_an_engine_that_says_nothing_is_waited_for_three_seconds(self):
+        self.fleet.engines["1"].looks_at_once = False
+        connection = self.client.connect()
+        connection.send(request_bytes("GET", "/api/virtualservice/www/stats"))
+        self.fleet.clock.advance(2.9)
+        self.assertEqual(connection.transport.value(), b"")
+        self.fleet.clock.advance(0.2)
+        self.assertEqual(connection.answer().json["totals"]["requests"], 10)
+        self.assertEqual(self.fleet.traffic._waiting, [])
 
     def test_a_pool_has_figures_and_servers_with_the_reason(self):
         self.assertIn("no_server", self.get("/api/pool/web/stats")["totals"])

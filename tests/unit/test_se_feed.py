@@ -112,6 +112,13 @@ class WhatAControllerIsTold(FeedCase):
         self.assertEqual(self.rows[POOL, "10.0.0.1:80"].counts, (2, 0, 0))
         self.assertEqual(self.rows["virtualservice/0"].counts[0], 1)
 
+    def test_a_watch_is_answered_even_when_nothing_changed(self):
+        self.look(100.0)
+        self.feed.watch((VS,), 5.0)
+        (message,) = self.look(102.0)
+        self.assertEqual((message.scope, message.rows), ("some", ()))
+        self.assertEqual(self.look(108.0), [])
+
     def test_the_watched_are_told_as_often_as_asked_though_looks_fall_between(self):
         self.look(100.0)
         self.feed.watch((VS,), 5.0)
@@ -211,6 +218,14 @@ class Lookouts(SynchronousTestCase):
         self.clock.pump([0.5] * 100)
         self.assertEqual(len(self.seen), 5)  # a look of half a second, then ten of rest
         self.assertLess(10, MAX_LOOK_INTERVAL_S)
+
+    def test_who_waits_has_a_look_at_once_but_not_again_and_again(self):
+        self.clock.advance(LOOK_INTERVAL_S)
+        self.clock.advance(1.0)
+        for _ in range(10):
+            self.lookout.look_soon()
+            self.clock.advance(0)
+        self.assertEqual(len(self.seen), 2)
 
     def test_after_the_end_nobody_looks(self):
         self.lookout.stop()

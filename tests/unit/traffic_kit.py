@@ -35,6 +35,7 @@ class Engine:
         self.services, self.pools, self.servers = {}, {}, {}
         self.started_at, self.data_plane_up = 1.0, True
         self.since = {}
+        self.looks_at_once = False
         self.attach()
 
     def attach(self, capabilities=(TRAFFIC,)):
@@ -60,6 +61,8 @@ class Engine:
         self.feed.watch(message.names, message.interval_s)
         if message.anew:
             self.feed.begin_anew()
+        if self.looks_at_once:
+            self.fleet.clock.callLater(0, self.look)
 
     def served(self, service, ok=0, errors=0, ms=1.0):
         """So many more requests."""
