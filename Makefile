@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --config-settings editable_mode=compat
 PACKAGING := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: help demo test unit integration fuzz lint format coverage test-deps bench-env bench figures lock clean
+.PHONY: help demo test unit integration fuzz lint format coverage test-deps bench-env bench bench-config figures lock clean
 
 help:
 	@echo "make demo [ARGS=--check]  run a controller, two service engines and live traffic on this machine"
@@ -16,6 +16,7 @@ help:
 	@echo "make test-deps            install the Debian packages that some tests need (as root)"
 	@echo "make bench-env            what benchmarks need, into .venv"
 	@echo "make bench [ARGS=--quick] the secure channel beside OpenSSH and AsyncSSH"
+	@echo "make bench-config [ARGS=--quick] configuration: time to the last Ack, requests lost by changes, failover"
 	@echo "make figures              measure and draw what docs/performance.md shows"
 
 $(VENV)/pip.stamp:
@@ -76,6 +77,9 @@ bench-env: $(VENV)/bench.stamp
 
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks.channel $(ARGS)
+
+bench-config: $(VENV)/bench.stamp
+	$(BIN)/python -m benchmarks.config $(ARGS)
 
 figures: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks.plots $(ARGS)

@@ -37,16 +37,26 @@ class Carried:
 
     payload_bytes: int = 0
     segments: int = 0
+    received_bytes: int = 0
+    """Of the payload, at this end."""
 
     @classmethod
     def by(cls, connection: socket) -> "Carried":
         """One connection."""
         info = connection.getsockopt(IPPROTO_TCP, TCP_INFO, TCP_INFO_BYTES)
         acked, received, out, into = struct.unpack_from("=QQII", info, BYTES_ACKED)
-        return cls(acked + received, out + into)
+        return cls(acked + received, out + into, received)
 
     def __add__(self, other: "Carried") -> "Carried":
-        return Carried(self.payload_bytes + other.payload_bytes, self.segments + other.segments)
+        return Carried(
+            self.payload_bytes + other.payload_bytes,
+            self.segments + other.segments,
+            self.received_bytes + other.received_bytes,
+        )
 
     def __sub__(self, other: "Carried") -> "Carried":
-        return Carried(self.payload_bytes - other.payload_bytes, self.segments - other.segments)
+        return Carried(
+            self.payload_bytes - other.payload_bytes,
+            self.segments - other.segments,
+            self.received_bytes - other.received_bytes,
+        )

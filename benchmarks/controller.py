@@ -143,6 +143,10 @@ port = {ports.api}
         answer: dict[str, Any] = self.client.get("/api/status")
         return answer
 
+    def metrics(self) -> str:
+        """``GET /metrics``, as text."""
+        return self.client.text("/metrics")
+
     def apply(self, yaml: str) -> int:
         """Apply documents; the version that came of it."""
         answer = self.client.post("/api/config", raw=yaml.encode(), content_type="application/yaml")

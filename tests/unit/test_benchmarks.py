@@ -4,6 +4,7 @@ from unittest import TestCase
 
 from benchmarks.harness import at_least, at_most, quantile, times_peer
 from benchmarks.link import Direction
+from benchmarks.load import length_of
 
 MIB = 1024 * 1024
 
@@ -31,6 +32,22 @@ class QuantileTests(TestCase):
         self.assertEqual(quantile([3, 1, 2], 0.5), 2)
         self.assertEqual(quantile(range(100), 0.99), 99)
         self.assertEqual(quantile([7], 1.0), 7)
+
+
+class LoadTests(TestCase):
+    ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX: y\r\n\r\nhello"
+
+    def test_an_answer_is_whole_when_its_last_byte_is_there(self):
+        for cut in range(self.ANSWER.index(b"hello")):
+            self.assertIsNone(length_of(self.ANSWER[:cut]))
+        for cut in range(self.ANSWER.index(b"hello"), len(self.ANSWER) + 1):
+            self.assertEqual(length_of(self.ANSWER[:cut]), (200, len(self.ANSWER), False))
+
+    def test_an_answer_may_end_its_connection(self):
+        status, length, closes = length_of(
+            b"HTTP/1.1 503 No\r\ncontent-length: 0\r\nConnection: close\r\n\r\n"
+        )
+        self.assertEqual((status, length, closes), (503, 55, True))
 
 
 class LinkTests(TestCase):

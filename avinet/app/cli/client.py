@@ -137,6 +137,14 @@ class Client:
         """Delete what is there."""
         return self._json(_Ask("DELETE", _target(path, query)))
 
+    def text(self, path: str) -> str:
+        """An answer that is no JSON, such as metrics."""
+        with self._asked(_Ask("GET", path)) as answer:
+            text = answer.read(MAX_ANSWER_BYTES + 1)
+            if len(text) > MAX_ANSWER_BYTES or answer.length:
+                raise StrangeAnswerError(place=self.place, why=f"it is over {MAX_ANSWER_BYTES} bytes, or cut")
+            return text.decode("utf-8", "replace")
+
     def download(self, path: str, body: Any, out: BinaryIO) -> Mapping[str, str]:
         """POST ``body`` and write the answer's bytes to ``out``; the answer's header fields, in lower case."""
         with self._asked(_Ask("POST", path, json.dumps(body).encode(), JSON_TYPE)) as answer:
