@@ -8,11 +8,13 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.threads import deferToThread
 
 from avinet.app.steady import WallClock
+from avinet.controller.api_absent import absent_routes
 from avinet.controller.api_config import ConfigApi
 from avinet.controller.api_engines import EngineApi, EngineFacts
 from avinet.controller.api_events import event_routes
 from avinet.controller.api_images import ImageApi
 from avinet.controller.api_metrics import metrics_route
+from avinet.controller.api_schemas import components
 from avinet.controller.api_status import StatusApi, Whole
 from avinet.controller.api_tokens import TokenApi
 from avinet.controller.api_traffic import TrafficApi
@@ -33,6 +35,7 @@ INFO = Info(
     title="avinet operator API",
     version="1",
     description="What operators and programs do with a cluster; also on a UNIX socket in the state folder.",
+    schemas=components(),
 )
 
 
@@ -69,6 +72,7 @@ class OperatorApi:
             *event_routes(self.events, clock),
             *TrafficApi(whole.config, self.traffic, reader).routes(),
             metrics_route(whole, lambda: self.events.counts, (TrafficCollector(self.traffic),)),
+            *absent_routes(),
             *more,
         )
         return (*table, *_description_of(table))

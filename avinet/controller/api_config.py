@@ -20,6 +20,7 @@ from avinet.controller.api_answers import (
 from avinet.controller.api_convergence import ConvergenceApi
 from avinet.controller.api_history import ConfigDiff, HistoryApi
 from avinet.controller.api_objects import ObjectApi
+from avinet.controller.api_schemas import documents_schema
 from avinet.controller.configuration import ConfigService, Terms
 from avinet.controller.engines import Engines
 from avinet.controller.sync import Sync
@@ -81,6 +82,7 @@ class ConfigApi:
                 handler=self.apply,
                 summary="Create or update every object of a YAML or JSON text, all or none.",
                 request=bytes,
+                request_schema=documents_schema(),
                 response=ApplyAnswer,
                 query=ChangeQuery,
                 consumes=DOCUMENT_TYPES,
@@ -98,7 +100,9 @@ class ConfigApi:
                 handler=self.diff,
                 summary="What applying a text would change, field by field, and on which service engines.",
                 request=bytes,
+                request_schema=documents_schema(),
                 response=ConfigDiff,
+                reads=True,
                 consumes=DOCUMENT_TYPES,
                 body_bytes=MAX_BYTES,
                 timeout_s=APPLY_TIMEOUT_S,

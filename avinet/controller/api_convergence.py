@@ -181,6 +181,7 @@ class ConvergenceApi:
                 timeout_s=MAX_WAIT_S + 10,
                 statuses={
                     200: "As it is now.",
+                    404: "There is no such version to wait for.",
                     504: "Not in force everywhere in time; the body names who is missing.",
                 },
             ),

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlencode
 
 import attrs
 import msgspec
 
 from avinet.controller.api_answers import NOBODY, ApplyAnswer, applied_answer
+from avinet.controller.api_lists import page_of, query_of
+from avinet.controller.api_schemas import answered, listed, taken
 from avinet.controller.api_shapes import shape
 from avinet.controller.configuration import ConfigService, Terms
 from avinet.model.advice import advice
@@ -18,19 +19,13 @@ from avinet.rest.problem import InvalidBodyError
 from avinet.rest.route import Request, Response, Route
 from avinet.units import MIB
 
-MAX_PAGE = 1_000
 OBJECT_BODY_BYTES = MIB
 """Twice what an object may be as stored: JSON with its field names is that much longer."""
 
 
-class ListQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a list may be narrowed by."""
-
-    name: str | None = None
-    page: int = 1
-    page_size: int = MAX_PAGE
-    include_name: str | None = None
-    """Taken for the Avi SDK's sake; references always include the name."""
+IF_MATCH = {
+    "If-Match": "The ETag that the change is based on, or * for any; instead of _last_modified in the body."
+}
 
 
 class DeleteQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,20 +49,8 @@ class ObjectApi:
 
     async def list(self, kind: str, request: Request) -> Response:
         """``GET /api/<kind>``."""
-        query: ListQuery = request.query
         now, at = self.config.current, self.config.clock.seconds()
-        found = [
-            now.objects[thing.uuid] for thing in now.all_of(KINDS[kind]) if query.name in {None, thing.name}
-        ]
-        size = max(1, min(query.page_size, MAX_PAGE))
-        start = (max(1, query.page) - 1) * size
-        body: dict[str, Any] = {
-            "count": len(found),
-            "results": [shape(now, stored, at) for stored in found[start : start + size]],
-        }
-        if start + size < len(found):
-            body["next"] = f"/api/{kind}?{urlencode({'page': start // size + 2, 'page_size': size})}"
-        return Response(body=body)
+        return Response(body=page_of(kind, request.query, now, lambda stored: shape(now, stored, at)))
 
     async def get(self, kind: str, request: Request) -> Response:
         """``GET /api/<kind>/{uuid}``."""
@@ -126,7 +109,8 @@ class ObjectApi:
                 path=many,
                 handler=handler(self.list),
                 summary=f"List {name} objects.",
-                query=ListQuery,
+                query=query_of(kind),
+                response_schema=listed(kind),
             ),
             Route(
                 method="POST",
@@ -134,6 +118,8 @@ class ObjectApi:
                 handler=handler(self.post),
                 summary=f"Create a {name}.",
                 request=bytes,
+                request_schema=taken(kind),
+                response_schema=answered(kind),
                 body_bytes=OBJECT_BODY_BYTES,
                 statuses={201: "Made.", 409: "The name is taken.", **wrong},
             ),
@@ -142,6 +128,7 @@ class ObjectApi:
                 path=one,
                 handler=handler(self.get),
                 summary=f"One {name}, by UUID or name.",
+                response_schema=answered(kind),
                 statuses={200: "As stored.", 404: "There is none."},
             ),
             Route(
@@ -150,6 +137,9 @@ class ObjectApi:
                 handler=handler(self.put),
                 summary=f"Replace a {name}; needs _last_modified in the body, or If-Match.",
                 request=bytes,
+                request_schema=taken(kind),
+                response_schema=answered(kind),
+                headers=IF_MATCH,
                 body_bytes=OBJECT_BODY_BYTES,
                 statuses={
                     200: "Replaced.",
@@ -165,6 +155,7 @@ class ObjectApi:
                 handler=handler(self.delete),
                 summary=f"Delete a {name} that no other object refers to.",
                 query=DeleteQuery,
+                headers=IF_MATCH,
                 response=ApplyAnswer,
                 statuses={200: "Gone.", 404: "There is none.", 409: "Something refers to it.", 412: "Stale."},
             ),

@@ -81,7 +81,7 @@ class Audit:
 
     def ended(self, access: Access) -> None:
         """A request has its answer; see the module for which of them count."""
-        is_read = access.method in READS or access.method == "OPTIONS"
+        is_read = access.reads or access.method in READS or access.method == "OPTIONS"
         if is_read and access.reason != "role-needed":
             return
         who = access.principal

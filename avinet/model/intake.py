@@ -103,7 +103,7 @@ class Reader:
         if "refers_to" in extra:
             return self._reference(extra["refers_to"], value, path)
         if "named" in extra and isinstance(value, str):
-            value = _referred(value)
+            value = referred(value)
         return self._value(info.type, value, path)
 
     def _struct(self, info: inspect.StructType, value: Any, path: str) -> Any:
@@ -151,7 +151,7 @@ class Reader:
         if not isinstance(value, str):
             self.problems.append((path, f"it must name a {kind}, not be {_called(value)}"))
             return None
-        name = _referred(value)
+        name = referred(value)
         found = self.resolve(kind, name)
         if found is None:
             self.problems.append((path, f"there is no {kind} {quoted(name)}"))
@@ -216,7 +216,7 @@ def _called(value: Any) -> str:
     return "true or false" if isinstance(value, bool) else names.get(type(value), "something else")
 
 
-def _referred(text: str) -> str:
+def referred(text: str) -> str:
     """The name or UUID within a reference: ``name``, ``/api/pool/<uuid>``, ``https://.../api/pool?name=x``."""
     if "/api/" not in text:
         return text

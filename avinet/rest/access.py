@@ -85,6 +85,8 @@ class Access:
     """The problem's stable word; empty when it went well."""
     object: str = ""
     """What the answer says it was about."""
+    reads: bool = False
+    """It changes nothing by its nature."""
     dry_run: bool = False
     """It was asked to change nothing."""
 

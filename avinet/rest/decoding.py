@@ -25,10 +25,15 @@ def decode_query(route: Route, target: str) -> Any:
             raise InvalidQueryError(where=name, what="nothing of that name is known here")
         return None
     try:
-        return msgspec.convert(values, route.query, strict=False)
+        query = msgspec.convert(values, route.query, strict=False)
     except msgspec.ValidationError as why:
         where, what = _located(str(why))
         raise InvalidQueryError(where=where, what=what) from why
+    for name in values:
+        # The conversion takes the word null for nothing: a filter that does not filter.
+        if getattr(query, name) is None:
+            raise InvalidQueryError(where=name, what="null is no value; leave it out")
+    return query
 
 
 def decode_body(route: Route, content: BinaryIO | None, content_type: str) -> Any:

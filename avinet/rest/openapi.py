@@ -1,22 +1,25 @@
 """An OpenAPI 3.1 document from a table of routes: the same table that the router obeys."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
 import msgspec
 
+from avinet.rest.access import READS
 from avinet.rest.problem import PROBLEM_TYPE
 from avinet.rest.route import Auth, Route
 
 _ROUTER_STATUSES = {
-    400: "The path, the query or the body is malformed.",
+    400: "The path, the query, a header or the body is malformed.",
     408: "The request did not arrive in time.",
+    429: "Too many requests; Retry-After says when to ask again.",
     500: "A defect of avinet; the answer names the incident in the log.",
     504: "The answer took too long.",
 }
 _PROBLEM_SCHEMA = {
     "type": "object",
+    "description": "RFC 9457: what went wrong. Beside these fields are the facts, such as the role that is needed.",
     "required": ["type", "title", "status", "detail", "reason"],
     "properties": {
         "type": {"type": "string"},
@@ -27,6 +30,24 @@ _PROBLEM_SCHEMA = {
     },
     "additionalProperties": True,
 }
+_SECURITY_SCHEMES = {
+    "basic": {"type": "http", "scheme": "basic", "description": "A user's name and password."},
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An access token."},
+    "session": {"type": "apiKey", "in": "cookie", "name": "sessionid", "description": "From POST /login."},
+    "csrf": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-CSRFToken",
+        "description": "With a session's writes: the value of its cookie csrftoken.",
+    },
+}
+_TENANT = {
+    "name": "X-Avi-Tenant",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "enum": ["admin", "*"]},
+    "description": "As the Avi SDK sends it; there is one tenant.",
+}
 
 
 @attrs.frozen
@@ -36,6 +57,8 @@ class Info:
     title: str
     version: str
     description: str = ""
+    schemas: Mapping[str, Any] = attrs.field(factory=dict)
+    """Those that routes refer to by ``request_schema`` and ``response_schema``."""
 
 
 def openapi(routes: Iterable[Route], info: Info) -> dict[str, Any]:
@@ -55,8 +78,8 @@ def openapi(routes: Iterable[Route], info: Info) -> dict[str, Any]:
         "info": {"title": info.title, "version": info.version, "description": info.description},
         "paths": paths,
         "components": {
-            "schemas": {**components, "Problem": _PROBLEM_SCHEMA},
-            "securitySchemes": {"basic": {"type": "http", "scheme": "basic"}},
+            "schemas": {**components, **info.schemas, "Problem": _PROBLEM_SCHEMA},
+            "securitySchemes": _SECURITY_SCHEMES,
         },
     }
 
@@ -69,12 +92,16 @@ def _operation(route: Route, schema_of: dict[str, Any], components: dict[str, An
             {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
             for name in route.parameter_names
         ]
-        + _query_parameters(route, components),
+        + _query_parameters(route, components)
+        + _header_parameters(route),
         "responses": _responses(route, schema_of),
-        "security": [{"basic": []}] if route.auth is Auth.OPERATOR else [],
+        "security": _security(route),
     }
+    if route.auth is Auth.OPERATOR:
+        operation["x-role"] = route.least_role.value
+        operation["description"] = f"Needs the role {route.least_role.value}."
     if route.request is not None:
-        schema = {} if route.request is bytes else schema_of[_key(route.request)]
+        schema = route.request_schema or ({} if route.request is bytes else schema_of[_key(route.request)])
         operation["requestBody"] = {
             "required": True,
             "content": {media_type: {"schema": schema} for media_type in route.consumes},
@@ -82,12 +109,23 @@ def _operation(route: Route, schema_of: dict[str, Any], components: dict[str, An
     return operation
 
 
+def _security(route: Route) -> list[dict[str, list[str]]]:
+    if route.auth is not Auth.OPERATOR:
+        return []
+    session: dict[str, list[str]] = {"session": []} if route.method in READS else {"session": [], "csrf": []}
+    return [{"basic": []}, {"bearer": []}, session]
+
+
 def _responses(route: Route, schema_of: dict[str, Any]) -> dict[str, Any]:
     statuses = dict(_ROUTER_STATUSES)
     if route.request is not None:
         statuses |= {413: "The body is too large.", 415: "The body is of another media type."}
+        statuses[503] = "Too many requests with large bodies are under way."
     if route.auth is Auth.OPERATOR:
         statuses[401] = "A login is needed, or this one is wrong."
+        statuses[403] = "The login may not do this; the answer names the role that may."
+    if not route.reads:
+        statuses |= {503: "The store does not answer, or too much is under way.", 507: "The disk is full."}
     statuses |= route.statuses
     responses: dict[str, Any] = {}
     for status, text in sorted(statuses.items()):
@@ -96,8 +134,22 @@ def _responses(route: Route, schema_of: dict[str, Any]) -> dict[str, Any]:
             answer["content"] = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
         elif status != 204:
             schema = schema_of[_key(route.response)] if route.response is not None else {}
-            answer["content"] = {route.produces: {"schema": schema}}
+            answer["content"] = {route.produces: {"schema": route.response_schema or schema}}
     return responses
+
+
+def _header_parameters(route: Route) -> list[dict[str, Any]]:
+    made = [
+        {
+            "name": name,
+            "in": "header",
+            "required": False,
+            "schema": {"type": "string"},
+            "description": what,
+        }
+        for name, what in route.headers.items()
+    ]
+    return [*made, _TENANT] if route.auth is Auth.OPERATOR else made
 
 
 def _query_parameters(route: Route, components: dict[str, Any]) -> list[dict[str, Any]]:
@@ -106,9 +158,20 @@ def _query_parameters(route: Route, components: dict[str, Any]) -> list[dict[str
     schema = components[route.query.__name__]
     required = schema.get("required", ())
     return [
-        {"name": name, "in": "query", "required": name in required, "schema": part}
+        {"name": name, "in": "query", "required": name in required, "schema": _never_null(part)}
         for name, part in schema["properties"].items()
     ]
+
+
+def _never_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """A query has no null: what may be left out is left out."""
+    parts = [part for part in schema.get("anyOf", ()) if part.get("type") != "null"]
+    made = {
+        name: value
+        for name, value in schema.items()
+        if name != "anyOf" and not (name == "default" and value is None)
+    }
+    return {**parts[0], **made} if len(parts) == 1 else ({**made, "anyOf": parts} if parts else made)
 
 
 def _types_of(table: tuple[Route, ...]) -> list[Any]:

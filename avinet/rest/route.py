@@ -104,16 +104,24 @@ class Route:
     body_bytes: int = DEFAULT_BODY_BYTES
     timeout_s: float = DEFAULT_TIMEOUT_S
     """How long the handler may take to begin its answer."""
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+    """Header fields that the handler looks at, and what for; for the OpenAPI document."""
+    reads: bool = attrs.field()
+    """Whether it changes nothing, whatever its method; told by the method unless it is given."""
     auth: Auth = Auth.OPERATOR
     role: Role | None = None
     """The least role that may call; by default ``read-only`` for reads and ``operator`` for the rest."""
+
+    @reads.default
+    def _reads_by_method(self) -> bool:
+        return self.method in READS
 
     @property
     def least_role(self) -> Role:
         """The least role that may call, where it asks for a login."""
         if self.role is not None:
             return self.role
-        return Role.READ_ONLY if self.method in READS else Role.OPERATOR
+        return Role.READ_ONLY if self.reads else Role.OPERATOR
 
     def __attrs_post_init__(self) -> None:
         for kind in (self.request, self.query):

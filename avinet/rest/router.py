@@ -66,6 +66,7 @@ class _Exchange:
     request_id: str = attrs.field(factory=new_request_id)
     principal: Principal | None = None
     object: str = ""
+    reads: bool = False
     dry_run: bool = False
 
     @property
@@ -88,6 +89,7 @@ class _Exchange:
             status=response.status,
             reason=reason,
             object=self.object,
+            reads=self.reads,
             dry_run=self.dry_run,
         )
 
@@ -173,6 +175,7 @@ class Router(Resource):
             _, methods, _ = self._methods(target)
             return Response(status=204, headers={"Allow": _allowed(methods)})
         route, path, params = self._find(method, target)
+        exchange.reads = route.reads
         if route.auth is Auth.OPERATOR:
             exchange.principal = await self._guard.authenticate(caller)
             require_role(exchange.principal, route.least_role)
@@ -188,7 +191,7 @@ class Router(Resource):
         )
         exchange.dry_run = getattr(request.query, "dry_run", False)
         handling = Deferred.fromCoroutine(_await(route.handler(request)))
-        if method not in READS:
+        if not route.reads:
             # As when its client leaves: a write is let finish, since half of it may be done.  Only the answer goes.
             handling = self._apart(handling, route)
         handling.addTimeout(route.timeout_s, self._clock)

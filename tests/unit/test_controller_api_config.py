@@ -5,6 +5,7 @@ import json
 from twisted.internet.defer import execute
 from twisted.trial.unittest import SynchronousTestCase
 
+from avinet.controller.api_absent import absent_routes
 from avinet.controller.api_config import ConfigApi
 from avinet.model.config import KINDS
 from avinet.model.documents import MAX_BYTES
@@ -41,7 +42,7 @@ class Api(SynchronousTestCase):
             return execute(function, *args)
 
         self.routes = ConfigApi(config, self.world.sync, self.world, in_thread).routes()
-        router = Router(self.routes, self.world.clock, Known("olga"))
+        router = Router((*self.routes, *absent_routes()), self.world.clock, Known("olga"))
         self.site = BoundedSite(router, self.world.clock)
 
     def begin(self, method, path, body=None, headers=None, content_type="application/json"):
@@ -83,7 +84,32 @@ class Lists(Api):
         self.assertEqual([row["name"] for row in last["results"]], ["p4"])
         self.assertNotIn("next", last)
         self.assertEqual(self.call("GET", "/api/pool?page=9")["results"], [])
-        self.assertEqual(len(self.call("GET", "/api/pool?page=0&page_size=-3")["results"]), 1)
+        for query in ("page=0", "page_size=0", "page_size=1001", "page=x", "fields=nam", "surprise=1"):
+            self.call("GET", f"/api/pool?{query}", status=400)
+
+    def test_a_list_can_be_narrowed_by_fields(self):
+        self.world.apply(pool("web"), pool("mail"), {**service("front"), "pool_ref": "web"})
+        names = lambda query: [row["name"] for row in self.call("GET", f"/api/{query}")["results"]]
+        self.assertEqual(names("pool?search=AI"), ["mail"])
+        self.assertEqual(names("pool?search=(name,we)"), ["web"])
+        uuid = self.call("GET", "/api/pool/web")["uuid"]
+        for wanted in ("web", uuid, f"/api/pool/{uuid}", "/api/pool?name=web".replace("?", "%3F")):
+            self.assertEqual(names(f"virtualservice?pool_ref={wanted}"), ["front"])
+        self.assertEqual(names("virtualservice?pool_ref=mail"), [])
+        self.assertEqual(names("virtualservice?enabled=false"), [])
+        self.assertEqual(names("virtualservice?enabled=true&page_size=1"), ["front"])
+        (row,) = self.call("GET", "/api/pool?name=web&fields=servers")["results"]
+        self.assertEqual(set(row), {"uuid", "url", "name", "servers"})
+
+    def test_the_next_page_is_of_the_same_list(self):
+        self.world.apply(*(pool(f"p{n}") for n in range(4)), pool("q"))
+        page = self.call("GET", "/api/pool?search=p&page_size=3")
+        self.assertEqual(page["count"], 4)
+        self.assertEqual([row["name"] for row in self.call("GET", page["next"])["results"]], ["p3"])
+
+    def test_what_is_not_offered_says_what_is(self):
+        self.world.apply(pool("web"))
+        self.assertIn("PUT", self.call("PATCH", "/api/pool/web", {}, status=400)["detail"])
 
     def test_a_query_that_is_none_is_refused(self):
         self.problem("GET", "/api/pool?page=many", status=400)

@@ -212,6 +212,19 @@ class RouterTests(SynchronousTestCase):
             self.assertEqual(body["where"], where)
         self.problem(self.client("GET", "/api/pool/a?x=1"), 400, "invalid-query")
 
+    def test_null_is_text_or_nothing_at_all(self):
+        class Query(msgspec.Struct, forbid_unknown_fields=True):
+            name: str | None = None
+            page: int | None = None
+
+        async def handler(request):
+            return Response(body={"name": request.query.name})
+
+        route = Route(method="GET", path="/", handler=handler, summary="", query=Query, auth=Auth.ANYONE)
+        client = Client(Router([route], self.clock), self.clock)
+        self.assertEqual(client("GET", "/?name=null").json, {"name": "null"})
+        self.assertEqual(self.problem(client("GET", "/?page=null"), 400, "invalid-query")["where"], "page")
+
     def test_a_path_that_is_not_utf8_is_refused(self):
         self.problem(self.client("GET", "/api/pool/%ff"), 400, "malformed-request")
 
@@ -378,8 +391,13 @@ class RouterTests(SynchronousTestCase):
             {"application/json": {"schema": {"$ref": "#/components/schemas/Pool"}}},
         )
         self.assertLessEqual({"200", "400", "413", "415", "500"}, set(post["responses"]))
-        self.assertEqual(document["paths"]["/secret"]["get"]["security"], [{"basic": []}])
-        self.assertIn("401", document["paths"]["/secret"]["get"]["responses"])
+        secret = document["paths"]["/secret"]
+        self.assertEqual(secret["get"]["security"], [{"basic": []}, {"bearer": []}, {"session": []}])
+        self.assertEqual(secret["post"]["security"][2], {"session": [], "csrf": []})
+        self.assertLessEqual({"401", "403", "429"}, set(secret["get"]["responses"]))
+        roles = [secret[method]["x-role"] for method in ("get", "post", "delete")]
+        self.assertEqual(roles, ["read-only", "operator", "admin"])
+        self.assertEqual(post["security"], [])
 
     def test_the_document_describes_parameters(self):
         document = openapi(self.routes, Info("t", "1"))
