@@ -141,7 +141,7 @@ class EnvoyDataPlane:
 
     async def _end_drains(self) -> None:
         """Leave out the disabled servers whose time is over, and cut what is still open to them."""
-        clusters = self._files.read_xds("cds")
+        clusters = self._written.items("cds")
         kept, over = ended(clusters, self._wall())
         if not over:
             return

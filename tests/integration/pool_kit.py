@@ -56,22 +56,25 @@ class Authority:
             builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
         return builder.sign(self.key, hashes.SHA256())
 
-    def context(self, name):
-        """A server's TLS context with a certificate for ``name``."""
+    def pair(self, name):
+        """PEM of a key and of its certificate for ``name``."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         certificate = self._sign(subject, key.public_key(), x509.SubjectAlternativeName([x509.DNSName(name)]))
-        path = self.folder / f"{name}.pem"
-        path.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-            + certificate.public_bytes(serialization.Encoding.PEM)
+        private = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
+        return private.decode(), certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+    def context(self, name, *, clients=False):
+        """A server's TLS context with a certificate for ``name``; ``clients`` must show one of this CA, too."""
+        path = self.folder / f"{name}.pem"
+        path.write_text("".join(self.pair(name)))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(path)
+        if clients:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(cadata=self.pem)
         return context
 
 
@@ -188,8 +191,8 @@ def monitor(**more):
     return HealthMonitor(**({"uuid": "healthmonitor-1", "name": "m"} | quick | more))
 
 
-def state_of(vip_port, servers, *, monitors=(), profile=None, **pool):
-    """One virtual service with its pool and monitors; ``pool`` are the pool's fields."""
+def state_of(vip_port, servers, *, monitors=(), profile=None, routes=(), others=(), **pool):
+    """One virtual service with its pool and monitors; ``pool`` are the pool's fields, ``others`` more objects."""
     profiled = {} if profile is None else {"application_profile_ref": profile}
     things = (
         VirtualService(
@@ -199,6 +202,7 @@ def state_of(vip_port, servers, *, monitors=(), profile=None, **pool):
             services=(Service(port=vip_port),),
             pool_ref="pool-1",
             se_group_ref="serviceenginegroup-1",
+            routes=tuple(routes),
             **profiled,
         ),
         Pool(
@@ -209,6 +213,7 @@ def state_of(vip_port, servers, *, monitors=(), profile=None, **pool):
             **pool,
         ),
         *monitors,
+        *others,
     )
     resources = (
         Resource(f"{type(thing).__name__.lower()}/{thing.uuid}", msgspec.msgpack.encode(thing))

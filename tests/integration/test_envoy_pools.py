@@ -1,9 +1,11 @@
 """Pools in a real Envoy, with real servers: who is chosen, who is left out, how it is asked, what is answered."""
 
+import socket
 import threading
 import time
 from collections import Counter
 from http.client import HTTPConnection, HTTPException
+from pathlib import Path
 
 import attrs
 import pytest
@@ -15,6 +17,8 @@ from twisted.internet.threads import deferToThread
 from avinet.dataplane.envoy_cluster import UPDATE_MERGE_S
 from avinet.dataplane.interface import Failure, ServerState
 from avinet.model.config import (
+    ApplicationProfile,
+    CertificateText,
     FailAction,
     FailActionType,
     HashBy,
@@ -24,10 +28,20 @@ from avinet.model.config import (
     OutlierDetection,
     Persistence,
     PersistenceType,
+    Pool,
+    Route,
+    SSLKeyAndCertificate,
     SslProfile,
 )
-from tests.integration.pool_kit import Authority, Origin, ask, monitor, server, state_of
+from tests.integration.pool_kit import Authority, Echo, Origin, ask, monitor, server, state_of
 from tests.integration.test_envoy import SETTINGS, Bench, free_port, until
+
+
+def may_cut():
+    """Whether this process has CAP_NET_ADMIN, number 12."""
+    words = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("CapEff"))
+    return bool(int(words.split()[1], 16) >> 12 & 1)
+
 
 HEALTH = HttpMonitor(http_request="GET /health HTTP/1.1")
 
@@ -267,6 +281,7 @@ async def is_left_out(plane, origin):
     return str(origin.port) not in await state_of_servers(plane)
 
 
+@pytest.mark.skipif(not may_cut(), reason="needs CAP_NET_ADMIN")
 @pytest_twisted.ensureDeferred
 async def test_what_is_still_under_way_when_the_time_is_over_is_cut_and_nothing_else():
     async with Pools() as bench:
@@ -379,6 +394,29 @@ async def test_servers_must_prove_the_name_that_they_are_asked_for():
         ):
             await plane.apply(state_of(port, [entry], ssl_profile_ref=SslProfile.STANDARD, retries=0, **pool))
             assert (await asked(port)).status == status, what
+
+
+@pytest_twisted.ensureDeferred
+async def test_servers_that_ask_are_shown_a_certificate_also_by_their_checks():
+    async with Pools() as bench:
+        authority = Authority(bench.folder)
+        origin = bench.origin("secure", context=authority.context("app.example", clients=True))
+        plane, port = await bench.started()
+        key, certificate = authority.pair("se.example")
+        shown = SSLKeyAndCertificate(
+            uuid="sslkeyandcertificate-1",
+            name="c",
+            key=key,
+            certificate=CertificateText(certificate=certificate),
+        )
+        https = monitor(type=HealthMonitorType.HTTPS, http_monitor=HEALTH, receive_timeout=1, send_interval=1)
+        tls = {"ssl_profile_ref": SslProfile.STANDARD, "monitors": [https], "retries": 0}
+        await plane.apply(state_of(port, [origin], **tls))
+        assert (await asked(port)).status == 503
+        await plane.apply(
+            state_of(port, [origin], ssl_key_and_certificate_ref=shown.uuid, others=[shown], **tls)
+        )
+        assert (await asked(port)).status == 200
 
 
 @pytest_twisted.ensureDeferred
@@ -580,3 +618,89 @@ async def test_a_server_that_is_down_is_down_for_a_reason():
                 (status.port, Failure.TLS, "handshake"),
             )
         )
+
+
+class Line:
+    """A TCP client that stays connected."""
+
+    def __init__(self, port):
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=5)
+        self.name = self.socket.recv(100).decode()
+
+    def answers(self):
+        """Whether what is sent comes back."""
+        try:
+            self.socket.sendall(b"x")
+            return self.socket.recv(1) == b"x"
+        except OSError:
+            return False
+
+    def close(self):
+        self.socket.close()
+
+
+def greeting(port):
+    """What a TCP server says first; nothing when the connection is closed."""
+    line = Line(port)
+    line.close()
+    return line.name
+
+
+def as_tcp(port, servers, **pool):
+    return state_of(port, servers, profile=ApplicationProfile.TCP, **pool)
+
+
+@pytest_twisted.ensureDeferred
+async def test_tcp_connections_outlive_changes_of_their_pool_and_are_cut_with_their_server():
+    async with Pools() as bench:
+        one, two = Echo("a"), Echo("b")
+        bench.backends += [one, two]
+        plane, port = await bench.started()
+        await plane.apply(as_tcp(port, [one, two]))
+        lines = [await deferToThread(Line, port) for _ in range(12)]
+        assert {line.name for line in lines} == {"a", "b"}
+        await plane.apply(as_tcp(port, [server(one, ratio=2), server(two, enabled=False)]))
+        assert {await deferToThread(greeting, port) for _ in range(4)} == {"a"}
+        await deferLater(reactor, SETTINGS.drain_s + 1.5)
+        await plane._sweep()
+        assert all([await deferToThread(line.answers) for line in lines])
+        (counters,) = (await plane.status()).services
+        assert (counters.connections, counters.connections_total) == (12, 16)
+        assert (counters.bytes_in, counters.bytes_out) == (12, 16 + 12)
+        plane._wall = lambda: time.time() + 61
+        await plane._sweep()
+        for line in lines:
+            assert await deferToThread(line.answers) == (line.name == "a" or not may_cut()), line.name
+            line.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_tcp_without_a_server_is_closed_and_a_dead_one_is_passed_over():
+    async with Pools() as bench:
+        one = Echo("a")
+        bench.backends.append(one)
+        plane, port = await bench.started()
+        await plane.apply(as_tcp(port, [free_port(), one]))
+        assert {await deferToThread(greeting, port) for _ in range(8)} == {"a"}
+        await plane.apply(as_tcp(port, [one], enabled=False))
+        assert await deferToThread(greeting, port) == ""
+
+
+@pytest_twisted.ensureDeferred
+async def test_each_pool_of_a_virtual_service_has_its_own_fail_action():
+    async with Pools() as bench:
+        origin = bench.origin("a")
+        plane, port = await bench.started()
+        sorry = FailAction(type=FailActionType.LOCAL_RESPONSE, status_code=200, body="sorry")
+        api = Pool(uuid="pool-2", name="api", enabled=False, fail_action=sorry)
+        state = state_of(port, [origin], routes=[Route(path="/api", pool_ref="pool-2")], others=[api])
+        await plane.apply(state)
+        assert (await asked(port)).body == "a"
+        assert (await asked(port, "/api/x")).body == "sorry"
+        # The other pool's request is another matter.
+        empty = state_of(
+            port, [origin], enabled=False, routes=[Route(path="/api", pool_ref="pool-2")], others=[api]
+        )
+        await plane.apply(empty)
+        assert ((await asked(port)).status, (await asked(port)).body) == (503, "")
+        assert (await asked(port, "/api/x")).body == "sorry"
