@@ -111,7 +111,7 @@ class ConfigService:
     committed: Callable[[VersionRecord], None] = attrs.field(default=lambda record: None)
     """Told of each version made here, once the store has it."""
     aside: Aside = attrs.field(default=_here)
-    """For many documents at once: 1,000 take 0.3 s."""
+    """For many documents at once: 1,000 take 50 ms, and each RSA key 1 to 3 ms more."""
     history: History = attrs.field(init=False)
     current: Configuration = attrs.field(factory=Configuration, init=False)
     _listeners: list[Listener] = attrs.field(factory=list, init=False, repr=False)

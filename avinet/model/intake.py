@@ -37,6 +37,23 @@ Resolve = Callable[[str, str], ObjectId | None]
 """(kind, name or UUID) to the UUID it has or will have."""
 
 
+_WRONG = object()
+"""In place of a value, once its problem has been told."""
+
+
+def _stand_in(info: inspect.Type) -> Any:
+    """A value of a type that trips no check by itself."""
+    if isinstance(info, inspect.Metadata):
+        return ObjectId("") if "refers_to" in (info.extra or {}) else _stand_in(info.type)
+    if isinstance(info, inspect.StructType):
+        return info.cls(**{field.name: _stand_in(field.type) for field in info.fields if field.required})
+    if isinstance(info, inspect.EnumType):
+        return next(iter(info.cls))
+    if isinstance(info, inspect.IntType | inspect.FloatType):
+        return info.ge if info.ge is not None else info.le
+    return {inspect.VarTupleType: (), inspect.StrType: "", inspect.BoolType: False}.get(type(info))
+
+
 @functools.cache
 def _type_of(kind: type[ConfigObject]) -> inspect.StructType:
     """Its fields; looking at a class takes ten times as long as reading an object of it."""
@@ -52,15 +69,13 @@ class Reader:
     resolve: Resolve
     problems: list[tuple[str, str]] = attrs.field(factory=list)
 
-    def read(
-        self, kind: type[ConfigObject], uuid: ObjectId, document: Mapping[str, Any]
-    ) -> ConfigObject | None:
-        """The object, or None when there are problems."""
+    def read(self, kind: type[ConfigObject], uuid: ObjectId, document: Mapping[str, Any]) -> ConfigObject:
+        """The object.  Where there are problems, harmless values stand in for what is wrong.
+
+        So the rest can be checked for what it means, and an operator hears of everything at once.
+        """
         fields = {name: value for name, value in document.items() if name not in READ_ONLY}
-        before = len(self.problems)
         values = self._fields(_type_of(kind), fields, "", skip=frozenset({"uuid"}))
-        if len(self.problems) > before:
-            return None
         return kind(uuid=uuid, **values)
 
     def _fields(
@@ -78,10 +93,15 @@ class Reader:
             if field is None:
                 self.problems.append((where, f"there is no such field; known: {', '.join(sorted(known))}"))
             else:
-                values[field.name] = self._value(field.type, value, where)
+                read = self._value(field.type, value, where)
+                if read is not _WRONG:
+                    values[field.name] = read
         for name, field in known.items():
-            if field.required and name not in given:
+            if not field.required:
+                continue  # its default stands in
+            if name not in given:
                 self.problems.append((f"{path}.{name}" if path else name, "it is required"))
+            values.setdefault(field.name, _stand_in(field.type))
         return values
 
     def _value(self, info: inspect.Type, value: Any, path: str) -> Any:
@@ -114,16 +134,14 @@ class Reader:
         if not isinstance(value, dict):
             wanted = "an address" if info.cls is IpAddr else "an object"
             self.problems.append((path, f"it must be {wanted}, not {_called(value)}"))
-            return None
+            return _WRONG
         if info.cls is IpAddr and isinstance(value.get("addr"), str) and set(value) <= {"addr", "type"}:
             return self._address(value["addr"], value.get("type"), f"{path}.addr")
-        before = len(self.problems)
         ignored = READ_ONLY_WITHIN.get(info.cls, frozenset())
         given = {name: one for name, one in value.items() if name not in ignored} if ignored else value
-        values = self._fields(info, given, path)
-        return info.cls(**values) if len(self.problems) == before else None
+        return info.cls(**self._fields(info, given, path))
 
-    def _address(self, text: str, given: Any, path: str) -> IpAddr | None:
+    def _address(self, text: str, given: Any, path: str) -> Any:
         try:
             # An address with a zone (fe80::1%eth0) means something on one host only.
             version = ipaddress.ip_address(text.replace("%", "/")).version
@@ -132,29 +150,31 @@ class Reader:
             found = IpAddrType.DNS
             if not is_host_name(text):
                 self.problems.append((path, f"{quoted(text)} is neither an IP address nor a host name"))
-                return None
+                return _WRONG
         if given is not None and given != found.value:
             self.problems.append((path, f"{quoted(text)} is not of type {plain(given)}"))
-            return None
+            return _WRONG
         return IpAddr(addr=text, type=found)
 
     def _items(self, info: inspect.Type, value: Any, path: str) -> Any:
         if not isinstance(value, list):
             self.problems.append((path, f"it must be a list, not {_called(value)}"))
-            return ()
+            return _WRONG
         if len(value) > MAX_ITEMS:
             self.problems.append((path, f"it has {len(value)} items; no list takes more than {MAX_ITEMS}"))
-            return ()
-        return tuple(self._value(info, item, f"{path}[{index}]") for index, item in enumerate(value))
+            return _WRONG
+        read = (self._value(info, item, f"{path}[{index}]") for index, item in enumerate(value))
+        return tuple(_stand_in(info) if one is _WRONG else one for one in read)
 
-    def _reference(self, kind: str, value: Any, path: str) -> ObjectId | None:
+    def _reference(self, kind: str, value: Any, path: str) -> Any:
         if not isinstance(value, str):
             self.problems.append((path, f"it must name a {kind}, not be {_called(value)}"))
-            return None
+            return _WRONG
         name = referred(value)
         found = self.resolve(kind, name)
         if found is None:
             self.problems.append((path, f"there is no {kind} {quoted(name)}"))
+            return _WRONG
         return found
 
     def _scalar(self, info: inspect.Type, value: Any, path: str) -> Any:
@@ -164,22 +184,22 @@ class Reader:
         limit = (info.max_length if isinstance(info, inspect.StrType) else None) or MAX_TEXT
         if isinstance(value, str) and len(value) > limit:
             self.problems.append((path, f"it is longer than {limit} characters"))
-            return None
+            return _WRONG
         if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
             self.problems.append((path, "it has half of a character in it (a lone surrogate)"))
-            return None
+            return _WRONG
         try:
             if isinstance(info, inspect.EnumType):
                 return info.cls(value)
             converted = msgspec.convert(value, wanted, strict=True)
         except (msgspec.ValidationError, ValueError, OverflowError):
             self.problems.append((path, _wanted(info, value)))
-            return None
+            return _WRONG
         if isinstance(info, inspect.IntType | inspect.FloatType):
             low_ok = (info.ge is None or converted >= info.ge) and (info.gt is None or converted > info.gt)
             if not low_ok or (info.le is not None and converted > info.le):
                 self.problems.append((path, _wanted(info, value)))
-                return None
+                return _WRONG
         return converted
 
 

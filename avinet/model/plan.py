@@ -127,10 +127,11 @@ class _Planner:
             document = self._with_key(wanted, _with_defaults(wanted.kind, wanted.document))
             reader = Reader(self.resolve)
             thing = reader.read(KINDS[wanted.kind], wanted.uuid, document)
-            problems = list(reader.problems) if thing is None else list(self._check(thing, wanted))
-            for path, why in problems:
+            told = [path for path, _ in reader.problems]
+            checked = [(path, why) for path, why in self._check(thing, wanted) if _apart(path, told)]
+            for path, why in (*reader.problems, *checked):
                 self._blame(wanted.number, wanted.kind, wanted.name, path, why)
-            if thing is not None and not problems:
+            if not reader.problems and not checked:
                 read.append(thing)
         return read
 
@@ -163,6 +164,15 @@ class _Planner:
             thing = self.before.objects[uuid].thing
             if (kind_of(thing), thing.name) in BUILT_IN:
                 self._blame(0, kind_of(thing), thing.name, "", "it cannot be deleted: it is built in")
+
+
+def _apart(path: str, told: Sequence[str]) -> bool:
+    """Whether a path is neither within nor around one of those told: else what stands in there may be its reason."""
+    return not any(_within(path, other) or _within(other, path) for other in told)
+
+
+def _within(path: str, outer: str) -> bool:
+    return path == outer or (path.startswith(outer) and path[len(outer)] in ".[")
 
 
 def _with_defaults(kind: str, document: Mapping[str, Any]) -> Mapping[str, Any]:

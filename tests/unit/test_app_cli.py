@@ -199,6 +199,15 @@ class Config(CliCase):
         self.answers["POST", "/api/config"] = Answer(body=self.applied)
         self.answer_of("config", "apply", "-f", "-", text=text)
 
+    def test_a_certificate_is_printed_line_by_line(self):
+        pem = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+        path = "/api/sslkeyandcertificate/tls"
+        self.answers["GET", path] = Answer(body={"name": "tls", "certificate": {"certificate": pem}})
+        text = self.answer_of("config", "get", "sslkeyandcertificate", "tls")
+        self.assertIn("    -----BEGIN CERTIFICATE-----\n    MIIB\n", text)
+        self.answers["POST", "/api/config"] = Answer(body=self.applied)
+        self.answer_of("config", "apply", "-f", "-", text=text)
+
     def test_a_list_is_read_page_by_page(self):
         for page, name in ((1, "a"), (2, "b")):
             self.answers["GET", f"/api/pool?page={page}&page_size=1000"] = Answer(

@@ -4,7 +4,7 @@ import io
 import warnings
 
 import rich.console
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import PrivateFormat, load_pem_private_key
 
 from avinet.model.advice import advice
@@ -75,6 +75,16 @@ class Refused(Case):
         )
         path, why = self.one(key_and_certificate(pem="".join(chain()), private=key(2)))
         self.assertEqual((path, "certificate 3" in why), ("key", True))
+
+    def test_an_rsa_key_whose_private_half_is_another_is_refused(self):
+        # Its public numbers are the certificate's, so only its use tells.
+        good = rsa_key(2048).private_numbers()
+        numbers = rsa.RSAPrivateNumbers(
+            good.p, good.q, good.d + 2, good.dmp1 + 2, good.dmq1 + 2, good.iqmp, good.public_numbers
+        )
+        odd = numbers.private_key(unsafe_skip_rsa_key_validation=True)
+        document = key_and_certificate(pem=certificate(private=rsa_key(2048)), private=odd)
+        self.assertEqual(self.one(document), ("key", "it does not belong to the certificate"))
 
     def test_a_chain_out_of_order_or_with_a_gap_is_refused(self):
         leaf, middle, root = chain()

@@ -45,7 +45,11 @@ class Secured(Case):
             services=PORTS,
             http_to_https=True,
             ssl_profile_ref="old",
-            routes=[{"path": 1}, {"path": "/a", "pool_ref": "none", "hosts": "x"}],
+            routes=[
+                {"path": 1},
+                {"path": "/a", "pool_ref": "none", "hosts": "x"},
+                {"path": "/(?=a)", "path_match": "REGEX_MATCH", "pool_ref": "none", "hosts": ["a:80"]},
+            ],
             colour="red",
         )
         self.assertEqual(
@@ -56,6 +60,11 @@ class Secured(Case):
                 "routes[0].pool_ref",
                 "routes[1].pool_ref",
                 "routes[1].hosts",
+                # And what these fields mean, though others could not be read.
+                "routes[2].path",
+                "routes[2].pool_ref",
+                "routes[2].hosts[0]",
+                "ssl_key_and_certificate_refs",
                 "colour",
             },
         )

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import click
-import yaml
 
 from avinet.app.cli.asking import ask, yes_option
 from avinet.app.cli.client import Client, path_to
@@ -22,7 +21,7 @@ from avinet.app.cli.config_history import diff, history, rollback, show
 from avinet.app.cli.config_status import status
 from avinet.app.cli.context import Group, Place, examples, place
 from avinet.app.cli.errors import UsageError
-from avinet.app.cli.output import print_json, print_table
+from avinet.app.cli.output import print_json, print_table, yaml_of
 from avinet.model.config import KINDS
 
 PAGE = 1_000
@@ -153,9 +152,7 @@ def _summary(row: dict[str, Any]) -> str:
 
 
 def _print_yaml(rows: list[dict[str, Any]]) -> None:
-    click.echo(
-        yaml.safe_dump_all(rows, sort_keys=False, allow_unicode=True, explicit_start=len(rows) > 1), nl=False
-    )
+    click.echo(yaml_of(rows, explicit_start=len(rows) > 1), nl=False)
 
 
 for _command in (diff, history, rollback, show, status):

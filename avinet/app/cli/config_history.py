@@ -3,7 +3,6 @@
 from typing import Any
 
 import click
-import yaml
 
 from avinet.app.cli.asking import ask, yes_option
 from avinet.app.cli.client import path_to
@@ -19,7 +18,7 @@ from avinet.app.cli.config_changes import (
 )
 from avinet.app.cli.context import Command, Place, examples, place
 from avinet.app.cli.errors import UsageError
-from avinet.app.cli.output import moment, print_facts, print_json, print_table, text_of
+from avinet.app.cli.output import moment, print_facts, print_json, print_table, text_of, yaml_of
 
 VERSIONS = path_to("config", "versions")
 MAX_LIMIT = 1_000
@@ -77,8 +76,7 @@ def show(where: Place, version: int, whole: bool) -> None:  # noqa: FBT001 - cli
     if where.json:
         print_json(answer)
     elif whole:
-        text = yaml.safe_dump_all(answer["whole"], sort_keys=False, allow_unicode=True, explicit_start=True)
-        click.echo(text, nl=False)
+        click.echo(yaml_of(answer["whole"], explicit_start=True), nl=False)
     else:
         facts = {"version": answer["version"], "at": moment(answer["at"]), "by": answer["author"]}
         if said := _note(answer):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
+import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +21,24 @@ _WAITING = frozenset({"PENDING", "CREATING", "ENROLLED", "DISABLED", "expired", 
 def print_json(value: Any) -> None:
     """One JSON document, the same on a terminal and in a pipe."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Texts of several lines, such as certificates, as they are."""
+
+
+def _represented(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _represented)
+
+
+def yaml_of(rows: Sequence[Mapping[str, Any]], *, explicit_start: bool) -> str:
+    """Documents as ``avinet config apply`` takes them."""
+    return yaml.dump_all(
+        rows, Dumper=_Dumper, sort_keys=False, allow_unicode=True, explicit_start=explicit_start
+    )
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
