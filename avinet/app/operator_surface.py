@@ -75,7 +75,7 @@ class OperatorSurface:
         """Those that are about operators themselves."""
         known = self.known
         return (
-            *LoginApi(self.operators, known.sessions, software_version()).routes(),
+            *LoginApi(self.operators, known.sessions, software_version(), self.identity.root_pem).routes(),
             *UserApi(known.users, known.tokens, self.operators).routes(),
             *AccessTokenApi(known.users, known.tokens).routes(),
             *audit_routes(self.audit, self.reactor),

@@ -15,6 +15,7 @@ from avinet.rest.route import JSON_TYPE, Auth, Request, Response, Route
 from avinet.units import KIB
 
 FORM_TYPE = "application/x-www-form-urlencoded"
+PEM_TYPE = "application/x-pem-file"
 LOGIN_BYTES = 8 * KIB
 """A name and a password, each character three bytes in a form."""
 API_VERSION = "22.1.3"
@@ -81,6 +82,12 @@ class LoginApi:
     operators: Operators
     sessions: LoginSessions
     software: str
+    root_pem: bytes
+    """Public; a client that has it compares its fingerprint before it believes anything else."""
+
+    async def root(self, request: Request) -> Response:
+        """``GET /root.pem``."""
+        return Response(body=self.root_pem, content_type=PEM_TYPE)
 
     async def login(self, request: Request) -> Response:
         """``POST /login``."""
@@ -119,8 +126,17 @@ class LoginApi:
         return Response(body=WhoAmI(user=who.user, role=who.role, token=who.token))
 
     def routes(self) -> tuple[Route, ...]:
-        """All four."""
+        """All five."""
         return (
+            Route(
+                method="GET",
+                path="/root.pem",
+                handler=self.root,
+                summary="The cluster's root certificate, whose fingerprint a client compares before it pins it.",
+                response=str,
+                produces=PEM_TYPE,
+                auth=Auth.ANYONE,
+            ),
             Route(
                 method="POST",
                 path="/login",

@@ -105,4 +105,4 @@ def test_nothing_but_logins_and_health_is_for_everybody(site):
             if not operation["security"]:
                 for_everybody.add(path)
     connection.close()
-    assert for_everybody == {"/healthz", "/readyz", "/login", "/api/initial-data"}
+    assert for_everybody == {"/healthz", "/readyz", "/login", "/api/initial-data", "/root.pem"}

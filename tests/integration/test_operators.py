@@ -1,8 +1,10 @@
 """Users, tokens and the audit of a real controller, by the ``avinet`` program."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -115,3 +117,78 @@ def test_the_audit_follows(site):
             assert (entry["user"], entry["source"], entry["object"]) == ("local", "", "rosa")
         finally:
             following.kill()
+
+
+class Away:
+    """Somebody on another machine, who has a configuration folder and nothing else."""
+
+    def __init__(self, site):
+        self.site = site
+        self.url = f"https://localhost:{site.ports.api}"
+        self.config = site.folder / "away"
+        self.file = self.config / "avinet" / "login.json"
+
+    def cli(self, *arguments, **kwargs):
+        return cli(
+            self.site, *arguments, AVINET_STATE="", AVINET_API="", XDG_CONFIG_HOME=str(self.config), **kwargs
+        )
+
+
+def test_a_login_pins_the_root_and_keeps_a_token(site):
+    away = Away(site)
+    openssl = ("openssl", "x509", "-noout", "-fingerprint", "-sha256", "-in", str(site.paths.root_pem))
+    shown = subprocess.run(openssl, capture_output=True, text=True, check=True).stdout.strip()
+    fingerprint = shown.partition("=")[2]
+    wrong = fingerprint[:-2] + ("00" if fingerprint[-2:] != "00" else "11")
+    login = ("login", away.url, "--user", "olga")
+    said = away.cli(*login, "--fingerprint", wrong, text=f"{PASSWORD}\n", status=6)
+    assert fingerprint in said
+    assert "--fingerprint" in away.cli(*login, text=f"{PASSWORD}\n", status=2)
+    away.cli(*login, "--fingerprint", fingerprint, text="wrong password\n", status=6)
+    assert not away.file.exists()
+    said = away.cli(*login, "--fingerprint", fingerprint.replace(":", "").lower(), text=f"{PASSWORD}\n")
+    assert "olga (operator)" in said
+    assert away.file.stat().st_mode & 0o777 == 0o600
+    assert PASSWORD not in away.file.read_text()
+    assert json.loads(away.cli("status", "--json"))["name"] == site.name
+    away.cli("user", "list", status=6)  # an operator's login
+
+
+def test_another_root_later_is_refused_and_named(site):
+    away = Away(site)
+    other = site.folder / "other"
+    made = json.loads(cli(site, "--state", str(other), "init", "--json"))
+    login = json.loads(away.file.read_text())
+    good = dict(login)
+    login["root"], login["fingerprint"] = Path(made["root_ca"]).read_text(), made["root_fingerprint"]
+    write_private(away.file, json.dumps(login).encode())
+    said = away.cli("status", status=6)
+    assert made["root_fingerprint"] in said
+    assert "logout" in said
+    write_private(away.file, json.dumps(good).encode())
+    away.cli("status")
+
+
+def test_a_logout_ends_the_token(site):
+    away = Away(site)
+    token = json.loads(away.file.read_text())["token_id"]
+    away.cli("logout")
+    assert not away.file.exists()
+    rows = json.loads(cli(site, "access-token", "list", "--json"))["results"]
+    assert token not in {row["uuid"] for row in rows}
+    away.cli("logout", status=2)
+
+
+def test_shells_are_told_how_to_complete(site):
+    for shell in ("bash", "zsh", "fish"):
+        assert "_AVINET_COMPLETE" in cli(site, "completion", shell)
+    asked = {"_AVINET_COMPLETE": "bash_complete", "COMP_WORDS": "avinet access-token re", "COMP_CWORD": "2"}
+    program = "import sys; sys.argv[0] = 'avinet'; from avinet.app.cli.main import main; main()"
+    done = subprocess.run(
+        (sys.executable, "-c", program),
+        env={**os.environ, **asked},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["plain,revoke"]

@@ -29,7 +29,7 @@ class Case(SynchronousTestCase):
             return Response(body={"name": "a-pool", "secret": "s3cret"})
 
         routes = (
-            *LoginApi(self.site.operators, self.site.sessions, "1.2").routes(),
+            *LoginApi(self.site.operators, self.site.sessions, "1.2", b"pem").routes(),
             *UserApi(self.site.users, self.site.tokens, self.site.operators).routes(),
             *AccessTokenApi(self.site.users, self.site.tokens).routes(),
             *audit_routes(self.audit, self.site.clock),

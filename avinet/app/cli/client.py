@@ -29,6 +29,7 @@ from avinet.app.cli.errors import (
     UsageError,
     phrase_of,
 )
+from avinet.app.cli.pin import MAX_PEM_BYTES, Pinned, RootChangedError
 from avinet.units import MIB
 
 TIMEOUT_S = 150.0
@@ -37,6 +38,8 @@ STREAM_TIMEOUT_S = 45.0
 """Three heartbeats of the event stream: a controller silent for longer is gone."""
 MAX_ANSWER_BYTES = 256 * MIB
 """A list of 10,000 SEs is 8 MiB."""
+ROOT_TIMEOUT_S = 15.0
+"""For one small file of whoever answers there."""
 CHUNK_BYTES = 64 * 1024
 JSON_TYPE = "application/json"
 MAX_EVENT_LINE_BYTES = MIB
@@ -75,6 +78,8 @@ class Client:
     _connect: Callable[[float], http.client.HTTPConnection] = attrs.field(repr=False)
     _headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     timeout_s: float = TIMEOUT_S
+    fingerprint: str = ""
+    """Of the root that was pinned, where one was."""
 
     @classmethod
     def unix(cls, path: Path | str) -> Self:
@@ -84,19 +89,17 @@ class Client:
 
     @classmethod
     def tls(
-        cls, url: str, ca: Path | str | None = None, user: str | None = None, password: str | None = None
+        cls,
+        url: str,
+        ca: Path | str | None = None,
+        user: str | None = None,
+        password: str | None = None,
+        root: str | None = None,
     ) -> Self:
-        """Over TLS; without ``ca``, the system's certificates are trusted."""
+        """Over TLS; ``root`` is a certificate's text.  Without it and ``ca``, the system's certificates are trusted."""
+        host, port = _place_of(url)
         try:
-            parts = urlsplit(url)
-            port = parts.port or 443
-        except ValueError as why:
-            raise UsageError(what=f"{url} is no URL: {why}") from why
-        if parts.scheme != "https" or not parts.hostname or parts.path not in {"", "/"}:
-            raise UsageError(what=f"{url} is not like https://controller.example:443")
-        host = parts.hostname
-        try:
-            context = ssl.create_default_context(cafile=None if ca is None else os.fspath(ca))
+            context = ssl.create_default_context(cafile=None if ca is None else os.fspath(ca), cadata=root)
         except (OSError, ssl.SSLError) as why:
             raise UsageError(what=f"the certificate file {ca} does not read: {why}") from why
         context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -109,6 +112,25 @@ class Client:
             lambda timeout_s: http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context),
             headers,
         )
+
+    @classmethod
+    def pinned(cls, login: Pinned) -> Self:
+        """By the login that ``avinet login`` kept."""
+        made = cls.tls(login.url, root=login.root)
+        bearer = {"Authorization": f"Bearer {login.token}"}
+        return attrs.evolve(made, headers=bearer, fingerprint=login.fingerprint)
+
+    @staticmethod
+    def root_of(url: str) -> bytes:
+        """What the API at ``url`` calls its root certificate.  Nothing is verified and nothing is sent: compare it."""
+        host, port = _place_of(url)
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        connection = http.client.HTTPSConnection(host, port, timeout=ROOT_TIMEOUT_S, context=context)
+        client = Client(url, lambda timeout_s: connection)
+        with client._asked(_Ask("GET", "/root.pem", timeout_s=ROOT_TIMEOUT_S)) as answer:
+            return answer.read(MAX_PEM_BYTES + 1)
 
     def get(
         self, path: str, query: Mapping[str, Any] | None = None, *, timeout_s: float | None = None
@@ -217,6 +239,10 @@ class Client:
         try:
             connection.connect()
         except ssl.SSLCertVerificationError as why:
+            if self.fingerprint:
+                raise RootChangedError(
+                    place=self.place, fingerprint=self.fingerprint, why=why.verify_message
+                ) from why
             raise ControllerUntrustedError(place=self.place, why=why.verify_message) from why
         except ssl.SSLError as why:
             raise StrangeAnswerError(place=self.place, why=why.reason or "it does not speak TLS") from why
@@ -240,6 +266,18 @@ class Client:
             said_reason=str(problem.get("reason", "")),
             facts=problem,
         )
+
+
+def _place_of(url: str) -> tuple[str, int]:
+    """(host, port) of an API's URL."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 443
+    except ValueError as why:
+        raise UsageError(what=f"{url} is no URL: {why}") from why
+    if parts.scheme != "https" or not parts.hostname or parts.path not in {"", "/"}:
+        raise UsageError(what=f"{url} is not like https://controller.example:443")
+    return parts.hostname, port
 
 
 def path_to(*parts: str) -> str:

@@ -24,6 +24,7 @@ from avinet.app.cli.errors import (
     exit_status,
     facts_of,
 )
+from avinet.app.cli.pin import read_login
 from avinet.errors import AvinetError
 from avinet.trust.files import read_private
 from avinet.trust.node import ControllerPaths
@@ -36,7 +37,7 @@ MAX_SENTENCE_CHARS = 300
 
 @attrs.define
 class Place:
-    """Which controller the command is about; ``--state`` unless ``--api`` names another machine's."""
+    """Which controller the command is about: ``--state``'s, unless ``--api`` or a login names another machine's."""
 
     state: Path = DEFAULT_STATE
     api: str | None = None
@@ -44,9 +45,13 @@ class Place:
     user: str | None = None
     password_file: Path | None = None
     json: bool = False
+    state_given: bool = True
+    """Whether ``--state`` or AVINET_STATE said so; the login counts only where neither they nor ``--api`` did."""
 
     def client(self) -> Client:
-        """The API, by UNIX socket or TLS."""
+        """The API, by UNIX socket or TLS, or by what ``avinet login`` kept."""
+        if self.api is None and not self.state_given and (login := read_login()) is not None:
+            return Client.pinned(login)
         if self.api is None:
             return Client.unix(ControllerPaths(self.state).api_socket)
         password = None
@@ -157,7 +162,9 @@ def lines_of(failure: AvinetError) -> list[str]:
     """What a person reads about ``failure``."""
     lines = [line.strip() for line in str(failure).splitlines()] or [failure.reason]
     if isinstance(failure, RefusedError) and failure.reason == "unauthenticated":
-        lines.append("Name a user with --user and a file that holds the password with --password-file.")
+        lines.append(
+            "Log in: avinet login URL; or use --user and --password-file (a file that holds the password)."
+        )
     return lines[: MAX_SHOWN_PROBLEMS + 1]
 
 

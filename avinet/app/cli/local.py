@@ -8,6 +8,7 @@ import click
 from avinet.app.cli.context import Command, Place, examples, place
 from avinet.app.cli.errors import FAILED
 from avinet.app.cli.output import print_facts, print_json, print_table
+from avinet.app.cli.pin import fingerprint_of
 from avinet.app.doctor import Examination, examine
 from avinet.app.settings import load_controller_settings
 from avinet.app.software import software_version
@@ -54,6 +55,7 @@ def init(where: Place, state: Path | None, config: Path | None, passphrase_file:
         "addresses": list(settings.addresses),
         "state": str(paths.state),
         "root_ca": str(paths.root_pem),
+        "root_fingerprint": fingerprint_of(identity.root.certificate),
         "admin_user": identity.admin.user,
         "admin_password_file": str(paths.admin_password),
     }

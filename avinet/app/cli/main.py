@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from avinet.app.cli.audit import audit
 from avinet.app.cli.client import path_to
@@ -18,6 +19,7 @@ from avinet.app.cli.engines import engines
 from avinet.app.cli.events import events
 from avinet.app.cli.images import images
 from avinet.app.cli.local import demo, doctor, init, restored, version
+from avinet.app.cli.login import completion, login, logout
 from avinet.app.cli.output import print_facts, print_json
 from avinet.app.cli.services import pools, services
 from avinet.app.cli.users import access_tokens, users
@@ -34,6 +36,11 @@ A first tour:
   avinet se list
   avinet vs stats
   avinet events --follow
+
+\b
+From another machine:
+  avinet login https://ctl.example     # once
+  avinet se list
 
 \b
 Exit status: 0 done, 1 failed, 2 invalid, 3 not found, 4 conflict,
@@ -92,6 +99,7 @@ def cli(  # noqa: PLR0913, PLR0917 - one parameter an option
     """Manage a fleet of load balancers: its service engines, their images and their configuration."""
     where = context.ensure_object(Place)
     where.state, where.api, where.ca = state, api, ca
+    where.state_given = context.get_parameter_source("state") is not ParameterSource.DEFAULT
     where.user, where.password_file = user, password_file
 
 
@@ -139,6 +147,7 @@ def status(where: Place) -> None:
 for _command in (
     access_tokens,
     audit,
+    completion,
     config,
     demo,
     doctor,
@@ -146,6 +155,8 @@ for _command in (
     events,
     images,
     init,
+    login,
+    logout,
     pools,
     restored,
     services,

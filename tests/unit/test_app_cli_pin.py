@@ -1,0 +1,76 @@
+"""What ``avinet login`` keeps and compares."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from avinet.app.cli.errors import UsageError
+from avinet.app.cli.pin import (
+    LoginDamagedError,
+    NoRootError,
+    Pinned,
+    Root,
+    login_path,
+    read_login,
+    same_fingerprint,
+    write_login,
+)
+from avinet.app.cli.users import seconds_of
+from avinet.model.ids import new_cluster_id
+from avinet.trust.ca import RootCa
+
+LOGIN = Pinned(
+    url="https://ctl",
+    root="PEM",
+    fingerprint="AB",
+    user="olga",
+    token="avo1.secret",
+    token_id="1",
+    expires_at=1.0,
+)
+
+
+class PinTests(SynchronousTestCase):
+    def setUp(self):
+        self.folder = Path(tempfile.mkdtemp(prefix="avinet-test-"))
+        self.patch(os, "environ", {**os.environ, "XDG_CONFIG_HOME": str(self.folder / "config")})
+
+    def test_a_login_is_kept_privately_and_read_back(self):
+        self.assertIsNone(read_login())
+        path = write_login(LOGIN)
+        self.assertEqual(path, login_path())
+        self.assertEqual((path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777), (0o600, 0o700))
+        self.assertEqual(read_login(), LOGIN)
+        self.assertNotIn("secret", repr(LOGIN))
+
+    def test_a_damaged_login_is_told(self):
+        write_login(LOGIN).write_bytes(b"{")
+        self.assertRaises(LoginDamagedError, read_login)
+
+    def test_a_relative_configuration_folder_is_ignored(self):
+        os.environ["XDG_CONFIG_HOME"] = "here"
+        self.assertTrue(login_path().is_absolute())
+
+    def test_fingerprints_are_the_same_however_they_are_written(self):
+        for other in ("ab:cd", "ABCD", "AB:CD\n", "SHA256:abcd", "sha256=ABcd"):
+            self.assertTrue(same_fingerprint("AB:CD", other), other)
+        for other in ("", "AB", "AB:CE", "AB:CD:00"):
+            self.assertFalse(same_fingerprint("AB:CD", other), other)
+
+    def test_only_the_certificate_of_an_authority_is_a_root(self):
+        root = RootCa.create(self.folder, new_cluster_id())
+        self.assertEqual(len(Root.of(root.pem, "x").fingerprint), 32 * 3 - 1)
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        leaf = root.issue_api(ec.generate_private_key(ec.SECP256R1()).public_key(), ["localhost"])
+        for pem in (b"", b"<html>", leaf, root.pem * 50):
+            self.assertRaises(NoRootError, Root.of, pem, "x")
+
+    def test_times_are_read_with_their_unit(self):
+        self.assertEqual(
+            [seconds_of(t) for t in ("90m", "12h", "30d", "2w")], [5400, 43200, 2592000, 1209600]
+        )
+        for text in ("", "0d", "1", "d", "1.5d", "-1d", "1y"):
+            self.assertRaises(UsageError, seconds_of, text)
