@@ -84,7 +84,12 @@ class OperatorSurface:
     async def listen(self, routes: tuple[Route, ...], options: Any, stack: contextlib.AsyncExitStack) -> None:
         """Serve ``routes`` on both."""
         settings, reactor = self.settings, self.reactor
-        site = BoundedSite(Router(routes, reactor, self.operators), reactor)
+        router = Router(routes, reactor, self.operators)
+        self.known.users.listen(lambda name: router.end_streams(lambda who: who.user == name))
+        self.known.tokens.ended = lambda token: router.end_streams(
+            lambda who: (who.user, who.token) == (token.user, token.name)
+        )
+        site = BoundedSite(router, reactor)
         port = listen_tls(reactor, Place(settings.port, "[api] port", settings.bind), site, options)
         stack.push_async_callback(awaited(port.stopListening))
         local = BoundedSite(Router(routes, reactor, LocalGuard(self.audit.ended)), reactor)

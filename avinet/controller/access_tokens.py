@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Callable
 from typing import ClassVar
 
 import attrs
@@ -133,6 +134,8 @@ class AccessTokens:
     store: Store
     clock: IReactorTime
     """UNIX seconds."""
+    ended: Callable[[TokenRecord], None] = lambda token: None
+    """Told of each that was revoked."""
     _held: dict[str, tuple[TokenRecord, int]] = attrs.field(factory=dict, init=False, repr=False)
     _used_at: dict[str, float] = attrs.field(factory=dict, init=False, repr=False)
 
@@ -246,8 +249,10 @@ class AccessTokens:
     async def _delete(self, token: str) -> None:
         # The store first: a token that ended in memory alone would be back after a restart.
         await self.store.transact([], [Delete(PREFIX + token)])
-        self._held.pop(token, None)
+        held = self._held.pop(token, None)
         self._used_at.pop(token, None)
+        if held is not None:
+            self.ended(held[0])
 
 
 def _hash(secret: str) -> bytes:

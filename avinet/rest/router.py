@@ -7,7 +7,7 @@ becomes a 500 that names an incident, whose traceback goes to the log alone.  Bo
 """
 
 import uuid
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 from urllib.parse import unquote
 
@@ -48,6 +48,8 @@ from avinet.units import KIB
 
 __all__ = ["Auth", "Caller", "Info", "Request", "Response", "Route", "Router", "openapi"]
 
+STREAM_LIFE_S = 12 * 3_600.0
+"""As long as a session; clients of streams come back by themselves, from where they were."""
 UNROUTED_BODY_BYTES = 64 * KIB
 """As most routes take; clients send a body with a wrong path as with a right one."""
 
@@ -104,6 +106,8 @@ class Router(Resource):
         super().__init__()
         self._clock = clock
         self._guard = NoLogins() if guard is None else guard
+        self._streams: dict[Any, Principal | None] = {}
+        """What is being streamed, to whom."""
         self._table: dict[tuple[str, ...], dict[str, Route]] = {}
         for route in routes:
             pattern = tuple("{}" if parameter_of(s) else s for s in route.segments)
@@ -161,7 +165,13 @@ class Router(Resource):
         self._guard.ended(exchange.access(response, reason))
         if not web._disconnected and not web.finished:  # noqa: SLF001 - twisted.web has no public word for it
             web.setHeader("X-Request-Id", exchange.request_id)
-            await self._send(web, response)
+            await self._send(exchange, response)
+
+    def end_streams(self, ends: Callable[[Principal], bool]) -> None:
+        """End what is streamed to principals whose rights have changed; they come back, and are asked who they are."""
+        for producer, principal in list(self._streams.items()):
+            if principal is not None and ends(principal):
+                producer.stopProducing()
 
     async def _respond(self, exchange: _Exchange) -> Response:
         web, method, target = exchange.web, exchange.method, _text(exchange.web.uri)
@@ -235,7 +245,8 @@ class Router(Resource):
                 return raw, methods, values
         raise NoSuchPathError(path=raw)
 
-    async def _send(self, request: WebRequest, response: Response) -> None:
+    async def _send(self, exchange: _Exchange, response: Response) -> None:
+        request = exchange.web
         request.setResponseCode(response.status)
         for name, value in {**_ALWAYS, **response.headers}.items():
             request.setHeader(name, value)
@@ -246,7 +257,7 @@ class Router(Resource):
         if response.streamed:
             request.setHeader("Content-Type", response.content_type)
             if not head:
-                await self._stream(request, response.body)
+                await self._stream(exchange, response.body)
                 return
             request.finish()
             return
@@ -261,10 +272,14 @@ class Router(Resource):
             request.write(body)
         request.finish()
 
-    async def _stream(self, request: WebRequest, producer: Any) -> None:
+    async def _stream(self, exchange: _Exchange, producer: Any) -> None:
+        request = exchange.web
         if isinstance(producer.length, int):
             request.setHeader("Content-Length", str(producer.length))
         request.notifyFinish().addErrback(lambda reason: producer.stopProducing())
+        self._streams[producer] = exchange.principal
+        # A login that would have ended meanwhile must not be outlived for long by what it once asked for.
+        ending = self._clock.callLater(STREAM_LIFE_S, producer.stopProducing)
         try:
             await producer.startProducing(request)
         except CancelledError:
@@ -273,7 +288,13 @@ class Router(Resource):
             self._log.failure("streaming {path} failed", path=_text(request.path))
             request.loseConnection()
             return
+        finally:
+            del self._streams[producer]
+            if ending.active():
+                ending.cancel()
         if not request._disconnected:  # noqa: SLF001 - as above
+            if request.producer is not None:  # one that was told to stop
+                request.unregisterProducer()
             request.finish()
 
 

@@ -7,7 +7,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.controller.api_events import event_routes
 from avinet.controller.events import Events, MemoryLog
 from avinet.model.events import Level
-from avinet.rest.router import Router
+from avinet.rest.access import Principal, Role
+from avinet.rest.router import STREAM_LIFE_S, Router
 from avinet.rest.site import STALL_TIMEOUT_S
 from avinet.rest.stream import HEARTBEAT_S
 from tests.unit.rest_client import Client, Known, request_bytes
@@ -21,8 +22,9 @@ class EventApiTests(SynchronousTestCase):
         self.log = MemoryLog()
         self.events = Events(self.log, self.clock, wall=lambda: 1.0)
 
-        router = Router(event_routes(self.events, self.clock), self.clock, Known("admin"))
-        self.client = Client(router, self.clock)
+        self.guard = Known("admin")
+        self.router = Router(event_routes(self.events, self.clock), self.clock, self.guard)
+        self.client = Client(self.router, self.clock)
 
     def emit(self, *numbers):
         for n in numbers:
@@ -60,6 +62,24 @@ class EventApiTests(SynchronousTestCase):
     def test_a_limit_out_of_range_is_refused(self):
         for limit in ("0", "1001", "x"):
             self.assertEqual(self.client("GET", f"/api/events?limit={limit}").status, 400)
+
+    def ended(self, connection):
+        return connection.transport.value().endswith(b"0\r\n\r\n")
+
+    def test_a_stream_ends_when_its_reader_has_no_right_to_it_any_more(self):
+        mine = self.stream()
+        self.guard.principal = Principal(user="olga", role=Role.READ_ONLY)
+        hers = self.stream()
+        self.router.end_streams(lambda who: who.user == "olga")
+        self.assertEqual((self.ended(mine), self.ended(hers)), (False, True))
+        self.emit(1)
+        self.assertEqual((self.ids(mine), self.ids(hers)), ([1], []))
+
+    def test_a_stream_lives_no_longer_than_a_session(self):
+        connection = self.stream()
+        self.clock.pump([HEARTBEAT_S] * int(STREAM_LIFE_S / HEARTBEAT_S))
+        self.assertTrue(self.ended(connection))
+        self.assertEqual(self.client("GET", "/api/events").status, 200)
 
     def test_a_stream_tells_what_comes(self):
         self.emit(1)
