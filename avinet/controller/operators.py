@@ -67,7 +67,7 @@ class TooManyLoginsError(AvinetError):
 
 @error
 class ForgeryError(AvinetError):
-    """The request changes something and comes with a session's cookie, but {why}. Another site's page may have made it."""
+    """The request changes something, but {why}. Another site's page may have made it."""
 
     kind: ClassVar[Kind] = Kind.DENIED
     why: str
@@ -144,6 +144,9 @@ class Operators:
     async def authenticate(self, caller: Caller) -> Principal:
         """Who it is; a session or a token is looked up, a password verified."""
         _require_tenant(caller.headers)
+        if caller.method not in READS:
+            # However it proves who it is: a browser repeats a Basic login by itself, as it does a cookie.
+            require_same_origin(caller.headers)
         authorization = caller.headers.get("authorization")
         if authorization is None:
             found = self._by_session(caller)
@@ -228,10 +231,8 @@ class Operators:
                 what="send a user and a password, an access token, or a session's cookie"
             )
         session = self._known.sessions.find(cookies[SESSION_COOKIE])
-        if caller.method not in READS:
-            require_same_origin(caller.headers)
-            if not repeats(session, caller.headers.get("x-csrftoken", "")):
-                raise ForgeryError(why="its X-CSRFToken is missing or is not the session's")
+        if caller.method not in READS and not repeats(session, caller.headers.get("x-csrftoken", "")):
+            raise ForgeryError(why="its X-CSRFToken is missing or is not the session's")
         record = self._known.users.get(session.user)
         return Principal(user=record.name, role=record.role, session=session.id)
 
@@ -283,6 +284,8 @@ def require_same_origin(headers: Mapping[str, str]) -> None:
     Programs say nothing and pass; the Avi SDK sends the API's own address as ``Referer``.
     """
     host = _authority(headers.get("host", ""))
+    if headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
+        raise ForgeryError(why="the browser says that it comes from another site")
     for name in ("origin", "referer"):
         said = headers.get(name)
         if said is None:

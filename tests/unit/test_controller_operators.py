@@ -238,6 +238,17 @@ class SessionTests(Case):
             self.assertEqual(self.user_of(**write, **{name: "https://ctl:8444"}), "admin")
         self.assertEqual(self.user_of(**{**write, "host": "ctl", "referer": "https://ctl:443/x"}), "admin")
 
+    def test_a_password_that_a_browser_repeats_for_another_page_is_refused_too(self):
+        for said in (
+            {"origin": "https://evil"},
+            {"sec_fetch_site": "cross-site"},
+            {"sec_fetch_site": "same-site"},
+        ):
+            self.refused(RIGHT, ForgeryError, method="POST", host="ctl", **said)
+            self.assertEqual(self.user_of(RIGHT, host="ctl", **said), "admin")
+        same = {"origin": "https://ctl", "sec_fetch_site": "same-origin"}
+        self.assertEqual(self.user_of(RIGHT, method="POST", host="ctl", **same), "admin")
+
     def test_what_is_no_session_is_told_to_log_in_again(self):
         for secret in ("", "x", self.new.secret[:-1], "é"):
             self.refused(kind=SessionEndedError, cookie=f"sessionid={secret}")
