@@ -4,8 +4,10 @@ import os
 import tempfile
 from pathlib import Path
 
+import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
+from avinet.app.cli.context import Place
 from avinet.app.cli.errors import UsageError
 from avinet.app.cli.pin import (
     LoginDamagedError,
@@ -44,6 +46,15 @@ class PinTests(SynchronousTestCase):
         self.assertEqual((path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777), (0o600, 0o700))
         self.assertEqual(read_login(), LOGIN)
         self.assertNotIn("secret", repr(LOGIN))
+
+    def test_a_login_counts_where_nothing_else_says_which_controller_and_no_local_file_is_needed(self):
+        write_login(
+            msgspec.structs.replace(LOGIN, root=RootCa.create(self.folder, new_cluster_id()).pem.decode())
+        )
+        given, silent = Place(state=Path("/x")), Place(state=Path("/x"), state_given=False)
+        self.assertEqual((given.client().place, silent.client().place), ("/x/api.sock", "https://ctl"))
+        silent.local_state("avinet se exec")
+        self.assertEqual(silent.client().place, "/x/api.sock")
 
     def test_a_damaged_login_is_told(self):
         write_login(LOGIN).write_bytes(b"{")

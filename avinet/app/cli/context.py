@@ -67,6 +67,7 @@ class Place:
         """The controller's own files, which ``what`` needs."""
         if self.api is not None:
             raise UsageError(what=f"{what} works on the controller's machine: use --state, not --api")
+        self.state_given = True  # a login may be for another controller than the one whose files these are
         return ControllerPaths(self.state)
 
 
