@@ -28,6 +28,7 @@ from avinet.controller.api_status import StrangerCounts, Whole, resident_kib
 from avinet.controller.candidates import Candidates
 from avinet.controller.config_store import ConfigStore, HistoryLimits
 from avinet.controller.configuration import ConfigService
+from avinet.controller.departures import Departures
 from avinet.controller.engine_commands import EngineCommands
 from avinet.controller.engine_index import EngineIndex
 from avinet.controller.engines import Engines
@@ -39,6 +40,7 @@ from avinet.controller.image_keys import ImageKeys
 from avinet.controller.images import Images, ImageSources
 from avinet.controller.machines import Machines
 from avinet.controller.permits import LOGS_IN, PermitFiles, PermitRules, Permits
+from avinet.controller.placement_view import PlacementView
 from avinet.controller.registration_api import RegistrationApi
 from avinet.controller.reports import ChannelEvents, ConfigEvents, ControllerEvents, SessionEvents
 from avinet.controller.session import SeSession, SessionSettings
@@ -104,6 +106,7 @@ class Controller(SessionListener):
     sessions: Sessions = attrs.field(init=False)
     candidates: Candidates = attrs.field(init=False)
     sync: Sync = attrs.field(init=False)
+    departures: Departures = attrs.field(init=False)
     traffic: FleetTraffic = attrs.field(init=False)
     ssh: SecureChannelServer = attrs.field(init=False)
     channel_events: ChannelEvents = attrs.field(init=False)
@@ -244,6 +247,8 @@ class Controller(SessionListener):
             self.sessions.add_listener(listener)
         self.sync.start()
         stack.callback(self.sync.stop)
+        view = PlacementView(self.config, self.engines, self.sync, self.reactor)
+        self.departures = Departures(self.commands, view, self._delete_machine, self._send_away, self.reactor)
         self.traffic.start()
         stack.callback(self.traffic.stop)
         stack.callback(self.candidates.stop)
@@ -327,6 +332,8 @@ class Controller(SessionListener):
         )
         await self.machines.start()
         stack.push_async_callback(self.machines.stop)
+        self.departures.start()
+        stack.callback(self.departures.stop)
 
     def _meta(self, token: str) -> MetaInfo:
         addresses = registration_addresses(self.identity.membership)
@@ -383,7 +390,14 @@ class Controller(SessionListener):
             logins=self._logins,
         )
         api = OperatorApi(
-            whole, self.commands, self.machines, self.images, self.events, self._meta, self.traffic
+            whole,
+            self.commands,
+            self.machines,
+            self.images,
+            self.events,
+            self._meta,
+            self.traffic,
+            self.departures,
         )
         return api.routes(self.reactor, surface.routes())
 
@@ -411,14 +425,23 @@ class Controller(SessionListener):
         doing.addErrback(lambda f: _log.failure(what + " failed", f, **facts))
 
     def _record_changed(self, before: SeRecord | None, after: SeRecord) -> None:
-        if after.lifecycle in {Lifecycle.QUARANTINED, Lifecycle.DELETED}:
-            word = after.lifecycle.lower()
-            self.sessions.close(after.uuid, word, f"this service engine is {word}")
-            self.reactor.callLater(GOODBYE_S, self._cut_off, after.uuid)
-            if after.lifecycle is Lifecycle.DELETED:
-                self.sessions.forget(after.uuid)
+        if after.lifecycle is Lifecycle.DELETED:
+            self._send_away(after.uuid)
+            self.sessions.forget(after.uuid)
+        elif after.lifecycle is Lifecycle.QUARANTINED:
+            self.departures.cut_off(after.uuid)
         elif before is not None and before.lifecycle is Lifecycle.QUARANTINED:
             self.sessions.pardon(after.uuid)
+
+    async def _delete_machine(self, se: str) -> SeRecord:
+        return await self.machines.delete(se)
+
+    def _send_away(self, se: SeId) -> None:
+        """End the sessions of one that is quarantined or deleted, which its record says."""
+        record = self.engines.find(se)
+        word = "deleted" if record is None else record.lifecycle.lower()
+        self.sessions.close(se, word, f"this service engine is {word}")
+        self.reactor.callLater(GOODBYE_S, self._cut_off, se)
 
     def _cut_off(self, se: SeId) -> None:
         """End whatever an SE without rights still has open, unless it was pardoned meanwhile."""

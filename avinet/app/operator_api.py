@@ -14,10 +14,12 @@ from avinet.controller.api_engines import EngineApi, EngineFacts
 from avinet.controller.api_events import event_routes
 from avinet.controller.api_images import ImageApi
 from avinet.controller.api_metrics import metrics_route
+from avinet.controller.api_placement import PlacementApi
 from avinet.controller.api_schemas import components
 from avinet.controller.api_status import StatusApi, Whole
 from avinet.controller.api_tokens import TokenApi
 from avinet.controller.api_traffic import TrafficApi
+from avinet.controller.departures import Departures
 from avinet.controller.engine_commands import EngineCommands
 from avinet.controller.events import Events
 from avinet.controller.images import Images
@@ -50,10 +52,11 @@ class OperatorApi:
     events: Events
     meta: Callable[[str], MetaInfo]
     traffic: FleetTraffic
+    departures: Departures
 
     def routes(self, clock: IReactorTime, more: tuple[Route, ...]) -> tuple[Route, ...]:
         """All of them and ``more``, with the OpenAPI document of the very same table."""
-        whole = self.whole
+        whole, view = self.whole, self.departures.view
         facts = EngineFacts(
             is_attached=whole.sessions.is_up,
             in_sync=whole.sync.in_sync,
@@ -61,11 +64,15 @@ class OperatorApi:
             version=self._version,
             software=self._software,
             channel=self._channel,
+            load=view.load,
+            services=view.services_of,
         )
         reader = FigureReader(self.traffic, WallClock(clock).seconds)
+        engines = EngineApi(self.commands, self.machines, facts, self._has_group, self.departures.delete)
         table = (
             *StatusApi(whole).routes(),
-            *EngineApi(self.commands, self.machines, facts, self._has_group).routes(),
+            *engines.routes(),
+            *PlacementApi(view).routes(),
             *TokenApi(whole.engines, self.events.emit, self.meta, self._has_group).routes(),
             *ImageApi(self.images, whole.engines, self._has_group).routes(),
             *ConfigApi(whole.config, whole.sync, whole.engines, deferToThread).routes(),

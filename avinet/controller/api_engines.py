@@ -5,16 +5,17 @@ row holds the record and, beside it, what other services know of the SE now (``E
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import attrs
 import msgspec
 
 from avinet.controller.engine_commands import EngineCommands
 from avinet.controller.machines import MANUAL, Machines
+from avinet.controller.placement_view import EngineService
 from avinet.errors import AvinetError, Kind, error
 from avinet.model.channel import ChannelStatus
-from avinet.model.engine import SeRecord, state_of
+from avinet.model.engine import Lifecycle, SeRecord, SeState, state_of
 from avinet.model.ids import SeId
 from avinet.rest.route import Request, Response, Route
 from avinet.trust.keys import fingerprint, parse_line
@@ -59,10 +60,18 @@ class EngineRow(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
     enrolled_at: float | None = None
     note: str = ""
+    services: int = 0
+    """Virtual services that it is to serve."""
+    draining: int = 0
+    """Those that went to others, which it serves on until they have taken over."""
+    leaving: bool = False
+    """It is deleted once it has drained."""
 
 
 class EngineDetail(EngineRow, frozen=True, kw_only=True):
     """One SE by itself."""
+
+    virtual_services: tuple[EngineService, ...] = ()
 
     secure_channel: ChannelStatus | None = None
     """Of one that is attached."""
@@ -112,6 +121,19 @@ class Remark(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     note: str = ""
 
 
+class Disabling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``now``: it is emptied at once, whether or not others have taken over."""
+
+    note: str = ""
+    now: bool = False
+
+
+class EngineDeleteQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``now``: without a drain."""
+
+    now: bool = False
+
+
 class Nothing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``{}``."""
 
@@ -126,20 +148,32 @@ class EngineFacts:
     version: Callable[[SeId], int | None] = attrs.field(default=lambda _: None)
     software: Callable[[SeId], str] = attrs.field(default=lambda _: "")
     channel: Callable[[SeId], ChannelStatus | None] = attrs.field(default=lambda _: None)
+    load: Callable[[SeId], tuple[int, int]] = attrs.field(default=lambda _: (0, 0))
+    """How many virtual services it is to serve, and how many it drains."""
+    services: Callable[[SeId], tuple[EngineService, ...]] = attrs.field(default=lambda _: ())
+
+
+class Remove(Protocol):
+    """Ends an SE: the record as it is then, DELETED or leaving."""
+
+    def __call__(self, se: SeId, *, now: bool) -> Awaitable[SeRecord]:
+        """``now``: without a drain."""
 
 
 @attrs.frozen(eq=False)
 class EngineApi:
-    """The handlers.  ``has_group`` knows the groups of the configuration."""
+    """The handlers.  ``has_group`` knows the groups of the configuration; ``remove`` is ``Departures.delete``."""
 
     commands: EngineCommands
     machines: Machines
     facts: EngineFacts
     has_group: Callable[[str], bool]
+    remove: Remove
 
     def row(self, record: SeRecord) -> EngineRow:
         """One SE as it is now; ``avinet demo`` and the dashboard show the same."""
         rtt_s = self.facts.rtt_s(record.uuid)
+        services, draining = self.facts.load(record.uuid)
         return EngineRow(
             uuid=record.uuid,
             name=record.name,
@@ -160,6 +194,9 @@ class EngineApi:
             created_at=record.created_at,
             enrolled_at=record.enrolled_at,
             note=record.note,
+            services=services,
+            draining=draining,
+            leaving=record.leaving and record.lifecycle is not Lifecycle.DELETED,
         )
 
     def _se(self, request: Request) -> SeId:
@@ -168,9 +205,11 @@ class EngineApi:
     async def list(self, request: Request) -> Response:
         """``GET /api/serviceengine``."""
         query: EngineQuery = request.query
+        engines = self.commands.engines
+        deleted = query.state == SeState.DELETED
         rows = [
             self.row(record)
-            for record in self.commands.engines.all()
+            for record in (engines.index.deleted() if deleted else engines.all())
             if query.name in {None, record.name} and query.group in {None, record.group}
         ]
         if query.state is not None:
@@ -184,7 +223,13 @@ class EngineApi:
         """``GET /api/serviceengine/{uuid}``."""
         row = self.row(self.commands.engines.named(request.params["uuid"]))
         channel = self.facts.channel(row.uuid)
-        return Response(body=EngineDetail(**msgspec.structs.asdict(row), secure_channel=channel))
+        return Response(
+            body=EngineDetail(
+                **msgspec.structs.asdict(row),
+                secure_channel=channel,
+                virtual_services=self.facts.services(row.uuid),
+            )
+        )
 
     async def create(self, request: Request) -> Response:
         """``POST /api/serviceengine``."""
@@ -197,8 +242,11 @@ class EngineApi:
 
     async def delete(self, request: Request) -> Response:
         """``DELETE /api/serviceengine/{uuid}``."""
-        await self.machines.delete(self._se(request))
-        return Response(status=204)
+        query: EngineDeleteQuery = request.query
+        record = await self.remove(self._se(request), now=query.now)
+        if record.lifecycle is Lifecycle.DELETED:
+            return Response(status=204)
+        return Response(status=202, body=self.row(record))
 
     def routes(self) -> tuple[Route, ...]:
         """All of ``/api/serviceengine``."""
@@ -240,7 +288,14 @@ class EngineApi:
                 path=one,
                 handler=self.delete,
                 summary="Delete a service engine for good, and its machine unless that was made by hand.",
-                statuses={204: "Deleted.", 404: "No such service engine."},
+                query=EngineDeleteQuery,
+                response=EngineRow,
+                statuses={
+                    202: "It drains, and is deleted after that.",
+                    204: "Deleted.",
+                    404: "No such service engine.",
+                    409: "It serves what no other service engine can take over.",
+                },
                 timeout_s=CREATE_TIMEOUT_S,
             ),
             self._command(
@@ -251,13 +306,13 @@ class EngineApi:
             ),
             self._command(
                 "disable",
-                "Keep it connected, give it nothing to carry.",
-                Remark,
-                lambda se, body: commands.disable(se, body.note),
+                "Keep it connected, give it nothing to carry; what it has it serves until others do.",
+                Disabling,
+                lambda se, body: commands.disable(se, body.note, drains=not body.now),
             ),
             self._command(
                 "enable",
-                "Back from disabled or quarantined.",
+                "Back from disabled or quarantined; calls off a deletion that waits for a drain.",
                 Nothing,
                 lambda se, body: commands.enable(se),
             ),
@@ -269,7 +324,7 @@ class EngineApi:
             ),
             self._command(
                 "quarantine",
-                "Cut it off until it is enabled.",
+                "Empty it as far as it can be reached, and cut it off until it is enabled.",
                 Remark,
                 lambda se, body: commands.quarantine(se, body.note),
             ),

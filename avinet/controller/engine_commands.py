@@ -54,22 +54,30 @@ def approve(record: SeRecord, expected: str | None = None) -> SeRecord:
     return msgspec.structs.replace(record, lifecycle=Lifecycle.ENROLLED)
 
 
-def disable(record: SeRecord, note: str) -> SeRecord:
-    """Connected, but given no virtual service."""
+def disable(record: SeRecord, note: str, *, drains: bool = True) -> SeRecord:
+    """Connected, but given no virtual service; ``drains``: it serves on what it has until others do."""
     _require(record, "disable", frozenset({Lifecycle.ENROLLED, Lifecycle.DISABLED}))
-    return msgspec.structs.replace(record, lifecycle=Lifecycle.DISABLED, note=note[:MAX_NOTE])
+    return msgspec.structs.replace(record, lifecycle=Lifecycle.DISABLED, note=note[:MAX_NOTE], drains=drains)
+
+
+def leave(record: SeRecord) -> SeRecord:
+    """Disabled, and deleted once it has drained; ``enable`` calls that off."""
+    disabled = disable(record, "being deleted once it has drained")
+    return msgspec.structs.replace(disabled, leaving=True)
 
 
 def enable(record: SeRecord) -> SeRecord:
     """Back from DISABLED or QUARANTINED."""
     _require(record, "enable", ENROLLED_STATES)
-    return msgspec.structs.replace(record, lifecycle=Lifecycle.ENROLLED, note="")
+    return msgspec.structs.replace(record, lifecycle=Lifecycle.ENROLLED, note="", drains=True, leaving=False)
 
 
 def quarantine(record: SeRecord, note: str) -> SeRecord:
     """No session, no configuration, until it is enabled."""
     _require(record, "quarantine", ENROLLED_STATES)
-    return msgspec.structs.replace(record, lifecycle=Lifecycle.QUARANTINED, note=note[:MAX_NOTE])
+    return msgspec.structs.replace(
+        record, lifecycle=Lifecycle.QUARANTINED, note=note[:MAX_NOTE], leaving=False
+    )
 
 
 def place(record: SeRecord) -> SeRecord:
@@ -92,9 +100,14 @@ class EngineCommands:
         """``approve`` with its event."""
         return await self._run(se, lambda r: approve(r, expected), "SE_APPROVED", "approved")
 
-    async def disable(self, se: str, note: str = "") -> SeRecord:
+    async def disable(self, se: str, note: str = "", *, drains: bool = True) -> SeRecord:
         """``disable`` with its event."""
-        return await self._run(se, lambda r: disable(r, note), "SE_DISABLED", "disabled", note)
+        done = "disabled" if drains else "disabled at once"
+        return await self._run(se, lambda r: disable(r, note, drains=drains), "SE_DISABLED", done, note)
+
+    async def leave(self, se: str) -> SeRecord:
+        """``leave`` with its event."""
+        return await self._run(se, leave, "SE_LEAVING", "disabled, to be deleted once it has drained")
 
     async def enable(self, se: str) -> SeRecord:
         """``enable`` with its event."""

@@ -113,6 +113,11 @@ class WantedStates:
             return True
         return False
 
+    def placed_without(self, se: SeId) -> frozenset[ObjectId]:
+        """The virtual services that would be placed somewhere if one SE were gone."""
+        others = tuple(engine for engine in self.engines or () if engine.se != se)
+        return frozenset().union(*self.place(self.configuration, others).values())
+
     def time_is(self, now: float) -> set[SeId]:
         """End drains: the SEs that are to have something else."""
         over = self.moves.tick(now)

@@ -27,7 +27,7 @@ from avinet.controller.versions import VersionTimes
 from avinet.model.configuration import Configuration
 from avinet.model.ids import NO_VERSION, ConfigVersion, ObjectId, SeId
 from avinet.model.moves import Moves
-from avinet.model.placement import Engine, Placement, place
+from avinet.model.placement import Engine, place
 from avinet.model.resources import Delta
 from avinet.wire.messages import Ack, InForce, Message, Nack
 
@@ -108,14 +108,14 @@ class Sync(SessionListener):
     # What is asked
 
     @property
+    def states(self) -> WantedStates:
+        """What each SE is to have, and where that comes from."""
+        return self._states
+
+    @property
     def moves(self) -> Moves:
         """Who drains what."""
         return self._states.moves
-
-    @property
-    def placed(self) -> Placement:
-        """Who is to serve what in the end."""
-        return self._states.placed
 
     def in_sync(self, se: SeId) -> bool:
         """Whether the SE reported the state it should have."""

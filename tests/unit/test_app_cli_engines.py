@@ -2,8 +2,11 @@
 
 from unittest import mock
 
+import attrs
+
+from avinet.app.cli import leaving
 from avinet.model.config import KINDS
-from tests.unit.api_double import Answer
+from tests.unit.api_double import Answer, problem
 from tests.unit.cli_kit import ENGINE, CliCase
 
 NO_ENGINE = {"count": 0, "results": []}
@@ -43,6 +46,91 @@ class Commands(CliCase):
     def test_one_out_of_quarantine_is_said_to_take_a_while(self):
         self.assertIn("within two minutes", self.said_by("enable", state="QUARANTINED"))
         self.assertNotIn("within two minutes", self.said_by("enable", state="DISABLED"))
+
+
+class Leaving(CliCase):
+    GONE = problem(404, "engine-not-found", "There is no service engine se-11.")
+
+    def setUp(self):
+        super().setUp()
+        self.patch(leaving, "POLL_S", 0.0)
+        self.answers["GET", "/api/serviceengine/se-1"] = Answer(body=ENGINE)
+
+    def row(self, **more):
+        return Answer(body={**ENGINE, "state": "DISABLED", "leaving": True, **more})
+
+    def test_a_deletion_shows_what_is_left_until_it_is_gone(self):
+        self.answers["DELETE", "/api/serviceengine/se-11"] = attrs.evolve(self.row(draining=2), status=202)
+        held = {"name": "www", "stage": "held", "why": "se-2 is away"}
+        self.answers["GET", "/api/serviceengine/se-11"] = [
+            self.row(draining=2),
+            self.row(draining=1, virtual_services=[held]),
+            self.GONE,
+        ]
+        result = self.run_cli("se", "delete", "se-1", "--yes")
+        self.assertEqual(result.exit_code, 0, result.output)
+        self.assertEqual(
+            result.stderr.splitlines(),
+            [
+                "Service engine se-1 drains 2 virtual services.",
+                "Service engine se-1 drains 1 virtual service; 1 virtual service not yet served elsewhere: se-2 is away.",
+            ],
+        )
+        self.assertIn("was deleted", result.stdout)
+
+    def test_a_deletion_that_is_called_off_is_told_as_that(self):
+        self.answers["DELETE", "/api/serviceengine/se-11"] = attrs.evolve(self.row(draining=2), status=202)
+        self.answers["GET", "/api/serviceengine/se-11"] = Answer(body=ENGINE)
+        result = self.run_cli("se", "delete", "se-1", "--yes")
+        self.assertEqual(result.exit_code, 4)
+        self.assertIn("was enabled meanwhile", result.stderr)
+
+    def test_at_once_asks_for_no_drain(self):
+        self.answers["DELETE", "/api/serviceengine/se-11?now=true"] = Answer(204)
+        self.assertIn("was deleted", self.answer_of("se", "delete", "se-1", "--yes", "--now"))
+
+    def test_one_that_is_disabled_is_said_to_drain_what_it_has(self):
+        row = {**ENGINE, "state": "DISABLED"}
+        self.answers["POST", "/api/serviceengine/se-1/disable"] = Answer(body=row)
+        self.assertNotIn("drains", self.answer_of("se", "disable", "se-1"))
+        self.answers["POST", "/api/serviceengine/se-1/disable"] = Answer(body={**row, "services": 3})
+        self.assertIn("drains 3 virtual services", self.answer_of("se", "disable", "se-1"))
+        self.assertNotIn("drains", self.answer_of("se", "disable", "se-1", "--now"))
+        self.assertEqual(self.api.asked[-1].json, {"note": "", "now": True})
+
+    def test_a_list_counts_what_each_serves_and_drains(self):
+        self.answers["GET", "/api/serviceengine"] = Answer(
+            body={"count": 1, "results": [{**ENGINE, "services": 4, "draining": 2}]}
+        )
+        self.assertIn("4 (2 draining)", self.answer_of("se", "list"))
+
+
+class Placed(CliCase):
+    WEB = {
+        "name": "web", "uuid": "virtualservice-1", "enabled": True, "group": "G", "least": 2, "most": 4,
+        "wanted": 1, "serving": 2, "short": True, "why": "group G has 1 service engine that can serve",
+        "engines": [
+            {"name": "se-1", "uuid": "se-11", "stage": "serving", "why": ""},
+            {"name": "se-2", "uuid": "se-22", "stage": "draining", "why": "", "over_in_s": 12.4},
+        ],
+    }  # fmt: skip
+
+    def test_virtual_services_are_listed_with_where_they_are_and_what_is_short(self):
+        self.answers["GET", "/api/placement?short=true"] = Answer(body={"count": 1, "results": [self.WEB]})
+        shown = self.answer_of("vs", "list", "--short")
+        for words in ("1 of 2 to 4", "se-1, se-2 (draining)", "group G has 1 service engine"):
+            self.assertIn(words, shown)
+
+    def test_one_is_shown_with_the_stage_of_each_engine(self):
+        self.answers["GET", "/api/placement/web"] = Answer(body=self.WEB)
+        shown = self.answer_of("vs", "show", "web")
+        for words in ("se-11", "12 s", "that can serve"):
+            self.assertIn(words, shown)
+
+    def test_one_that_is_nowhere_says_why(self):
+        nowhere = {**self.WEB, "engines": [], "short": False, "why": "it is disabled"}
+        self.answers["GET", "/api/placement/web"] = Answer(body=nowhere)
+        self.assertIn("it is disabled", self.run_cli("vs", "show", "web").output)
 
 
 class Shown(CliCase):

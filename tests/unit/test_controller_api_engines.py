@@ -12,6 +12,7 @@ from avinet.controller.api_engines import EngineApi, EngineFacts
 from avinet.controller.api_tokens import TokenApi
 from avinet.controller.engine_commands import EngineCommands
 from avinet.controller.machines import Machines
+from avinet.controller.placement_view import EngineService
 from avinet.model.channel import IMPLICIT, ChannelStatus
 from avinet.model.config import EnrolmentPolicy
 from avinet.rest.router import Info, Router, openapi
@@ -77,6 +78,7 @@ class Api(SynchronousTestCase):
     def setUp(self):
         self.site, self.cloud = Site(), FakeCloud()
         self.attached = set()
+        self.serving = False
         self.wire()
 
     def meta(self, text):
@@ -94,12 +96,19 @@ class Api(SynchronousTestCase):
             version=lambda se: 7 if se in self.attached else None,
             software=lambda se: "0.1.0" if se in self.attached else "",
             channel=lambda se: CHANNEL if se in self.attached else None,
+            load=lambda se: (2, 1) if se in self.attached else (0, 0),
+            services=lambda se: (EngineService(uuid="virtualservice-1", name="www", stage="held"),),
         )
         self.commands = EngineCommands(self.site.engines)
-        engines = EngineApi(self.commands, self.machines, facts, self.site.groups.__contains__)
+        engines = EngineApi(self.commands, self.machines, facts, self.site.groups.__contains__, self.remove)
         tokens = TokenApi(self.site.engines, self.site.events.emit, self.meta, self.site.groups.__contains__)
         router = Router((*engines.routes(), *tokens.routes()), self.site.clock, Known("local"))
         self.web = BoundedSite(router, self.site.clock)
+
+    async def remove(self, se, *, now):
+        if self.serving and not now:
+            return await self.commands.leave(se)
+        return await self.machines.delete(se)
 
     def ask(self, method, path, body=None):
         connection = Connection(self.web)
@@ -162,8 +171,41 @@ class EngineRoutes(Api):
         self.assertEqual(msgspec.to_builtins(CHANNEL), shown)
         self.assertNotIn("secure_channel", self.ask("GET", "/api/serviceengine").json["results"][0])
 
+    def test_what_it_serves_and_drains_is_counted_in_lists_and_named_for_one(self):
+        record = self.enrol()
+        self.attached.add(record.uuid)
+        row = self.ask("GET", "/api/serviceengine").json["results"][0]
+        self.assertEqual((2, 1), (row["services"], row["draining"]))
+        shown = self.ask("GET", "/api/serviceengine/se-1").json["virtual_services"]
+        self.assertEqual([("www", "held")], [(one["name"], one["stage"]) for one in shown])
+
+    def test_one_that_serves_is_deleted_after_it_has_drained_or_at_once(self):
+        self.enrol()
+        self.serving = True
+        answer = self.ask("DELETE", "/api/serviceengine/se-1")
+        self.assertEqual(
+            (202, "DISABLED", True), (answer.status, answer.json["state"], answer.json["leaving"])
+        )
+        self.assertEqual(204, self.ask("DELETE", "/api/serviceengine/se-1?now=true").status)
+        self.assertEqual(404, self.ask("GET", "/api/serviceengine/se-1").status)
+
+    def test_deleted_ones_are_in_a_list_of_their_own(self):
+        self.enrol()
+        self.ask("DELETE", "/api/serviceengine/se-1")
+        self.assertEqual(0, self.ask("GET", "/api/serviceengine").json["count"])
+        [row] = self.ask("GET", "/api/serviceengine?state=DELETED").json["results"]
+        self.assertEqual(("se-1", "DELETED", False), (row["name"], row["state"], row["leaving"]))
+
+    def test_one_is_disabled_with_a_drain_or_without(self):
+        record = self.enrol()
+        for body, drains in (({"note": "disks"}, True), ({"now": True}, False)):
+            self.assertEqual(200, self.ask("POST", "/api/serviceengine/se-1/disable", body).status)
+            self.assertEqual(drains, self.site.engines.find(record.uuid).drains)
+        self.ask("POST", "/api/serviceengine/se-1/enable", {})
+        self.assertTrue(self.site.engines.find(record.uuid).drains)
+
     def test_the_description_of_the_api_has_the_secure_channel(self):
-        table = EngineApi(self.commands, self.machines, EngineFacts(), bool).routes()
+        table = EngineApi(self.commands, self.machines, EngineFacts(), bool, self.remove).routes()
         schemas = openapi(table, Info(title="t", version="1", description="d"))["components"]["schemas"]
         fields = schemas["ChannelStatus"]["properties"]
         self.assertEqual(list(fields), list(msgspec.to_builtins(CHANNEL)))

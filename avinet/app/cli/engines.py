@@ -7,11 +7,20 @@ from typing import Any, Self
 import attrs
 import click
 
-from avinet.app.cli.asking import ask, yes_option
 from avinet.app.cli.client import Client, path_to
 from avinet.app.cli.config import all_of
 from avinet.app.cli.context import Group, Place, examples, place
 from avinet.app.cli.errors import UsageError
+from avinet.app.cli.leaving import (
+    BASE,
+    delete,
+    disable,
+    find,
+    load_of,
+    print_services,
+    quarantine,
+    run_command,
+)
 from avinet.app.cli.meta_info import keep_meta_info, meta_info_option, place_of, show_meta_info
 from avinet.app.cli.output import milliseconds, moment, print_facts, print_json, print_table
 from avinet.app.cli.remote import shell_commands
@@ -20,10 +29,9 @@ from avinet.app.cli.tokens import tokens
 from avinet.model.engine import SeState
 from avinet.units import show_bytes
 
-BASE = "serviceengine"
 DEFAULT_GROUP = "Default-Group"
-STATES = tuple(state.value for state in SeState if state is not SeState.DELETED)
-"""What a list can be narrowed to; deleted ones are in no list."""
+STATES = tuple(state.value for state in SeState)
+"""What a list can be narrowed to; deleted ones are in no other list."""
 NONE_YET = "There is no service engine yet; make one: avinet se create"
 NONE_MATCHES = "No service engine matches; see all: avinet se list"
 NAMED = ("pool", "virtualservice")
@@ -37,6 +45,8 @@ def engines() -> None:
 
 engines.add_command(tokens)
 engines.add_command(stop)
+for _leaving in (disable, quarantine, delete):
+    engines.add_command(_leaving)
 for _shell in shell_commands():
     engines.add_command(_shell)
 
@@ -90,12 +100,13 @@ def list_all(where: Place, name: str | None, group: str | None, state: str | Non
         print_json(answer)
         return
     print_table(
-        ("name", "state", "in sync", "group", "loopback", "rtt", "config", "software", "uuid"),
+        ("name", "state", "in sync", "services", "group", "loopback", "rtt", "config", "software", "uuid"),
         (
             (
                 row["name"],
                 row["state"],
                 row["in_sync"],
+                load_of(row),
                 row["group"],
                 row["loopback"],
                 milliseconds(row.get("rtt_ms")),
@@ -136,16 +147,7 @@ def approve(where: Place, engine: str, fingerprint: str | None) -> None:
     """Let ENGINE, which waits for approval, join."""
     before = find(where.client(), engine)
     said = "" if before["state"] == PENDING else "did not wait for approval; nothing was done"
-    _command(where, engine, "approve", {"fingerprint": fingerprint} if fingerprint else {}, said)
-
-
-@engines.command()
-@click.argument("engine")
-@click.option("--note", default="", help="Why; shown beside its state.")
-@place
-def disable(where: Place, engine: str, note: str) -> None:
-    """Keep ENGINE connected, but give it no virtual service."""
-    _command(where, engine, "disable", {"note": note})
+    run_command(where, engine, "approve", {"fingerprint": fingerprint} if fingerprint else {}, said)
 
 
 @engines.command()
@@ -155,7 +157,7 @@ def enable(where: Place, engine: str) -> None:
     """Bring ENGINE back from disabled or quarantined."""
     before = find(where.client(), engine)
     said = "comes back within two minutes" if before["state"] == QUARANTINED else ""
-    _command(where, engine, "enable", {}, said)
+    run_command(where, engine, "enable", {}, said)
 
 
 @engines.command("place")
@@ -165,55 +167,7 @@ def allow_placement(where: Place, engine: str) -> None:
     """Allow virtual services on ENGINE, which enrolled by its image alone."""
     before = find(where.client(), engine)
     said = "was allowed virtual services already; nothing was done" if before["placeable"] else ""
-    _command(where, engine, "place", {}, said)
-
-
-@engines.command()
-@click.argument("engine")
-@click.option("--note", default="", help="Why; shown beside its state.")
-@yes_option
-@place
-def quarantine(where: Place, engine: str, note: str, yes: bool) -> None:  # noqa: FBT001 - click's
-    """Cut ENGINE off until it is enabled."""
-    ask(f"Cut {engine} off until it is enabled again?", yes=yes)
-    _command(where, engine, "quarantine", {"note": note})
-
-
-@examples("avinet se delete se-1", "avinet se delete se-1 --yes --json    # in scripts")
-@engines.command()
-@click.argument("engine")
-@yes_option
-@place
-def delete(where: Place, engine: str, yes: bool) -> None:  # noqa: FBT001 - click passes options by name
-    """Delete ENGINE for good, and its machine unless that was made by hand.
-
-    It asks on a terminal; elsewhere it needs --yes.
-    """
-    client = where.client()
-    row = find(client, engine)
-    ask(f"Delete {row['name']} ({row['state']}) for good?", yes=yes, needs_yes="avinet se delete")
-    client.delete(path_to(BASE, row["uuid"]))
-    if where.json:
-        print_json({"deleted": row["uuid"]})
-    else:
-        click.echo(f"Service engine {row['name']} was deleted.")
-
-
-def find(client: Client, engine: str) -> dict[str, Any]:
-    """The row of one, by name or UUID."""
-    row: dict[str, Any] = client.get(path_to(BASE, engine))
-    return row
-
-
-def _command(where: Place, engine: str, verb: str, body: dict[str, Any], said: str = "") -> None:
-    """POST it; ``said`` is what else a person should know of ENGINE."""
-    row = where.client().post(path_to(BASE, engine, verb), body)
-    if where.json:
-        print_json(row)
-        return
-    click.echo(f"Service engine {row['name']} is {row['state']}.")
-    if said:
-        click.echo(f"It {said}.")
+    run_command(where, engine, "place", {}, said)
 
 
 def _print(where: Place, row: dict[str, Any]) -> None:
@@ -221,10 +175,14 @@ def _print(where: Place, row: dict[str, Any]) -> None:
         print_json(row)
         return
     shown = {
-        name.replace("_", " "): value for name, value in row.items() if name not in {"url", "secure_channel"}
+        name.replace("_", " "): value
+        for name, value in row.items()
+        if name not in {"url", "secure_channel", "virtual_services", "leaving"}
     }
     shown |= {"created at": moment(row.get("created_at")), "enrolled at": moment(row.get("enrolled_at"))}
     print_facts(shown)
+    if row.get("virtual_services"):
+        print_services(row["virtual_services"])
     if row.get("secure_channel"):
         _print_channel(row["secure_channel"])
 

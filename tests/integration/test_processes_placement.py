@@ -1,0 +1,211 @@
+"""Who serves what when SEs come, go and are sent away, with real processes: moves without loss, and headless for days."""
+
+import os
+import shutil
+import signal
+import threading
+import time
+
+import pytest
+
+from avinet.dataplane.envoy_files import EnvoyFiles
+from avinet.dataplane.envoy_start import running
+from tests.integration.processes import until
+
+DETECTION_S = 0.2 * 5
+"""Of the sites' heartbeats."""
+GROUP = """\
+kind: ServiceEngineGroup
+name: Default-Group
+max_scaleout_per_vs: 1
+down_delay_s: 0
+drain_s: 1
+"""
+
+
+def files_of(site, name):
+    return EnvoyFiles(site.engine_state(name) / "data-plane")
+
+
+def envoy_of(site, name):
+    return running(files_of(site, name))
+
+
+def kill_machine(site, name, agent):
+    """As a machine that loses its power."""
+    os.kill(envoy_of(site, name).pid, signal.SIGKILL)
+    agent.kill()
+
+
+def stages(site):
+    row = site.client.get("/api/placement/demo-web", timeout_s=5)
+    return {on["name"]: on["stage"] for on in row["engines"]}
+
+
+def until_placed(site, **wanted):
+    wanted = {name.replace("_", "-"): stage for name, stage in wanted.items()}
+    until(lambda: stages(site) == wanted, why=lambda: f"it is not {wanted} but {stages(site)}")
+
+
+def serves(site, name):
+    """Whether this SE's Envoy listens, whatever its controller believes."""
+    lds = files_of(site, name).xds("lds").read_text()
+    return str(site.ports.service) in lds
+
+
+class Traffic:
+    """Requests on new connections, one after another, until it is ended; what failed is kept."""
+
+    def __init__(self, site):
+        self.site, self.failed, self.sent = site, [], 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self):
+        while not self._ended.is_set():
+            self.sent += 1
+            try:
+                answer = self.site.get()
+                if not answer.startswith("hello from"):
+                    self.failed.append(answer)
+            except OSError as why:
+                self.failed.append(repr(why))
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc):
+        self._ended.set()
+        self._thread.join(10)
+
+
+@pytest.fixture
+def pair(site):
+    """Two SEs, one virtual service on one of them: (site, agents by name, holder, other)."""
+    site.start()
+    agents = {name: site.add_engine(name) for name in ("se-1", "se-2")}
+    site.apply(GROUP)
+    version = site.serve()["version"]
+    for name, agent in agents.items():
+        site.until_up(name, agent, version=version)
+    until(lambda: "serving" in stages(site).values(), why=lambda: stages(site))
+    [holder] = stages(site)
+    other = next(name for name in agents if name != holder)
+    return site, agents, holder, other
+
+
+def test_a_machine_is_gone_and_its_service_answers_from_another_within_detection_and_a_second(pair):
+    site, agents, holder, other = pair
+    kill_machine(site, holder, agents[holder])
+    started = time.monotonic()
+    site.until_served(limit_s=10)
+    took = time.monotonic() - started
+    print(f"served again after {took:.2f} s")
+    assert took <= DETECTION_S + 1.0
+    assert stages(site) == {other: "serving"} or stages(site)[other] == "serving"
+
+
+def test_one_that_comes_back_settles_and_takes_its_share_again_without_loss(pair):
+    site, agents, holder, other = pair
+    kill_machine(site, holder, agents[holder])
+    until(lambda: stages(site).get(other) == "serving", why=lambda: stages(site))
+    agents[holder] = site.run_engine(holder)
+    site.until_state(holder, "UP")
+    with Traffic(site) as traffic:
+        # It settles for ten seconds; then it serves, and only then the stand-in drains and lets go.
+        until(lambda: stages(site) == {holder: "serving", other: "draining"}, why=lambda: stages(site))
+        until_placed(site, **{holder.replace("-", "_"): "serving"})
+        until(lambda: not serves(site, other), why="the stand-in kept it")
+    assert not traffic.failed, traffic.failed[:5]
+
+
+def test_one_that_is_disabled_hands_over_without_a_failed_request(pair):
+    site, _, holder, other = pair
+    with Traffic(site) as traffic:
+        done = site.cli("se", "disable", holder)
+        assert "drains 1 virtual service" in done.stdout, done.stderr
+        until(lambda: stages(site) == {other: "serving"}, why=lambda: stages(site))
+        until(lambda: not serves(site, holder), why="it kept it")
+        assert site.row(holder)["state"] == "DISABLED"
+        done = site.cli("se", "enable", holder)
+        assert done.returncode == 0, done.stderr
+        until(lambda: stages(site) == {holder: "serving"}, why=lambda: stages(site))
+        until(lambda: not serves(site, other), why="it kept it")
+    assert traffic.sent > 50
+    assert not traffic.failed, traffic.failed[:5]
+
+
+def test_one_that_is_deleted_drains_first(pair):
+    site, _, holder, other = pair
+    with Traffic(site) as traffic:
+        done = site.cli("se", "delete", holder, "--yes")
+    assert done.returncode == 0, done.stderr
+    assert "drains 1 virtual service" in done.stderr
+    assert not traffic.failed, traffic.failed[:5]
+    assert [row["name"] for row in site.rows()] == [other]
+    # Emptied before it was cut off: nobody answers beside the one that has it now.
+    assert not serves(site, holder)
+    assert holder in site.cli("se", "list", "--state", "deleted").stdout
+    # The last one is not deleted behind anybody's back.
+    done = site.cli("se", "delete", other, "--yes")
+    assert done.returncode == 4
+    assert "demo-web" in done.stderr
+    site.until_served()
+    done = site.cli("se", "delete", other, "--yes", "--now")
+    assert done.returncode == 0, done.stderr
+    assert not serves(site, other)
+
+
+def test_one_that_is_quarantined_is_emptied_and_cut_off(pair):
+    site, agents, holder, other = pair
+    done = site.cli("se", "quarantine", holder, "--yes")
+    assert done.returncode == 0, done.stderr
+    until(lambda: stages(site) == {other: "serving"}, limit_s=3, why=lambda: stages(site))
+    site.until_served(limit_s=3)
+    until(lambda: not serves(site, holder), why="it serves on")
+    agents[holder].until_logged("quarantined")
+    assert site.row(holder)["state"] == "QUARANTINED"
+
+
+def test_the_last_one_that_is_disabled_serves_on_until_there_is_another(pair):
+    site, _, holder, other = pair
+    site.cli("se", "disable", other, "--now")
+    site.cli("se", "disable", holder)
+    until(lambda: stages(site) == {holder: "held"}, why=lambda: stages(site))
+    assert "no other service engine" in site.cli("se", "show", holder).stdout
+    site.until_event("VS_SHORT_OF_ENGINES", "demo-web")
+    # A controller that starts meanwhile finds it so.
+    site.controller.kill()
+    site.start()
+    site.until_state(holder, "DISABLED")
+    until(lambda: stages(site) == {holder: "held"}, why=lambda: stages(site))
+    assert site.get().startswith("hello from")
+    with Traffic(site) as traffic:
+        site.cli("se", "enable", other)
+        until(lambda: stages(site) == {other: "serving"}, why=lambda: stages(site))
+        until(lambda: not serves(site, holder), why="it kept it")
+    assert not traffic.failed, traffic.failed[:5]
+
+
+def test_headless_after_a_reboot_without_a_runtime_folder_it_serves_what_it_had(site):
+    site.start()
+    agent = site.add_engine("se-1")
+    version = site.serve()["version"]
+    site.until_up("se-1", agent, version=version)
+    site.controller.kill()
+    runtime = files_of(site, "se-1").socket.parent
+    for _ in range(2):
+        kill_machine(site, "se-1", agent)
+        shutil.rmtree(runtime)
+        agent = site.run_engine("se-1")
+        site.until_served()
+    # The agent alone, then Envoy alone.
+    agent.kill()
+    assert site.get().startswith("hello from")
+    agent = site.run_engine("se-1")
+    os.kill(envoy_of(site, "se-1").pid, signal.SIGKILL)
+    time.sleep(0.2)
+    site.until_served()
+    site.start()
+    site.until_up("se-1", agent, version=version)
