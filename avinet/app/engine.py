@@ -16,6 +16,8 @@ from avinet.app.software import software_version
 from avinet.app.steady import WallClock
 from avinet.dataplane.envoy import EnvoyDataPlane
 from avinet.dataplane.envoy_settings import EnvoySettings
+from avinet.dataplane.host_addresses import RECORD, HostAddresses
+from avinet.dataplane.with_addresses import WithAddresses
 from avinet.errors import AvinetError
 from avinet.model.events import Level
 from avinet.model.ids import BootId, new_boot_id
@@ -86,7 +88,7 @@ class Engine:
             in_thread=deferToThread,
         )
         self.applier = Applier(
-            self.data_plane,
+            WithAddresses(self.data_plane, HostAddresses(state / "data-plane" / RECORD), deferToThread),
             ConfigFiles(state / "config"),
             self.reactor,
             announce=self._announce,

@@ -139,6 +139,7 @@ class WantedStates:
         """Another version; True when it was placed anew."""
         before, self.configuration = self.configuration, configuration
         changed = configuration.differing(before)
+        changed |= _told_otherwise(before, configuration, changed)
         self._projector.follow(configuration, changed)
         anew = self.engines is not None and any(
             _placing(before, uuid) != _placing(configuration, uuid) for uuid in changed
@@ -193,6 +194,26 @@ def _placing(configuration: Configuration, uuid: ObjectId) -> object:
     if isinstance(thing, VirtualService):
         return thing.enabled, thing.se_group_ref
     return thing if isinstance(thing, ServiceEngineGroup) else None
+
+
+def _told_otherwise(
+    before: Configuration, after: Configuration, changed: Iterable[ObjectId]
+) -> set[ObjectId]:
+    """Virtual services whose group puts addresses elsewhere now: they come with what says so."""
+
+    def interface(configuration: Configuration, uuid: ObjectId) -> str:
+        stored = configuration.objects.get(uuid)
+        thing = None if stored is None else stored.thing
+        return thing.vip_interface if isinstance(thing, ServiceEngineGroup) else ""
+
+    groups = {uuid for uuid in changed if interface(before, uuid) != interface(after, uuid)}
+    if not groups:
+        return set()
+    return {
+        uuid
+        for uuid, stored in after.objects.items()
+        if isinstance(stored.thing, VirtualService) and stored.thing.se_group_ref in groups
+    }
 
 
 def _names(before: Configuration, after: Configuration, changed: Iterable[ObjectId]) -> Iterable[str]:

@@ -33,6 +33,7 @@ from avinet.dataplane.envoy_start import become_envoy, started_by_service
 from avinet.dataplane.envoy_stats import STATS_PATTERN, Stats
 from avinet.dataplane.envoy_switch import EnvoySwitch
 from avinet.dataplane.envoy_written import Written, as_read
+from avinet.dataplane.host_addresses import RECORD, HostAddresses
 from avinet.dataplane.interface import DataPlaneDownError, RejectedError, Status
 from avinet.errors import AvinetError
 from avinet.model.resources import Resource, hashes_of
@@ -301,6 +302,11 @@ def service_of_data_plane(folder: Path) -> int | None:
 
 
 def stop_data_plane(folder: Path) -> int | None:
-    """End the Envoy that belongs to ``STATE/data-plane`` with no agent running; its pid, or None.  Blocking."""
+    """End the Envoy that belongs to ``STATE/data-plane`` with no agent running; its pid, or None.  Blocking.
+
+    Addresses that were put on the host for it are taken back.
+    """
     process = envoy_process.stop_data_plane(EnvoyFiles(folder))
+    if (folder / RECORD).exists():
+        HostAddresses(folder / RECORD).keep_only(())
     return process.pid if process is not None else None

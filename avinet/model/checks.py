@@ -29,6 +29,10 @@ MAX_NAME = 128
 _NAME = re.compile(r"[^\x00-\x1f\x7f/]+")
 
 
+_INTERFACE = re.compile(r"(?!\.{1,2}$|-)[A-Za-z0-9._-]{1,15}")
+"""Of those that Linux takes; no aliases (``eth0:1``), which are no interfaces."""
+
+
 def check_object(thing: ConfigObject) -> Found:
     """Problems within one object."""
     if not 1 <= len(thing.name) <= MAX_NAME or not _NAME.fullmatch(thing.name):
@@ -49,6 +53,11 @@ def check_object(thing: ConfigObject) -> Found:
 def _group(group: ServiceEngineGroup) -> Found:
     if group.min_scaleout_per_vs > group.max_scaleout_per_vs:
         yield "min_scaleout_per_vs", "it is larger than max_scaleout_per_vs"
+    if group.vip_interface and not _INTERFACE.fullmatch(group.vip_interface):
+        yield (
+            "vip_interface",
+            f"{quoted(group.vip_interface)} is no interface's name: 1 to 15 letters, digits, '.', '_' or '-'",
+        )
     for name in ("enrolment_networks", "allowed_networks"):
         for index, network in enumerate(getattr(group, name)):
             if "%" in network:  # ipaddress takes any text behind it

@@ -266,6 +266,9 @@ class ServiceEngineGroup(ConfigObject, frozen=True, kw_only=True):
     clients their connections."""
     drain_s: LongSeconds = 30.0
     """A planned move (disabled, deleted, rebalanced): the old SE serves on for so long after the new one does."""
+    vip_interface: str = ""
+    """Where its SEs add the addresses of their virtual services, and take them back: the name of an interface of their
+    hosts, which needs CAP_NET_ADMIN there. When empty, addresses must be there already."""
     commands: tuple[CommandClass, ...] = tuple(CommandClass)
     """What its SEs accept through the reverse forward."""
 

@@ -14,6 +14,7 @@ from avinet.model.configuration import Configuration
 from avinet.model.ids import ObjectId
 from avinet.model.references import references_of
 from avinet.model.resources import Resource
+from avinet.model.vip_interface import resource_of_group
 
 
 def resource_name(thing: ConfigObject) -> str:
@@ -60,8 +61,13 @@ class Projector:
         while wanted:
             uuid = wanted.pop()
             thing = self.configuration.objects[uuid].thing
-            # Placement is the controller's business: no group.
-            if uuid in found or isinstance(thing, ServiceEngineGroup):
+            if uuid in found:
+                continue
+            if isinstance(thing, ServiceEngineGroup):
+                # Placement is the controller's business; of a group an SE is told where to put addresses.
+                told = resource_of_group(thing)
+                if told is not None:
+                    found[uuid] = told
                 continue
             found[uuid] = self._resource(uuid, thing)
             wanted.extend(ref for _, ref in references_of(thing))

@@ -1,8 +1,10 @@
 """Who serves what when SEs come, go and are sent away, with real processes: moves without loss, and headless for days."""
 
+import http.client
 import os
 import shutil
 import signal
+import subprocess
 import threading
 import time
 
@@ -11,6 +13,7 @@ import pytest
 from avinet.dataplane.envoy_files import EnvoyFiles
 from avinet.dataplane.envoy_start import running
 from tests.integration.processes import until
+from tests.integration.test_processes_clock_and_disk import YEARS_20_S, wrong_clock  # noqa: F401 - a fixture
 
 DETECTION_S = 0.2 * 5
 """Of the sites' heartbeats."""
@@ -209,3 +212,90 @@ def test_headless_after_a_reboot_without_a_runtime_folder_it_serves_what_it_had(
     site.until_served()
     site.start()
     site.until_up("se-1", agent, version=version)
+
+
+def test_headless_until_every_certificate_has_expired_it_serves_and_is_attached_again(site, wrong_clock):  # noqa: F811 - the fixture
+    site.start()
+    agent = site.add_engine("se-1")
+    version = site.serve()["version"]
+    site.until_up("se-1", agent, version=version)
+    site.controller.kill()
+    kill_machine(site, "se-1", agent)
+    shutil.rmtree(files_of(site, "se-1").socket.parent)
+    # By its clock the node's certificate, the root and the list are long over.
+    agent = site.run_engine("se-1", environment=wrong_clock(YEARS_20_S))
+    site.until_served()
+    site.start()
+    site.until_up("se-1", agent, version=version)
+    version = site.apply(GROUP)["version"]
+    site.until_up("se-1", agent, version=version)
+    assert site.get().startswith("hello from")
+
+
+@pytest.fixture
+def interface():
+    """One of this machine's own, which leads nowhere."""
+    name = f"avt{os.getpid() % 100_000}"
+    pair = ("ip", "link", "add", name, "type", "veth", "peer", "name", f"{name}p")
+    made = subprocess.run(pair, capture_output=True, check=False)
+    if made.returncode:
+        pytest.skip(f"cannot make an interface: {made.stderr.decode()}")
+    for end in (name, f"{name}p"):
+        subprocess.run(("ip", "link", "set", end, "up"), check=True)
+    yield name
+    subprocess.run(("ip", "link", "del", name), check=True)
+
+
+def addresses_of(interface):
+    shown = subprocess.run(
+        ("ip", "-br", "address", "show", "dev", interface), capture_output=True, check=True
+    )
+    return {word for word in shown.stdout.decode().split() if word.startswith(("198.51.100.", "2001:db8:"))}
+
+
+def reached(site, address):
+    connection = http.client.HTTPConnection(address, site.ports.service, timeout=5)
+    try:
+        connection.request("GET", "/")
+        return connection.getresponse().read().decode().startswith("hello from")
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def test_an_engine_adds_the_addresses_of_its_services_and_takes_back_its_own(site, interface):
+    site.start()
+    agent = site.add_engine("se-1")
+    subprocess.run(("ip", "address", "add", "198.51.100.9/32", "dev", interface), check=True)
+    site.apply(f"{GROUP}vip_interface: {interface}\n")
+    site.serve()
+    vips = ("198.51.100.7", "198.51.100.9", "2001:db8::7")
+    listed = ", ".join(f'{{ip_address: "{address}"}}' for address in vips)
+    text = site.plan.configuration().replace("[{ip_address: 127.0.0.1}]", f"[{listed}]")
+    site.until_up("se-1", agent, version=site.apply(text)["version"])
+    mine = {"198.51.100.7/32", "2001:db8::7/128"}
+    assert addresses_of(interface) == mine | {"198.51.100.9/32"}
+    for address in vips:
+        until(lambda address=address: reached(site, address), why=f"{address} does not answer")
+    # Somebody takes one away: it is noticed and put back. A machine that boots has none: they come before Envoy.
+    site.controller.kill()
+    kill_machine(site, "se-1", agent)
+    subprocess.run(("ip", "address", "del", "198.51.100.7/32", "dev", interface), check=True)
+    agent = site.run_engine("se-1")
+    until(lambda: reached(site, "198.51.100.7"), why="a restarted engine has no address")
+    site.start()
+    site.until_up("se-1", agent)
+    # An interface that there is not is refused, and what served serves.
+    site.apply(f"{GROUP}vip_interface: nowhere0\n")
+    new = text.replace("198.51.100.9", "198.51.100.8")
+    site.apply(new)
+    site.until_event("CONFIG_NACKED", "no such interface")
+    assert reached(site, "198.51.100.7")
+    version = site.apply(f"{GROUP}vip_interface: {interface}\n")["version"]
+    site.until_up("se-1", agent, version=version)
+    assert addresses_of(interface) == mine | {"198.51.100.8/32", "198.51.100.9/32"}
+    # What it put there goes with it; what an administrator put there stays.
+    done = site.cli("se", "disable", "se-1", "--now")
+    assert done.returncode == 0, done.stderr
+    until(lambda: addresses_of(interface) == {"198.51.100.9/32"}, why=lambda: addresses_of(interface))

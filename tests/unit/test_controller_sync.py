@@ -516,6 +516,9 @@ class Proportion(Case):
             [service("new", 100, "p5"), pool("p5", 5)],
             [{"kind": "ServiceEngineGroup", "name": "Default-Group", "max_scaleout_per_vs": 2}],
             [pool("unused")],
+            [{"kind": "ServiceEngineGroup", "name": "Default-Group", "vip_interface": "eth0"}],
+            [{"kind": "ServiceEngineGroup", "name": "Default-Group", "vip_interface": "eth1"}],
+            [{"kind": "ServiceEngineGroup", "name": "Default-Group"}],
         ]
         for documents in changes:
             self.world.apply(*documents)

@@ -98,6 +98,11 @@ class Objects(Case):
                 )
         self.read(group(allowed_networks=["10.0.0.0/8", "2001:db8::/32", "192.0.2.1"]))
 
+    def test_an_interface_must_have_a_name_that_linux_takes(self):
+        for name in ("eth0:1", "a/b", "..", "-x", "sixteen-letters-", "a b"):
+            self.assertEqual(self.paths(group(vip_interface=name)), ["vip_interface"], name)
+        self.read(group(vip_interface="br-lan.100"))
+
     def test_enrolment_by_image_alone_needs_networks_and_a_count(self):
         self.assertEqual(
             self.paths(group(enrolment_policy="image")), ["enrolment_networks", "enrolment_count"]
