@@ -77,14 +77,26 @@ def _server_figures(of: ServerStatus) -> _Figures:
     return _Figures(of.connections, (of.requests, of.errors, of.connect_failures))
 
 
-def _figures_of(status: Status) -> Iterator[tuple[_Subject, _Figures]]:
-    """Of everything, those that matter most first."""
+def _figures_of(status: Status, only: frozenset[str] | None = None) -> Iterator[tuple[_Subject, _Figures]]:
+    """Of everything, those that matter most first; or of ``only`` these and their servers, cheaply."""
     for service in status.services:
-        yield _Subject(service.service), _service_figures(service)
+        if only is None or service.service in only:
+            yield _Subject(service.service), _service_figures(service)
     for pool in status.pools:
-        yield _Subject(pool.pool), _pool_figures(pool)
+        if only is None or pool.pool in only:
+            yield _Subject(pool.pool), _pool_figures(pool)
     for server in status.servers:
-        yield _Subject(server.server, server.pool), _server_figures(server)
+        if only is None or server.pool in only:
+            yield _Subject(server.server, server.pool), _server_figures(server)
+
+
+def _subjects_of(status: Status) -> Iterator[_Subject]:
+    """Everything that has a name."""
+    yield from (_Subject(service.service) for service in status.services)
+    yield from (_Subject(pool.pool) for pool in status.pools)
+    for server in status.servers:
+        yield _Subject(server.pool)
+        yield _Subject(server.server, server.pool)
 
 
 @attrs.define(eq=False)
@@ -159,9 +171,8 @@ class Feed:
             self._next_watch = max(self._next_watch + self._watch_s, seen.at + self._watch_s / 2)
         if not due and not watched:
             return
-        for subject, figures in _figures_of(status):
-            if due or subject.text in self._watched or subject.pool in self._watched:
-                yield from self._row(subject, figures)
+        for subject, figures in _figures_of(status, None if due else self._watched):
+            yield from self._row(subject, figures)
 
     def _health_changes(self, seen: Seen, servers: Iterable[ServerStatus]) -> Iterator[Name | HealthRow]:
         for server in sorted(servers, key=lambda server: server.up):
@@ -215,8 +226,7 @@ class Feed:
 
     def _gone(self, status: Status) -> tuple[int, ...]:
         """Numbers of what is there no more."""
-        there = {subject for subject, _ in _figures_of(status)}
-        there.update(_Subject(subject.pool) for subject in tuple(there) if subject.pool)
+        there = set(_subjects_of(status))
         gone = [subject for subject in self._numbers if subject not in there]
         for subject in gone:
             self._told.pop(subject, None)
