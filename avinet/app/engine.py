@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+from collections import deque
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from avinet.model.ids import BootId, new_boot_id
 from avinet.se.applier import Applier
 from avinet.se.backoff import BackoffSettings
 from avinet.se.config_files import ConfigFiles
+from avinet.se.drift import Drift
 from avinet.se.first_boot import FirstBoot
 from avinet.se.identity import SeIdentity
 from avinet.se.lookout import Lookout
@@ -45,6 +47,8 @@ from avinet.wire.messages import (
 )
 from avinet.wire.registration import EnrolmentAnswer
 
+MAX_EARLY = 10
+"""Notices kept from before there are uplinks: of a start there are one or two."""
 SHOWN_COMMAND = 200
 """Characters of a command in an event's sentence; the facts have more."""
 
@@ -74,6 +78,8 @@ class Engine:
     applier: Applier = attrs.field(init=False)
     uplinks: Uplinks | None = attrs.field(default=None, init=False)
     """None until the last good configuration serves: what is announced before has nobody to hear it."""
+    _early: deque[Notice] = attrs.field(factory=lambda: deque(maxlen=MAX_EARLY), init=False)
+    """Notices from before there were uplinks."""
     data_plane: EnvoyDataPlane = attrs.field(init=False)
     lookout: Lookout = attrs.field(init=False)
 
@@ -93,6 +99,7 @@ class Engine:
             self.reactor,
             announce=self._announce,
             in_thread=deferToThread,
+            drifted=self._drifted,
         )
         enrolled = self.first_boot.enrolled
         if enrolled is None:
@@ -162,6 +169,8 @@ class Engine:
         )
         members.listen(uplinks.update)
         uplinks.start(members.current)
+        while self._early:
+            uplinks.notify(self._early.popleft())
 
         async def stop_uplinks() -> None:
             await uplinks.stop()
@@ -190,6 +199,8 @@ class Engine:
     def _notify(self, notice: Notice) -> None:
         if self.uplinks is not None:
             self.uplinks.notify(notice)
+        else:
+            self._early.append(notice)
 
     def _listed(self, document: str) -> None:
         try:
@@ -204,6 +215,17 @@ class Engine:
                     at=WallClock(self.reactor).seconds(),
                 )
             )
+
+    def _drifted(self, drift: Drift) -> None:
+        self._notify(
+            Notice(
+                code="CONFIG_DRIFT",
+                level=Level.WARNING if drift.mended else Level.ERROR,
+                text=drift.text,
+                at=WallClock(self.reactor).seconds(),
+                facts={"version": drift.version, "differed": drift.named, "mended": drift.mended},
+            )
+        )
 
     def _command_used(self, use: Use) -> None:
         _log.info(

@@ -6,7 +6,8 @@ the last good state, and only then Ack.  A crash at any point leaves the last ac
 push is being applied only the newest other one waits.
 
 The loop is closed from below: what the data plane itself reports is compared with what should be in force, after
-each of its restarts and every ``CHECK_INTERVAL_S``; a difference is applied again with back-off and reported.
+each of its restarts and every ``CHECK_INTERVAL_S``; a difference is applied again with back-off and reported, with
+what differed.
 
 Without any controller the last good state is applied at start: the SE is headless, not dead.
 """
@@ -24,8 +25,9 @@ from avinet.dataplane.interface import DataPlane, DataPlaneDownError, RejectedEr
 from avinet.errors import AvinetError
 from avinet.model.fence import Fence
 from avinet.model.ids import ConfigVersion
-from avinet.model.resources import state_hash
+from avinet.model.resources import hashes_of, state_hash
 from avinet.se.config_files import ConfigFiles, LastGood, SavedStateError
+from avinet.se.drift import Drift, differences
 from avinet.se.receiver import ConfigMessage, Push, Receiver, Refusal, compose
 from avinet.se.reporting import report_of
 from avinet.trust.files import DiskFullError, FileUnwritableError
@@ -67,6 +69,8 @@ class Applier:
     clock: IReactorTime
     announce: Callable[[Message], None] = _nowhere
     in_thread: InThread = execute
+    drifted: Callable[[Drift], None] = lambda drift: None
+    """Told of what was found to differ from what should be in force."""
     _last: LastGood = attrs.field(factory=LastGood, init=False)
     _fence: Fence = attrs.field(factory=Fence, init=False)
     _saved_fence: Fence = attrs.field(factory=Fence, init=False)
@@ -112,6 +116,9 @@ class Applier:
         self.dataplane.on_restart(self._restarted)
         await self.dataplane.start(self._last.state)
         await self._check()
+        if self._last.hash and not self._retry_at:
+            # All seems well by what an earlier agent wrote; only the files themselves tell what that was.
+            await self._apply_last_good()
         self._checks = LoopingCall(self._check_safely)
         self._checks.clock = self.clock
         self._checks.start(CHECK_INTERVAL_S, now=False)
@@ -240,11 +247,16 @@ class Applier:
         try:
             if not self._last.hash:
                 return  # nothing was ever wanted: what runs there, if anything, is left alone
-            found = state_hash(await self.dataplane.in_force())
+            in_force = await self.dataplane.in_force()
+            found = state_hash(in_force)
             if found != self._last.hash and self.clock.seconds() >= self._retry_at:
+                differed = differences(in_force, hashes_of(self._last.state.values()))
                 self._report_in_force(found)
                 await self._apply_last_good()
                 found = state_hash(await self.dataplane.in_force())
+                drift = Drift(self.version, differed, found == self._last.hash)
+                _log.warn("{drift}", drift=drift.text)
+                self.drifted(drift)
             self._report_in_force(found)
         except DataPlaneDownError as failure:
             _log.warn("what is in force cannot be read: {why}", why=str(failure))

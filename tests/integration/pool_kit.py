@@ -91,12 +91,15 @@ class Origin:
         self.go = threading.Event()
         self.asked = []
         """(path, host) of each request."""
+        self.headers = []
+        """Of each request, by names in lower case."""
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self):
                 origin.asked.append((self.path, self.headers["host"]))
+                origin.headers.append({name.lower(): value for name, value in self.headers.items()})
                 if self.path.startswith("/health"):
                     self.answer(origin.health_status, origin.health_body)
                 elif self.path == "/slow":

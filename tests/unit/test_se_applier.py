@@ -37,6 +37,7 @@ class Base(SynchronousTestCase):
         self.dataplane = RecordingDataPlane()
         self.replies = []
         self.announced = []
+        self.drifts = []
         self.applier = self.start_applier()
 
     def make_applier(self):
@@ -46,6 +47,7 @@ class Base(SynchronousTestCase):
             files=ConfigFiles(self.folder),
             clock=self.clock,
             announce=self.announced.append,
+            drifted=self.drifts.append,
         )
 
     def start_applier(self):
@@ -188,10 +190,11 @@ class Keeping(Base):
         self.assertEqual(set(self.dataplane.applied[0]), set(AB))
         self.assertEqual((applier.version, applier.hash), (3, hash_of(AB)))
 
-    def test_a_data_plane_that_has_it_already_is_not_touched_by_a_restart(self):
+    def test_a_start_has_the_data_plane_compare_its_files_too(self):
         self.push(AB)
         self.start_applier()
-        self.assertEqual(len(self.dataplane.applied), 1)
+        first, second = self.dataplane.applied
+        self.assertEqual(first, second)
 
     def test_files_are_for_their_owner_only(self):
         self.push(AB)
@@ -258,6 +261,21 @@ class Loop(Base):
         self.assertEqual([m.hash for m in self.announced], [EMPTY_STATE_HASH, hash_of(A)])
         self.assertEqual(self.announced[0], InForce(version=ConfigVersion(4), hash=EMPTY_STATE_HASH))
         self.assertEqual(set(self.dataplane.applied[-1]), set(A))
+
+    def test_what_differed_is_told_with_whether_it_is_mended(self):
+        self.push(AB, version=4)
+        first, second = sorted(AB)
+        self.dataplane.force = {first: self.dataplane.force[first], "file/lds.json": "unknown"}
+        self.clock.advance(CHECK_INTERVAL_S)
+        self.dataplane.force = {}
+        self.dataplane.rejects = {first: "no more"}
+        self.clock.advance(CHECK_INTERVAL_S)
+        one, two = self.drifts
+        self.assertEqual((one.differed, one.mended), ((second, "file/lds.json"), True))
+        self.assertEqual((two.differed, two.mended), ((first, second), False))
+        self.assertIn(
+            f"configuration 4 in force: {second}, file/lds.json differed. It was put right", one.text
+        )
 
     def test_all_well_is_not_reported(self):
         self.push(A)
