@@ -54,6 +54,7 @@ class ChannelTransport(SSHChannel):
     id: Any
     counted = False
     """Whether it is among those that the peer opened and that are bounded."""
+    max_window = profile.MAX_WINDOW_BYTES
 
     def __init__(
         self,
@@ -72,7 +73,8 @@ class ChannelTransport(SSHChannel):
         self.connected = False
         self.disconnecting = False
         self._max_unsent = max_unsent
-        self._unsent = Pieces()
+        self.unsent = Pieces()
+        """What was written and waits for its turn, or for the peer's window."""
         self._eof_wanted = False
         self._eof_sent = False
         self._producer: IPushProducer | IPullProducer | None = None
@@ -182,7 +184,7 @@ class ChannelTransport(SSHChannel):
             self._finish_soon(self.end)
 
     def _forget_unsent(self) -> None:
-        self._unsent.clear(self.conn.memory)
+        self.unsent.clear(self.conn.memory)
         self.conn.turns.scheduler.withdraw(self)
 
     # -- sending
@@ -206,13 +208,13 @@ class ChannelTransport(SSHChannel):
             self.remoteWindowLeft -= len(data)
             self.conn.transport.send_data([(self._head(kind, len(data)), data)])
             return
-        self._unsent.add(kind, data, self.conn.memory)
+        self.unsent.add(kind, data, self.conn.memory)
         self._send()
-        if self._unsent.size > self._max_unsent:
+        if self.unsent.size > self._max_unsent:
             _own_log.warn(
                 "channel {name} was cut: {unsent} bytes wait for a peer that does not take them",
                 name=self.name.decode(),
-                unsent=self._unsent.size,
+                unsent=self.unsent.size,
             )
             self.abortConnection()
 
@@ -220,7 +222,7 @@ class ChannelTransport(SSHChannel):
         """Ask for turns as long as there is something that may be sent; then close, half close, or go on producing."""
         if not self.connected or self.localClosed:
             return
-        if self.remoteWindowLeft and (self._unsent or self._pulls):
+        if self.remoteWindowLeft and (self.unsent or self._pulls):
             self.conn.turns.scheduler.ready(self)
             self.conn.turns.pump()
         self._settle()
@@ -236,11 +238,11 @@ class ChannelTransport(SSHChannel):
         Withdraws from the scheduler when there is nothing left that may be sent.
         """
         most = min(most, self.remoteWindowLeft)
-        if not self._unsent and self._produce_into is not None and self._pulls and most:
+        if not self.unsent and self._produce_into is not None and self._pulls and most:
             size = self._send_produced(self._produce_into, min(most, self.remoteMaxPacket))
         else:
             size = self._send_queued(most)
-        if self.localClosed or not self.remoteWindowLeft or not (self._unsent or (size and self._pulls)):
+        if self.localClosed or not self.remoteWindowLeft or not (self.unsent or (size and self._pulls)):
             self.conn.turns.scheduler.withdraw(self)
             self._settle()
         return size
@@ -263,12 +265,12 @@ class ChannelTransport(SSHChannel):
         return size
 
     def _send_queued(self, most: int) -> int:
-        if not self._unsent and self._pulls:
+        if not self.unsent and self._pulls:
             self.guarded(self._producer.resumeProducing)  # type: ignore[union-attr]  # it pulls
         left = most
         packets: list[tuple[bytes, bytes | memoryview]] = []
-        while self._unsent and left and not self.localClosed:
-            kind, data = self._unsent.pop(min(left, self.remoteMaxPacket), self.conn.memory)
+        while self.unsent and left and not self.localClosed:
+            kind, data = self.unsent.pop(min(left, self.remoteMaxPacket), self.conn.memory)
             left -= len(data)
             packets.append((self._head(kind, len(data)), data))
         if packets:
@@ -282,13 +284,13 @@ class ChannelTransport(SSHChannel):
     def _goes_at_once(self, size: int) -> bool:
         """Whether control data needs no turn: nothing of ours waits, and what else waits is of a lower class."""
         most = min(self.remoteWindowLeft, self.remoteMaxPacket)
-        return not self._unsent and size <= most and self.conn.transport.writable
+        return not self.unsent and size <= most and self.conn.transport.writable
 
     def _settle(self) -> None:
         """After sending: the end that was asked for, or the producer's turn."""
         if not self.connected or self.localClosed or self._producing:
             return
-        if not self._unsent and self._eof_wanted:
+        if not self.unsent and self._eof_wanted:
             if not self._eof_sent:
                 self._eof_sent = True
                 self.conn.sendEOF(self)
@@ -302,7 +304,7 @@ class ChannelTransport(SSHChannel):
     def _blocked(self) -> bool:
         # Not whether the link is full: whoever was resumed first would then fill it again and again, and only those
         # that have something waiting take turns.
-        return bool(self._unsent) or not self.remoteWindowLeft
+        return bool(self.unsent) or not self.remoteWindowLeft
 
     def _drive(self) -> None:
         """Pause a push producer while there is anything unsent, and let it go on when there is not."""

@@ -2,16 +2,17 @@
 
 The process leads a group of its own, so that a time limit or a lost channel ends all that it started: TERM, and
 KILL after ``KILL_AFTER_S``.  Output stops being read while the peer gives no credit, so a command that prints
-gigabytes costs no memory; input stops being taken while the command does not read.
+gigabytes costs no memory; input stops being taken while the command does not read.  A command without a terminal has
+the pipes of ``avinet.ssh.pipes``; a terminal is Twisted's, read in pieces of 8 KiB, which no terminal exceeds.
 """
 
 import contextlib
 import fcntl
 import os
 import signal
-import struct
 import termios
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import attrs
@@ -33,6 +34,8 @@ from zope.interface import implementer
 from avinet.ssh.channel import STDERR, ChannelTransport
 from avinet.ssh.environment import environment_of
 from avinet.ssh.fields import Reader, string, uint32
+from avinet.ssh.pipes import Pipes
+from avinet.ssh.terminal import EOT, Intake, Terminal, window_of
 from avinet.units import HOUR_S
 
 KILL_AFTER_S = 5.0
@@ -42,7 +45,6 @@ LINGER_S = 5.0
 MAX_COMMAND_BYTES = 128 * 1024
 """Linux takes no longer single argument (MAX_ARG_STRLEN)."""
 _SHOWN_BYTES = 4096
-_EOT = b"\x04"
 _SETSID = "/usr/bin/setsid"
 """From util-linux, which Debian calls essential: makes the command lead its own session before it starts."""
 
@@ -82,22 +84,9 @@ class Use:
     pty: bool = False
 
 
-@attrs.frozen
-class _Terminal:
-    name: str
-    size: bytes = attrs.field(repr=False)
-    """As TIOCSWINSZ wants it."""
-
-
 def _shown(command: bytes) -> str:
     """A command as the audit log keeps it."""
     return command[:_SHOWN_BYTES].decode(errors="replace")
-
-
-def _window(reader: Reader) -> bytes:
-    """Columns, rows, and both in pixels; as rows first in 16 bits each."""
-    columns, rows, width, height = (min(reader.uint32(), 0xFFFF) for _ in range(4))
-    return struct.pack("4H", rows, columns, width, height)
 
 
 class _Runner(ProcessProtocol):
@@ -107,12 +96,8 @@ class _Runner(ProcessProtocol):
         self._session = session
 
     def outReceived(self, data: bytes) -> None:
-        """Standard output, or the terminal."""
+        """The terminal; pipes are our own."""
         self._session.output(data)
-
-    def errReceived(self, data: bytes) -> None:
-        """Standard error."""
-        self._session.output(data, STDERR)
 
     def processExited(self, reason: Failure) -> None:
         """It is done; its output may not be."""
@@ -121,23 +106,6 @@ class _Runner(ProcessProtocol):
     def processEnded(self, reason: Failure) -> None:
         """It is done and its output, too."""
         self._session.ended(reason)
-
-
-@implementer(IPushProducer)
-class _Intake:
-    """Holds the channel back while the command does not read.  A command that closes its input ends nothing."""
-
-    def __init__(self, channel: ChannelTransport) -> None:
-        self._channel = channel
-
-    def pauseProducing(self) -> None:
-        self._channel.pauseProducing()
-
-    def resumeProducing(self) -> None:
-        self._channel.resumeProducing()
-
-    def stopProducing(self) -> None:
-        self._channel.resumeProducing()
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -157,10 +125,12 @@ class CommandSession(Protocol):
         self._policy = policy
         self._fingerprint = fingerprint
         self._over = over
-        self._terminal: _Terminal | None = None
+        self._terminal: Terminal | None = None
         self._use: Use | None = None
         self._started_at = 0.0
         self._process: IProcessTransport | None = None
+        self._pipes: Pipes | None = None
+        """Of a process without a terminal."""
         self._group = 0
         self._timers: list[IDelayedCall] = []
         self._linger: IDelayedCall | None = None
@@ -184,7 +154,7 @@ class CommandSession(Protocol):
         if name == "shell":
             return self._allowed("shell") and self._start(None)
         if name == "window-change":
-            return self._resize(_window(reader))
+            return self._resize(window_of(reader))
         if name == "signal":
             return self._deliver(reader.text(32))
         return False
@@ -197,11 +167,11 @@ class CommandSession(Protocol):
         return allowed
 
     def _ask_terminal(self, reader: Reader) -> bool:
-        name, size = reader.text(64), _window(reader)
+        name, size = reader.text(64), window_of(reader)
         reader.string()  # modes: the kernel's defaults are what people expect
         if self._process is not None or not self._policy.interactive_allowed:
             return False
-        self._terminal = _Terminal(name if name.isprintable() else "dumb", size)
+        self._terminal = Terminal(name if name.isprintable() else "dumb", size)
         return True
 
     def _resize(self, size: bytes) -> bool:
@@ -231,29 +201,36 @@ class CommandSession(Protocol):
         self._use = Use(
             kind, _shown(command or b""), self._fingerprint, -1, 0.0, pty=self._terminal is not None
         )
-        program = shell
-        if self._terminal is None:
-            program, arguments = _SETSID, [_SETSID, *arguments]
-        process = self._reactor.spawnProcess(
-            _Runner(self),
-            program,
-            arguments,
-            env=environment,
-            path=home if os.access(home, os.X_OK) else "/",
-            usePTY=self._terminal is not None,
-        )
+        path = home if os.access(home, os.X_OK) else "/"
+        if self._terminal is not None:
+            process = self._reactor.spawnProcess(
+                _Runner(self), shell, arguments, env=environment, path=path, usePTY=True
+            )
+        else:
+            spawn = partial(
+                self._reactor.spawnProcess,
+                _Runner(self),
+                _SETSID,
+                [_SETSID, *arguments],
+                env=environment,
+                path=path,
+            )
+            self._pipes, process = Pipes.around(self._reactor, channel, self._moved, spawn)
         self._process = process
         self._group = process.pid or 0
+        if command is not None and self._terminal is None:
+            self._timers.append(self._reactor.callLater(self._policy.time_limit_s, self._late))
         if self._terminal is not None:
             self._resize(self._terminal.size)
-        elif command is not None:
-            self._timers.append(self._reactor.callLater(self._policy.time_limit_s, self._late))
-        channel.registerProducer(self, True)
-        process.registerProducer(_Intake(channel), True)  # type: ignore[attr-defined]  # both kinds of process have it
+            channel.registerProducer(self, True)
+            process.registerProducer(Intake(channel), True)  # type: ignore[attr-defined]  # a PTY's has it
+        if self._pipes is not None:
+            self._pipes.output.start()
         early, self._early = self._early, []
         for data in early:
-            process.write(data)
-        channel.resumeProducing()
+            self.view_received(memoryview(data))
+        if self._pipes is None or not self._pipes.input.full:
+            channel.resumeProducing()
         if self._input_over:
             self._close_input()
         return True
@@ -294,16 +271,37 @@ class CommandSession(Protocol):
         self._linger = None
         if self._process is None:
             return
-        if self._paused:
+        if self._paused or (self._pipes is not None and self._pipes.output.waiting):
             self.exited()
         else:
+            self._cut_streams()
+
+    def _cut_streams(self) -> None:
+        """Whoever still has the other ends of our pipes, or the terminal, finds them closed."""
+        if self._pipes is not None:
+            self._pipes.close()
+        elif self._process is not None:
             self._process.loseConnection()
 
+    def _moved(self) -> None:
+        """Some output came."""
+        if self._linger is not None:
+            self._linger.reset(LINGER_S)
+
     def ended(self, reason: Failure) -> None:
+        """The command is done, and its terminal; pipes may have more, which goes first."""
+        if self._pipes is None:
+            self._conclude(reason)
+        else:
+            self._pipes.output.when_done(lambda: self._conclude(reason))
+
+    def _conclude(self, reason: Failure) -> None:
         """The command and its output are done: tell the peer how, and close."""
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None
+        if self._pipes is not None:
+            self._pipes.close()
         self._process = None
         number = getattr(reason.value, "signal", None)
         status = getattr(reason.value, "exitCode", None)
@@ -333,18 +331,19 @@ class CommandSession(Protocol):
     # -- the channel
 
     def output(self, data: bytes, kind: int = 0) -> None:
-        """From the process to the peer."""
-        if self._linger is not None:
-            self._linger.reset(LINGER_S)
+        """From the terminal, or from us, to the peer."""
+        self._moved()
         if self.transport is not None:
             self.transport.writeExtended(kind, data)
 
-    def dataReceived(self, data: bytes) -> None:
+    def view_received(self, view: memoryview) -> None:
         """From the peer to the process; what comes before it starts fits the channel's window."""
-        if self._process is not None:
-            self._process.write(data)
+        if self._pipes is not None:
+            self._pipes.input.take(view)
+        elif self._process is not None:
+            self._process.write(bytes(view))
         elif self._use is None:
-            self._early.append(data)
+            self._early.append(bytes(view))
             if self.transport is not None:
                 self.transport.pauseProducing()
 
@@ -359,10 +358,10 @@ class CommandSession(Protocol):
     def _close_input(self) -> None:
         if self._process is None:
             return
-        if self._terminal is not None:
-            self._process.write(_EOT)
+        if self._pipes is not None:
+            self._pipes.input.end()
         else:
-            self._process.closeStdin()
+            self._process.write(EOT)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The channel is gone: so is what it ran."""
@@ -375,7 +374,7 @@ class CommandSession(Protocol):
         if self._process is not None and not self._cut:
             self._cut = True
             self._end_group()
-            self._process.loseConnection()
+            self._cut_streams()
 
     def pauseProducing(self) -> None:
         """The peer gives no credit: leave output in the pipe, where it stops the command."""

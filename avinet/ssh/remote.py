@@ -38,7 +38,8 @@ from avinet.ssh.commands import USER
 from avinet.ssh.errors import CommandTimeoutError, ConnectionEndedError
 from avinet.ssh.fields import Reader, string, uint32
 
-_READ_BYTES = 32 * 1024
+_READ_BYTES = 256 * 1024
+"""Of input at once: as much as fits a packet between two of us."""
 _SESSION = b"session"
 
 

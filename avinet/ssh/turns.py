@@ -14,7 +14,6 @@ from avinet.ssh.exchange import MSG_PING
 from avinet.ssh.fields import malformed, string
 from avinet.ssh.governor import BulkGovernor
 from avinet.ssh.memory import ConnectionMemory
-from avinet.ssh.profile import MAX_WINDOW_BYTES
 from avinet.ssh.scheduler import Priority, Scheduler
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ class Turns:
 
     def received(self, channel: "ChannelTransport") -> None:
         """Data has come for ``channel``: see how much of its window a round trip takes, unless that is known."""
-        if self._probing or channel.localWindowSize >= MAX_WINDOW_BYTES or not self.link.writable:
+        if self._probing or channel.localWindowSize >= channel.max_window or not self.link.writable:
             return
         incoming = channel.incoming
         if (incoming.received - incoming.probed) * _PROBE_SHARE > channel.localWindowSize:
@@ -118,5 +117,5 @@ class Turns:
         channel, before = purpose
         taken = channel.incoming.received - before
         if taken * _GROWTH_SHARE > channel.localWindowSize and channel.connected and not self._memory.pressed:
-            self.learned_window = min(2 * channel.localWindowSize, MAX_WINDOW_BYTES)
+            self.learned_window = min(2 * channel.localWindowSize, channel.max_window)
             channel.incoming.grow_window(self.learned_window)

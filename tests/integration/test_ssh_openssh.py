@@ -1,6 +1,7 @@
 """Our SSH servers against OpenSSH's client, and our client against OpenSSH's server, over loopback sockets."""
 
 import fcntl
+import hashlib
 import io
 import os
 import pwd
@@ -31,7 +32,7 @@ from avinet.ssh.client import connect
 from avinet.ssh.commands import CommandServer
 from avinet.ssh.errors import ChannelRefusedError, ForwardRefusedError
 from avinet.ssh.login import Access
-from avinet.ssh.process import CommandPolicy
+from avinet.ssh.process import LINGER_S, CommandPolicy, CommandSession
 from avinet.ssh.remote import Streams, Target, interactive, run
 from avinet.ssh.reverse import ReverseListeners
 from avinet.ssh.reverse_socket import shared_socket
@@ -87,6 +88,10 @@ class Run(ProcessProtocol):
             self.timer.cancel()
         value = reason.value
         self.done.callback((-value.signal if value.signal else value.exitCode, self.out, self.err.decode()))
+
+
+def descriptors():
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 async def until(condition, limit_s=10.0):
@@ -382,6 +387,78 @@ def read(path):
         return path.read_text()
     except OSError:
         return ""
+
+
+@world
+async def test_a_commands_exit_status_comes_after_all_of_its_output(w):
+    """However little of it the peer takes at a time: the order of what the server sends is looked at, not the client's."""
+    order = []
+    server_sent = CommandSession._conclude
+
+    def concluded(session, reason):
+        order.append((len(session.transport.unsent), session.transport.connected))
+        server_sent(session, reason)
+
+    CommandSession._conclude = concluded
+    try:
+        for command in ("head -c 9000000 /dev/zero", "head -c 9000000 /dev/zero >&2; exit 3", "exit 5"):
+            await w.to_se(command)
+    finally:
+        CommandSession._conclude = server_sent
+    assert order == [(0, True)] * 3
+    assert [use.exit_status for use in w.uses] == [0, 3, 5]
+
+
+@world
+async def test_both_streams_arrive_whole_and_apart(w):
+    status, out, err = await w.to_se(
+        "head -c 150000 /dev/zero | tr '\\0' o & head -c 150000 /dev/zero | tr '\\0' e >&2; wait; exit 4"
+    )
+    assert (status, out, err) == (4, b"o" * 150_000, "e" * 150_000)
+
+
+@world
+async def test_input_arrives_whole_and_a_command_that_wants_none_of_it_ends_all_the_same(w):
+    data = os.urandom(3_000_000)
+    status, out, _ = await w.to_se("sha256sum", stdin=data * 20)
+    assert (status, out.split()[0].decode()) == (0, hashlib.sha256(data * 20).hexdigest())
+    status, out, _ = await w.to_se("exec <&-; sleep 0.3; echo done", stdin=data)
+    assert (status, out) == (0, b"done\n")
+
+
+@world
+async def test_a_client_that_does_not_read_stops_the_command_and_not_the_server(w):
+    before = descriptors()
+    port = w.direct.getHost().port
+    client = Run(
+        w.ssh, "-p", str(port), *w.options(w.id_file, w.known("127.0.0.1", port, w.se_host_key)),
+        "aviseuser@127.0.0.1", "head -c 30000000 /dev/zero",
+    )  # fmt: skip
+    client.process.pauseProducing()
+    await until(lambda: w.commands.sessions)
+    memory = w.commands.terms.memory
+    most = 0
+    for _ in range(50):
+        await deferLater(reactor, 0.02)
+        most = max(most, memory.held)
+    assert most <= 512 * 1024, most  # one piece, whatever the command has
+    client.process.resumeProducing()
+    await client.done
+    assert client.size == 30_000_000
+    await until(lambda: not w.commands.sessions)
+    await until(lambda: descriptors() <= before)
+
+
+@world
+async def test_output_of_what_a_command_leaves_behind_is_waited_for_a_little(w):
+    status, out, _ = await w.to_se("(sleep 1; echo late) & echo early; exit 6")
+    assert (status, out) == (6, b"early\nlate\n")
+    started = reactor.seconds()
+    mark = f"{700000 + os.getpid()}"
+    status, out, _ = await w.to_se(f"sleep {mark} & echo $!; exit 7")
+    os.kill(int(out), signal.SIGKILL)
+    assert status == 7
+    assert LINGER_S - 0.5 < reactor.seconds() - started < 2 * LINGER_S
 
 
 @world

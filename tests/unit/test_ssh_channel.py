@@ -97,7 +97,7 @@ class Flow(ChannelCase):
             end.transport.write(bytes(profile.MAX_DATA_PACKET))
             self.pipe.pump()
         self.assertEqual(end.transport.remoteWindowLeft, 0)
-        self.assertEqual(end.transport._unsent.size, 0)
+        self.assertEqual(end.transport.unsent.size, 0)
         self.assertFalse(source.going)
 
     def test_a_writer_who_ignores_it_loses_the_channel_and_only_that(self):

@@ -102,7 +102,7 @@ class Memory(Attacker):
         for n in range(20_000):
             self.data(channel, bytes((n % 251,)))
         self.pipe.pump()
-        self.assertLess(len(channel._unsent), 10)
+        self.assertLess(len(channel.unsent), 10)
         self.send(conch.MSG_CHANNEL_WINDOW_ADJUST, uint32(0) + uint32(2**20))
         self.pipe.pump()
         echoed = b"".join(payload[8:] for number, payload in self.heard if number == conch.MSG_CHANNEL_DATA)

@@ -260,7 +260,7 @@ class InTheMiddle(Rekey):
         self.theirs.left = 10_000
         self.theirs.resumeProducing()
         self.assertFalse(self.theirs.going)
-        self.assertLess(self.theirs.transport._unsent.size, 2 * Flow.PIECE)
+        self.assertLess(self.theirs.transport.unsent.size, 2 * Flow.PIECE)
         self.assertEqual(self.server._parked, [])
 
 

@@ -10,7 +10,8 @@ from avinet.app.settings import ChannelSection
 from avinet.errors import RemoteProtocolError
 from avinet.ssh import profile
 from avinet.ssh.client import Timeouts, _Login
-from avinet.ssh.commands import CommandServer
+from avinet.ssh.commands import MAX_INPUT_WINDOW_BYTES, CommandServer, _CommandLogin
+from avinet.ssh.fields import Reader
 from avinet.ssh.memory import ConnectionMemory, ProcessMemory
 from avinet.ssh.profile import LinkLimits
 from avinet.ssh.server import ServerSettings
@@ -117,6 +118,11 @@ class Memory(SynchronousTestCase):
         server = CommandServer(key, list, Clock(), lambda use: None, terms=terms)
         server._judge = lambda attempt: ""
         self.assertIs(server._admit(attrs.make_class("A", ["fingerprint"])("f")).memory.process, terms.memory)
+
+    def test_a_commands_window_grows_no_further_than_openssh_is_quick_with(self):
+        server = CommandServer(Ed25519PrivateKey.generate(), list, Clock(), lambda use: None)
+        channel = _CommandLogin(server, "f").open_channel("session", Reader(b"", "an open"))
+        self.assertEqual(channel.max_window, MAX_INPUT_WINDOW_BYTES)
 
     def held(self, limits, process, size):
         """A client whose protocol takes nothing, and an echo that sends it ``size`` bytes."""

@@ -155,6 +155,17 @@ class Windows(Turns):
         self.assertEqual(sink.transport.localWindowSize, profile.WINDOW_BYTES)
         self.assertLessEqual(sink.transport.localWindowLeft, profile.WINDOW_BYTES)
 
+    def test_a_window_grows_no_further_than_its_channel_allows(self):
+        sink, end = Counter(), Source()
+        self.join(Collector(), Collector())
+        stretch(self.pipe)
+        self.controller.build = lambda: sink
+        self.channel.open(5001, end, priority=Priority.CONTROL)
+        run(self.pipe, 0.2, until=lambda: sink.transport, tick_s=0.005)
+        sink.transport.max_window = 3 * MIB
+        run(self.pipe, 1.2, tick_s=0.005)
+        self.assertEqual(sink.transport.localWindowSize, 3 * MIB)
+
 
 class Packets(Turns):
     def test_two_of_us_use_packets_of_256_kib(self):
