@@ -31,7 +31,13 @@ RATE_CONNECTIONS = 32
 SERVE_LIMIT_S = 60.0
 PROBE_S = 0.01
 TIMEOUT_S = 2.0
-GROUP = {"kind": "ServiceEngineGroup", "name": "Default-Group", "max_scaleout_per_vs": 1, "down_delay_s": 0}
+GROUP = {
+    "kind": "ServiceEngineGroup",
+    "name": "Default-Group",
+    "max_scaleout_per_vs": 1,
+    "down_delay_s": 0,
+    "drain_s": 0,
+}
 
 
 @attrs.frozen
@@ -220,9 +226,11 @@ class Engines:
             for turn in range(self.plan.kills):
                 progress("engine killed, {n} of {all}", n=turn + 1, all=self.plan.kills)
                 until(lambda: _answers(port), SERVE_LIMIT_S, "the virtual service answers")
+                # Whichever: one that came back waits the longer for its services the more often it failed.
+                until(
+                    lambda: self.first.serves(port) != second.serves(port), SERVE_LIMIT_S, "one has it alone"
+                )
                 holder = self.first if self.first.serves(port) else second
-                other = second if holder is self.first else self.first
-                until(lambda one=other: not one.serves(port), SERVE_LIMIT_S, "one has it alone")
                 gone_at = holder.vanish()
                 answered_at = _until_answer(port)
                 down_at = self._down_at(holder.name, gone_at)
