@@ -34,6 +34,7 @@ from avinet.se.session import SeParts
 from avinet.se.uplink import Place
 from avinet.se.uplinks import Uplinks, reach_through
 from avinet.ssh.commands import CommandServer
+from avinet.ssh.confined import ConfinedFolder
 from avinet.ssh.process import CommandPolicy, Use
 from avinet.wire.messages import (
     CONTROL_PORT,
@@ -122,6 +123,7 @@ class Engine:
         identity = SeIdentity.load_or_create(self.first_boot.paths)
         members = self.first_boot.members
         choices = self.settings.commands
+        state = self.first_boot.paths.state
         terms = terms_of(self.settings.ssh)
         commands = CommandServer(
             identity.host_key,
@@ -131,6 +133,7 @@ class Engine:
             CommandPolicy(
                 exec_allowed=choices.exec,
                 interactive_allowed=choices.interactive,
+                files=ConfinedFolder(state / "files") if choices.files else None,
                 time_limit_s=choices.time_limit_s,
                 sessions=choices.max_sessions,
             ),

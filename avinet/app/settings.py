@@ -179,6 +179,8 @@ class CommandsSection(_Section, frozen=True, kw_only=True):
 
     exec: bool = True
     interactive: bool = True
+    files: bool = True
+    """sftp and scp, in the folder ``files`` of the state."""
     time_limit_s: Seconds = 3600.0
     max_sessions: Count = 16
 

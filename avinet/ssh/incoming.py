@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol
 
 from avinet.ssh.channel_protocols import ExtendedReceiver
 from avinet.ssh.fields import malformed
@@ -53,6 +53,12 @@ class Incoming:
         self._consumed = 0
         """Bytes taken and not credited yet."""
         self._input_ended = False
+
+    def hand_to(self, protocol: IProtocol) -> None:
+        """Another protocol goes on with the channel from here."""
+        self._channel.protocol = protocol
+        self._view_received = getattr(protocol, "view_received", None)
+        self._channel.guarded(protocol.makeConnection, self._channel)
 
     def take(self, kind: int, data: bytes | memoryview) -> None:
         """Data has come, within the window; a view is good during the call only."""

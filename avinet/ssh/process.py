@@ -27,13 +27,16 @@ from twisted.internet.interfaces import (
     IReactorTime,
 )
 from twisted.internet.protocol import ProcessProtocol, Protocol, connectionDone
+from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from avinet.ssh.channel import STDERR, ChannelTransport
+from avinet.ssh.confined import ConfinedFolder
 from avinet.ssh.environment import environment_of
 from avinet.ssh.fields import Reader, string, uint32
+from avinet.ssh.files import FilesSession
 from avinet.ssh.pipes import Pipes
 from avinet.ssh.terminal import EOT, Intake, Terminal, window_of
 from avinet.units import HOUR_S
@@ -61,6 +64,8 @@ class CommandPolicy:
 
     exec_allowed: bool = True
     interactive_allowed: bool = True
+    files: ConfinedFolder | None = None
+    """What sftp and scp reach; None: nothing."""
     time_limit_s: float = HOUR_S
     """For a command without a terminal; a shell lasts as long as its connection."""
     sessions: int = 16
@@ -74,8 +79,9 @@ class Use:
     """What a session did, for the audit log."""
 
     kind: str
-    """``exec``, ``shell``, or ``refused``."""
+    """``exec``, ``shell``, ``files``, or ``refused``."""
     command: str
+    """For files, what was moved, in words."""
     fingerprint: str
     """Of the controller's key."""
     exit_status: int
@@ -153,6 +159,8 @@ class CommandSession(Protocol):
             )
         if name == "shell":
             return self._allowed("shell") and self._start(None)
+        if name == "subsystem":
+            return reader.string() == b"sftp" and self._hand_to_files()
         if name == "window-change":
             return self._resize(window_of(reader))
         if name == "signal":
@@ -165,6 +173,24 @@ class CommandSession(Protocol):
         if not allowed:
             self._over(self, Use("refused", _shown(command), self._fingerprint, -1, 0.0))
         return allowed
+
+    def _hand_to_files(self) -> bool:
+        folder, channel = self._policy.files, self.transport
+        if folder is None:
+            self._over(self, Use("refused", "sftp", self._fingerprint, -1, 0.0))
+            return False
+        if self._use is not None or channel is None:
+            return False
+
+        def ended(moved: str, seconds: float) -> None:
+            self._over(self, Use("files", moved, self._fingerprint, 0, seconds))
+
+        files = FilesSession(self._reactor, folder, deferToThread, ended)
+        channel.incoming.hand_to(files)
+        for data in self._early:
+            files.dataReceived(data)
+        channel.resumeProducing()
+        return True
 
     def _ask_terminal(self, reader: Reader) -> bool:
         name, size = reader.text(64), window_of(reader)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import attrs
 
-from avinet.errors import AvinetError, RemoteProtocolError
+from avinet.errors import RemoteProtocolError
 from avinet.ssh import sftp_wire as wire
 from avinet.ssh.confined import FILE_MODE, ConfinedFolder, FolderFullError, PathRefusedError, names_of
 from avinet.ssh.fields import Reader, malformed, string, uint32
@@ -249,9 +249,7 @@ class SftpServer:
         if not some:
             return wire.status(request, wire.EOF, "the end")
         now = self.now()
-        told = [
-            (name, wire.long_name(name, found, now), wire.attributes_of(found)) for name, found in some
-        ]
+        told = [(name, wire.long_name(name, found, now), wire.attributes_of(found)) for name, found in some]
         return wire.names(request, told)
 
     def _make_folder(self, request: int, reader: Reader) -> bytes:
