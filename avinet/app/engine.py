@@ -35,7 +35,7 @@ from avinet.se.uplink import Place
 from avinet.se.uplinks import Uplinks, reach_through
 from avinet.ssh.commands import CommandServer
 from avinet.ssh.confined import ConfinedFolder
-from avinet.ssh.process import CommandPolicy, Use
+from avinet.ssh.policy import CommandPolicy, Use
 from avinet.wire.messages import (
     CONTROL_PORT,
     CONTROL_SERVICE,
@@ -50,6 +50,7 @@ from avinet.wire.registration import EnrolmentAnswer
 
 MAX_EARLY = 10
 """Notices kept from before there are uplinks: of a start there are one or two."""
+_CODES = {"refused": "COMMAND_REFUSED", "files": "FILES"}
 SHOWN_COMMAND = 200
 """Characters of a command in an event's sentence; the facts have more."""
 
@@ -243,9 +244,11 @@ class Engine:
         did = "was refused" if refused else f"ended with status {use.exit_status} after {use.seconds:.1f} s"
         self._notify(
             Notice(
-                code="COMMAND_REFUSED" if refused else "COMMAND",
+                code=_CODES.get(use.kind, "COMMAND"),
                 level=Level.WARNING if refused else Level.INFO,
-                text=f"{use.command[:SHOWN_COMMAND] or 'a shell'!r} {did}",
+                text=f"{use.command[:SHOWN_COMMAND] or 'a shell'!r} {did}"
+                if use.kind != "files"
+                else use.command,
                 at=WallClock(self.reactor).seconds(),
                 facts={
                     "kind": use.kind,

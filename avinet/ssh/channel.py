@@ -389,7 +389,7 @@ class ChannelTransport(SSHChannel):
             self.incoming.deliver()
 
     def stopProducing(self) -> None:
-        """The consumer of what arrives is gone."""
+        """The consumer is gone."""
         self.loseConnection()
 
     def getPeer(self) -> IAddress:

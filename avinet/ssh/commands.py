@@ -25,7 +25,8 @@ from avinet.ssh.connection import Connection, refused
 from avinet.ssh.errors import ConnectionEndedError
 from avinet.ssh.fields import Reader
 from avinet.ssh.links import ServerLink
-from avinet.ssh.process import KILL_AFTER_S, CommandPolicy, CommandSession, ProcessReactor, Use
+from avinet.ssh.policy import CommandPolicy, Use
+from avinet.ssh.process import KILL_AFTER_S, CommandSession, ProcessReactor
 from avinet.ssh.refusal import Refusal
 from avinet.ssh.terms import Terms
 from avinet.ssh.userauth import Attempt, KeyLogin

@@ -164,13 +164,31 @@ class ConfinedFolder:
         if is_last and not found.st_nlink:
             self._free(found.st_size)
 
+    @contextlib.contextmanager
+    def settable(self, path: bytes) -> Iterator[int]:
+        """A descriptor of a folder or a file whose mode and times are to be set."""
+        names = names_of(path)
+        if not names or stat.S_ISDIR(self.stat(path).st_mode):
+            with self._folder(names) as at:
+                folder = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
+                try:
+                    yield folder
+                finally:
+                    os.close(folder)
+            return
+        file = self.open(path, os.O_RDONLY)
+        try:
+            yield file
+        finally:
+            self.close(file)
+
     def scan(self, path: bytes) -> list[tuple[bytes, os.stat_result]]:
         """Every entry of a folder with what ``lstat`` says, by name."""
         found = []
         with self._folder(names_of(path)) as at:
             readable = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
             try:
-                for name in sorted(map(os.fsencode, os.listdir(readable))):
+                for name in sorted(os.fsencode(entry.name) for entry in os.scandir(readable)):
                     with contextlib.suppress(FileNotFoundError):
                         found.append((name, os.stat(name, dir_fd=at, follow_symlinks=False)))
             finally:
@@ -181,7 +199,7 @@ class ConfinedFolder:
         """Of the entry itself, never of what a link leads to."""
         names = names_of(path)
         if not names:
-            return os.stat(self.root, follow_symlinks=False)
+            return self.root.lstat()
         with self._place(path) as (at, name):
             return os.stat(name, dir_fd=at, follow_symlinks=False)
 
@@ -215,6 +233,10 @@ class ConfinedFolder:
             if replaced and not replace:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
             size = self._size(new_name, new_at)
+            found = os.stat(old_name, dir_fd=old_at, follow_symlinks=False)
+            if stat.S_ISDIR(found.st_mode) and len(names_of(new)) > len(names_of(old)):
+                # What is in it would go deeper than any path reaches, one rename after another.
+                raise PathRefusedError(path=_shown(new), why="a folder does not move deeper than it is")
             os.rename(old_name, new_name, src_dir_fd=old_at, dst_dir_fd=new_at)
             if replaced:
                 self._free(size, entries=1)

@@ -33,13 +33,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from avinet.ssh.channel import STDERR, ChannelTransport
-from avinet.ssh.confined import ConfinedFolder
 from avinet.ssh.environment import environment_of
 from avinet.ssh.fields import Reader, string, uint32
 from avinet.ssh.files import FilesSession
 from avinet.ssh.pipes import Pipes
+from avinet.ssh.policy import CommandPolicy, Use
 from avinet.ssh.terminal import EOT, Intake, Terminal, window_of
-from avinet.units import HOUR_S
 
 KILL_AFTER_S = 5.0
 """Time for a command to tidy up after TERM."""
@@ -56,38 +55,6 @@ _log = Logger()
 
 class ProcessReactor(IReactorProcess, IReactorTime):
     """What is needed of the reactor."""
-
-
-@attrs.frozen
-class CommandPolicy:
-    """What this SE accepts, and its bounds."""
-
-    exec_allowed: bool = True
-    interactive_allowed: bool = True
-    files: ConfinedFolder | None = None
-    """What sftp and scp reach; None: nothing."""
-    time_limit_s: float = HOUR_S
-    """For a command without a terminal; a shell lasts as long as its connection."""
-    sessions: int = 16
-    connections: int = 32
-    """Of one controller; another one's do not count, and their number is bounded by the membership list."""
-    shell: str = "/bin/sh"
-
-
-@attrs.frozen
-class Use:
-    """What a session did, for the audit log."""
-
-    kind: str
-    """``exec``, ``shell``, ``files``, or ``refused``."""
-    command: str
-    """For files, what was moved, in words."""
-    fingerprint: str
-    """Of the controller's key."""
-    exit_status: int
-    """As a shell shows it: 128 + n after signal n."""
-    seconds: float
-    pty: bool = False
 
 
 def _shown(command: bytes) -> str:
@@ -163,9 +130,7 @@ class CommandSession(Protocol):
             return reader.string() == b"sftp" and self._hand_to_files()
         if name == "window-change":
             return self._resize(window_of(reader))
-        if name == "signal":
-            return self._deliver(reader.text(32))
-        return False
+        return name == "signal" and self._deliver(reader.text(32))
 
     def _allowed(self, kind: str, command: bytes = b"") -> bool:
         policy = self._policy

@@ -7,12 +7,13 @@ more than its bound.  Writes go to the file itself, as OpenSSH's own server does
 import contextlib
 import errno
 import os
+import stat
 import time
 from collections.abc import Callable
 
 import attrs
 
-from avinet.errors import RemoteProtocolError
+from avinet.errors import AvinetError, RemoteProtocolError
 from avinet.ssh import sftp_wire as wire
 from avinet.ssh.confined import FILE_MODE, ConfinedFolder, FolderFullError, PathRefusedError, names_of
 from avinet.ssh.fields import Reader, malformed, string, uint32
@@ -76,18 +77,8 @@ class SftpServer:
         request = reader.uint32()
         try:
             return self._answer(kind, request, reader)
-        except RemoteProtocolError as why:
-            return wire.status(request, wire.BAD_MESSAGE, why.detail)
-        except PathRefusedError as why:
-            return wire.status(request, wire.PERMISSION_DENIED, str(why))
-        except FolderFullError as why:
-            return wire.status(request, wire.FAILURE, str(why))
-        except FileNotFoundError:
-            return wire.status(request, wire.NO_SUCH_FILE, "no such file")
-        except OSError as why:
-            denied = why.errno in _DENIED
-            text = os.strerror(why.errno) if why.errno else "it failed"
-            return wire.status(request, wire.PERMISSION_DENIED if denied else wire.FAILURE, text)
+        except (AvinetError, OSError) as why:
+            return wire.status(request, *_told(why))
 
     def _greet(self, kind: int, reader: Reader) -> bytes:
         if kind != wire.INIT:
@@ -202,7 +193,10 @@ class SftpServer:
 
     def _setstat(self, request: int, reader: Reader) -> bytes:
         path, wanted = reader.string(), wire.read_attributes(reader)
-        file = self.folder.open(path, os.O_RDWR if wanted.size is not None else os.O_RDONLY)
+        if wanted.size is None:
+            with self.folder.settable(path) as entry:
+                return self._set(request, entry, wanted)
+        file = self.folder.open(path, os.O_RDWR)
         try:
             return self._set(request, file, wanted)
         finally:
@@ -220,7 +214,9 @@ class SftpServer:
                 return wire.status(request, wire.FAILURE, "its size cannot be set so")
             self.folder.truncate(file, wanted.size)
         if wanted.mode is not None:
-            os.fchmod(file, wanted.mode & 0o777)
+            is_folder = stat.S_ISDIR(os.fstat(file).st_mode)
+            # A folder that its owner cannot enter would be stuck here.
+            os.fchmod(file, wanted.mode & 0o777 | (0o700 if is_folder else 0))
         if wanted.times is not None:
             os.utime(file, wanted.times)
         return wire.status(request, wire.OK)
@@ -283,6 +279,20 @@ class SftpServer:
             told = (_BLOCK, _BLOCK, blocks, free, free, files, files, files, 0, 0, 255)
             return wire.reply(wire.EXTENDED_REPLY, request, *(n.to_bytes(8, "big") for n in told))
         return wire.status(request, wire.OP_UNSUPPORTED, "this is not supported")
+
+
+def _told(why: Exception) -> tuple[int, str]:
+    """What a peer hears of a failure."""
+    if isinstance(why, RemoteProtocolError):
+        return wire.BAD_MESSAGE, why.detail
+    if isinstance(why, PathRefusedError):
+        return wire.PERMISSION_DENIED, str(why)
+    if isinstance(why, FileNotFoundError):
+        return wire.NO_SUCH_FILE, "no such file"
+    if isinstance(why, OSError):
+        denied = why.errno in _DENIED
+        return wire.PERMISSION_DENIED if denied else wire.FAILURE, os.strerror(why.errno or 0)
+    return wire.FAILURE, str(why)
 
 
 _MAX_OFFSET = 2**62

@@ -32,7 +32,8 @@ from avinet.ssh.client import connect
 from avinet.ssh.commands import CommandServer
 from avinet.ssh.errors import ChannelRefusedError, ForwardRefusedError
 from avinet.ssh.login import Access
-from avinet.ssh.process import LINGER_S, CommandPolicy, CommandSession
+from avinet.ssh.policy import CommandPolicy
+from avinet.ssh.process import LINGER_S, CommandSession
 from avinet.ssh.remote import Streams, Target, interactive, run
 from avinet.ssh.reverse import ReverseListeners
 from avinet.ssh.reverse_socket import shared_socket

@@ -10,7 +10,7 @@ from avinet.app.settings import SeSettings
 from avinet.model.ids import ConfigVersion
 from avinet.se.first_boot import FirstBoot
 from avinet.se.paths import SePaths, lock_state
-from avinet.ssh.process import Use
+from avinet.ssh.policy import Use
 from avinet.wire.messages import InForce
 
 

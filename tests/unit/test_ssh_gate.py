@@ -7,7 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.ssh.commands import CommandServer
 from avinet.ssh.gate import Bucket, Gate, GateLimits, Ticket, TurnedAway, network_of
 from avinet.ssh.pace import MAX_WAIT_S, Queue, Rate
-from avinet.ssh.process import CommandPolicy
+from avinet.ssh.policy import CommandPolicy
 from avinet.ssh.refusal import Refusal, busy_from, busy_text
 from avinet.ssh.turnstile import Turnstile
 
