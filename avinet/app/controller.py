@@ -26,6 +26,7 @@ from avinet.app.watchdog import Watchdog
 from avinet.cloud.local import LocalCloud, LocalSettings
 from avinet.controller.api_status import StrangerCounts, Whole, resident_kib
 from avinet.controller.candidates import Candidates
+from avinet.controller.command_classes import ClassTeller
 from avinet.controller.config_store import ConfigStore, HistoryLimits
 from avinet.controller.configuration import ConfigService
 from avinet.controller.departures import Departures
@@ -242,6 +243,7 @@ class Controller(SessionListener):
             self.candidates,
             self.sync,
             self.traffic,
+            self._class_teller(),
             SessionEvents(self.events.emit, self._name_of, self.reactor, self._sent_away),
         ):
             self.sessions.add_listener(listener)
@@ -253,6 +255,16 @@ class Controller(SessionListener):
         stack.callback(self.traffic.stop)
         stack.callback(self.candidates.stop)
         self.sessions.expect(record.uuid for record in self.engines.all() if record.connected_once)
+
+    def _class_teller(self) -> ClassTeller:
+        def classes_of(se: SeId) -> tuple[str, ...] | None:
+            record = self.engines.find(se)
+            group = None if record is None else self.config.group(record.group)
+            return None if group is None else tuple(map(str, group.commands))
+
+        teller = ClassTeller(classes_of)
+        self.config.listen(lambda _: teller.groups_changed())
+        return teller
 
     def _name_of(self, se: SeId) -> str:
         record = self.engines.find(se)

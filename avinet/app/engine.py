@@ -24,6 +24,7 @@ from avinet.model.events import Level
 from avinet.model.ids import BootId, new_boot_id
 from avinet.se.applier import Applier
 from avinet.se.backoff import BackoffSettings
+from avinet.se.command_classes import CommandClassFile
 from avinet.se.config_files import ConfigFiles
 from avinet.se.drift import Drift
 from avinet.se.first_boot import FirstBoot
@@ -37,6 +38,7 @@ from avinet.ssh.commands import CommandServer
 from avinet.ssh.confined import ConfinedFolder
 from avinet.ssh.policy import CommandPolicy, Use
 from avinet.wire.messages import (
+    COMMAND_CLASSES,
     CONTROL_PORT,
     CONTROL_SERVICE,
     OLDEST_PROTOCOL_VERSION,
@@ -83,6 +85,8 @@ class Engine:
     _early: deque[Notice] = attrs.field(factory=lambda: deque(maxlen=MAX_EARLY), init=False)
     """Notices from before there were uplinks."""
     data_plane: EnvoyDataPlane = attrs.field(init=False)
+    _commands: CommandServer = attrs.field(init=False)
+    _classes: CommandClassFile = attrs.field(init=False)
     lookout: Lookout = attrs.field(init=False)
 
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
@@ -126,20 +130,23 @@ class Engine:
         choices = self.settings.commands
         state = self.first_boot.paths.state
         terms = terms_of(self.settings.ssh)
-        commands = CommandServer(
+        policy = CommandPolicy(
+            exec_allowed=choices.exec,
+            interactive_allowed=choices.interactive,
+            files=ConfinedFolder(state / "files") if choices.files else None,
+            time_limit_s=choices.time_limit_s,
+            sessions=choices.max_sessions,
+        )
+        self._classes = CommandClassFile(state / "command-classes.json")
+        commands = self._commands = CommandServer(
             identity.host_key,
             lambda: [controller.id_se for controller in members.current.controllers],
             self.reactor,
             self._command_used,
-            CommandPolicy(
-                exec_allowed=choices.exec,
-                interactive_allowed=choices.interactive,
-                files=ConfinedFolder(state / "files") if choices.files else None,
-                time_limit_s=choices.time_limit_s,
-                sessions=choices.max_sessions,
-            ),
+            policy,
             terms=terms,
         )
+        commands.narrow(self._classes.load())
 
         async def stop_commands() -> None:
             await commands.stop()
@@ -160,6 +167,7 @@ class Engine:
                 self.applier.report,
                 self._listed,
                 self.lookout,
+                self._allow,
             ),
             reach_through(
                 self.reactor,
@@ -188,7 +196,7 @@ class Engine:
             protocol=PROTOCOL_VERSION,
             oldest_protocol=OLDEST_PROTOCOL_VERSION,
             software=software_version(),
-            capabilities=(TRAFFIC,),
+            capabilities=(TRAFFIC, COMMAND_CLASSES),
             fence=self.applier.fence,
             version=self.applier.version,
             hash=self.applier.hash,
@@ -230,6 +238,13 @@ class Engine:
                 facts={"version": drift.version, "differed": drift.named, "mended": drift.mended},
             )
         )
+
+    def _allow(self, allowed: tuple[str, ...]) -> None:
+        """In force at once, on disk in a moment; what was on disk before is told anew after a crash."""
+        classes = frozenset(allowed)
+        self._commands.narrow(classes)
+        saving = deferToThread(self._classes.save, classes)
+        saving.addErrback(lambda f: _log.error("what is allowed is not kept: {why}", why=f.getErrorMessage()))
 
     def _command_used(self, use: Use) -> None:
         _log.info(

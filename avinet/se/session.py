@@ -26,6 +26,7 @@ from avinet.wire.messages import (
     OLDEST_PROTOCOL_VERSION,
     PROTOCOL_VERSION,
     TRAFFIC,
+    CommandClasses,
     ConfigEnd,
     ConfigPut,
     ConfigRemove,
@@ -84,6 +85,8 @@ class SeParts:
     """A signed list has come; it is checked there."""
     lookout: Lookout | None = None
     """What is reported unasked; nothing without."""
+    command_classes: Callable[[tuple[str, ...]], None] = lambda allowed: None
+    """What controllers may use the SE for has come."""
 
 
 class SessionUser(Protocol):
@@ -267,6 +270,8 @@ class ControlSession:
                 self._make_report(message.id)
             case Watch():
                 self._watch(message)
+            case CommandClasses():
+                self.parts.command_classes(message.allowed)
             case MembershipUpdate():
                 self.parts.membership(message.document)
             case _:

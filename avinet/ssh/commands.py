@@ -7,7 +7,7 @@ controller cannot see inside a connection that is encrypted end to end.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import attrs
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -97,7 +97,7 @@ class CommandServer(Factory):
         self._authorized = authorized
         self._reactor = reactor
         self._used = used
-        self.policy = policy or CommandPolicy()
+        self._own_policy = self.policy = policy or CommandPolicy()
         self.terms = terms or Terms()
         self._limits = attrs.evolve(self.terms.limits, channels=self.policy.sessions)
         self.links: set[_CommandLink] = set()
@@ -124,6 +124,16 @@ class CommandServer(Factory):
         link.userauth = lambda: KeyLogin(self._judge, self._admit, lambda attempt, why: None)
         self.links.add(link)
         return link
+
+    def narrow(self, classes: Collection[str]) -> None:
+        """From the next session on, allow of our own policy only these classes (``EXEC``, ``INTERACTIVE``, ``FILES``)."""
+        own = self._own_policy
+        self.policy = attrs.evolve(
+            own,
+            exec_allowed=own.exec_allowed and "EXEC" in classes,
+            interactive_allowed=own.interactive_allowed and "INTERACTIVE" in classes,
+            files=own.files if "FILES" in classes else None,
+        )
 
     def left(self, link: _CommandLink) -> None:
         """It is gone."""

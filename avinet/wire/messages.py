@@ -50,6 +50,10 @@ TRAFFIC = "traffic"
 """A capability: the SE reports by ``Traffic`` and takes ``Watch``; the controller takes ``Traffic``."""
 
 
+COMMAND_CLASSES = "command-classes"
+"""A capability: the SE takes ``CommandClasses``."""
+
+
 class Welcome(Message, tag="welcome", frozen=True, kw_only=True):
     """Controller to SE: accepted."""
 
@@ -151,6 +155,13 @@ class MembershipUpdate(Message, tag="membership", frozen=True, kw_only=True):
     """Controller to SE: a signed membership list newer than the one its ``Hello`` named."""
 
     document: str
+
+
+class CommandClasses(Message, tag="command-classes", frozen=True, kw_only=True):
+    """Controller to SE, behind the welcome and on change: what controllers may use the SE for."""
+
+    allowed: tuple[str, ...]
+    """``EXEC``, ``INTERACTIVE``, ``FILES``; others are skipped."""
 
 
 class InForce(Message, tag="in-force", frozen=True, kw_only=True):
