@@ -48,11 +48,38 @@ class InJson(CliCase):
 class OnAnEngine(CliCase):
     def setUp(self):
         super().setUp()
-        self.answers["GET", "/api/serviceengine/se-1"] = Answer(body=ENGINE)
+        self.answers["GET", "/api/serviceengine/se-1"] = Answer(body={**ENGINE, "group": "edge"})
+        self.allow("EXEC", "FILES")
         target = Target(address="127.1.0.1", port=1, id_se_path=self.api.state, host_key_line="x")
         patch = mock.patch("avinet.app.cli.remote.target_of", return_value=target)
         patch.start()
         self.addCleanup(patch.stop)
+
+    def allow(self, *classes):
+        self.answers["GET", "/api/serviceenginegroup/edge"] = Answer(body={"commands": list(classes)})
+
+    def test_what_the_group_leaves_out_is_named_before_anything_is_tried(self):
+        self.allow("FILES")
+        ran = self.run_cli("se", "exec", "se-1", "uptime")
+        self.assertEqual(ran.exit_code, 6)
+        for word in ("EXEC", "edge", "se-1"):
+            self.assertIn(word, ran.stderr)
+
+    def test_scp_is_given_the_engines_address_and_a_host_key_to_check(self):
+        with (
+            mock.patch("avinet.app.cli.files.shutil.which", return_value="/usr/bin/scp"),
+            mock.patch("avinet.app.cli.files.subprocess.run") as run,
+        ):
+            run.return_value.returncode = 1
+            ran = self.run_cli("se", "copy", "-r", "./a:b", "se-1:in")
+        self.assertEqual(ran.exit_code, 1)
+        line = run.call_args[0][0]
+        self.assertEqual(line[-4:], ["-r", "--", "./a:b", "aviseuser@127.1.0.1:in"])
+        self.assertIn("StrictHostKeyChecking=yes", line)
+
+    def test_a_copy_has_one_end_here_and_one_there(self):
+        for arguments in (("a", "b"), ("se-1:a", "se-2:b")):
+            self.assertEqual(self.run_cli("se", "copy", *arguments).exit_code, 2)
 
     def status_of(self, outcome):
         with mock.patch("avinet.app.cli.remote.in_reactor", side_effect=[outcome]):

@@ -219,6 +219,7 @@ NEVER_FROM_SE = (
     m.MembershipUpdate(document=""),
     m.StatsRequest(id=1),
     m.Watch(names=("pool/p",)),
+    m.CommandClasses(allowed=("EXEC",)),
 )
 QUIET = (m.Pong(id=1, sent_at=0.0), m.Unsupported(tag_="x"))
 LEAVING = (m.Goodbye(reason="stopping", text="t"),)

@@ -128,7 +128,15 @@ class EveryMessageInEveryPhase(SessionCase):
                 self.assertEqual([x.reason for x in self.wire.heard()], ["protocol"], message)
 
     def test_attached(self):
-        taken = (*CONFIG, m.Ping, m.StatsRequest, m.MembershipUpdate, m.Watch, m.Unsupported)
+        taken = (
+            *CONFIG,
+            m.Ping,
+            m.StatsRequest,
+            m.MembershipUpdate,
+            m.Watch,
+            m.CommandClasses,
+            m.Unsupported,
+        )
         for message in EVERY_KIND:
             self.begin()
             self.attach()

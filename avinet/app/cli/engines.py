@@ -11,6 +11,7 @@ from avinet.app.cli.client import Client, path_to
 from avinet.app.cli.config import all_of
 from avinet.app.cli.context import Group, Place, examples, place
 from avinet.app.cli.errors import UsageError
+from avinet.app.cli.files import copy
 from avinet.app.cli.leaving import (
     BASE,
     delete,
@@ -47,7 +48,7 @@ engines.add_command(tokens)
 engines.add_command(stop)
 for _leaving in (disable, quarantine, delete):
     engines.add_command(_leaving)
-for _shell in shell_commands():
+for _shell in (*shell_commands(), copy):
     engines.add_command(_shell)
 
 

@@ -21,6 +21,7 @@ from avinet.app.cli.context import Command, Place, PlainCommand, examples, place
 from avinet.app.cli.errors import CUT, INTERRUPTED, NOT_REACHED, EndedError, FileError, UsageError
 from avinet.app.cli.output import print_json
 from avinet.errors import AvinetError, Kind, error
+from avinet.model.config import CommandClass
 from avinet.ssh.errors import CommandTimeoutError
 from avinet.ssh.remote import ExitStatus, Streams, Target, interactive, run
 from avinet.trust.node import ControllerPaths
@@ -46,6 +47,16 @@ class NotConnectedError(AvinetError):
     state: str
 
 
+@error
+class ClassRefusedError(AvinetError):
+    """Service engine {name} does not take {needed}: its group {group} leaves it out of "commands"."""
+
+    kind: ClassVar[Kind] = Kind.DENIED
+    name: str
+    group: str
+    needed: str
+
+
 def target_of(paths: ControllerPaths, loopback: str) -> Target:
     """How the SE behind ``loopback`` is reached, from the controller's ``known_hosts``."""
     try:
@@ -62,11 +73,15 @@ def target_of(paths: ControllerPaths, loopback: str) -> Target:
     raise HostKeyUnknownError(loopback=loopback, known_hosts=paths.known_hosts)
 
 
-def _target(where: Place, engine: str, what: str) -> Target:
+def reach(where: Place, engine: str, what: str, needed: CommandClass) -> Target:
+    """How to reach ``engine`` for ``what``; its group must allow the class ``needed``."""
     paths = where.local_state(what)
-    row = where.client().get(path_to("serviceengine", engine))
+    client = where.client()
+    row = client.get(path_to("serviceengine", engine))
     if row["state"] not in {"UP", "DISABLED"}:
         raise NotConnectedError(name=row["name"], state=row["state"])
+    if needed not in client.get(path_to("serviceenginegroup", row["group"]))["commands"]:
+        raise ClassRefusedError(name=row["name"], group=row["group"], needed=needed)
     return target_of(paths, row["loopback"])
 
 
@@ -141,7 +156,7 @@ def execute(where: Place, engine: str, command: tuple[str, ...], timeout: float 
     The exit status is COMMAND's own; 124 when --timeout was over, 255 when the connection failed or ENGINE refused.
     Before there is a connection it is avinet's: 3 no such engine, 5 it is not connected.
     """
-    target = _target(where, engine, "avinet se exec")
+    target = reach(where, engine, "avinet se exec", CommandClass.EXEC)
     line = line_of(command)
     if where.json:
         return _captured(target, line, timeout)
@@ -172,7 +187,7 @@ def ssh(where: Place, engine: str, command: tuple[str, ...]) -> int:
     """
     if where.json:
         raise UsageError(what="avinet se ssh is a terminal and has no JSON; use avinet se exec --json")
-    target = _target(where, engine, "avinet se ssh")
+    target = reach(where, engine, "avinet se ssh", CommandClass.INTERACTIVE)
     line = line_of(command) if command else None
     return status_of(lambda reactor: interactive(reactor, target, _streams(), line))
 
