@@ -2,7 +2,8 @@
 
 ``state.msgpack`` is what was applied and acknowledged last; ``candidate.msgpack`` is what is being applied, and
 becomes the former by a rename once the data plane has confirmed it; ``fence.msgpack`` is the highest fence taken,
-also from pushes that the data plane refused.  All are 0600: resources may hold private keys in clear.
+also from pushes that the data plane refused.  All are 0600, and the first two encrypted (``at_rest``), since resources
+hold private keys.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from avinet.errors import AvinetError, Kind, error
 from avinet.model.fence import Fence
 from avinet.model.ids import ConfigVersion
 from avinet.model.resources import Resource, hashes_of, state_hash
+from avinet.se.at_rest import UnsealedError, Vault
 from avinet.trust.files import FileUnreadableError, private_dir, sync_folder, write_private
 
 _FORMAT = 1
@@ -76,6 +78,9 @@ class ConfigFiles:
     """The folder ``config/`` of an SE's state.  Blocking: called in a thread."""
 
     folder: Path
+    _vault: Vault = attrs.field(
+        init=False, repr=False, default=attrs.Factory(lambda self: Vault(self.folder), takes_self=True)
+    )
 
     @property
     def _state(self) -> Path:
@@ -113,8 +118,10 @@ class ConfigFiles:
 
     def _load(self) -> LastGood:
         try:
-            saved = msgspec.msgpack.decode(_read(self._state), type=_SavedState)
+            saved = msgspec.msgpack.decode(self._vault.unseal(_read(self._state)), type=_SavedState)
             state = {r.name: Resource(r.name, r.body) for r in saved.resources}
+        except UnsealedError as failure:
+            raise _DamagedError("it was changed, or encrypted under another key") from failure
         except msgspec.MsgspecError as failure:
             raise _DamagedError(str(failure)) from failure
         last = LastGood.of(saved.version, state)
@@ -137,7 +144,7 @@ class ConfigFiles:
         """Write what is about to be applied, so that keeping it needs no space later."""
         resources = tuple(_SavedResource(r.name, r.body) for r in last.state.values())
         saved = _SavedState(_FORMAT, last.version, last.hash, resources)
-        write_private(self._candidate, msgspec.msgpack.encode(saved))
+        write_private(self._candidate, self._vault.seal(msgspec.msgpack.encode(saved)))
 
     def keep_candidate(self) -> None:
         """Make the candidate the last good state; durable when it returns."""

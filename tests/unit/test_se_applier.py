@@ -199,7 +199,7 @@ class Keeping(Base):
     def test_files_are_for_their_owner_only(self):
         self.push(AB)
         modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in self.folder.iterdir()}
-        self.assertEqual(modes, {"state.msgpack": 0o600, "fence.msgpack": 0o600})
+        self.assertEqual(modes, dict.fromkeys(("state.msgpack", "fence.msgpack", "at-rest.key"), 384))
 
     def test_a_crash_while_applying_leaves_the_last_acknowledged_state(self):
         self.push(A, version=1)

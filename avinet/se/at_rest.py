@@ -1,0 +1,119 @@
+"""What an SE keeps on disk, encrypted: the last good configuration holds the private keys of virtual services.
+
+AES-256-GCM under a key of the machine's own.  Where systemd can seal a credential to this machine (``systemd-creds``, by
+its TPM or by the host's key, which is on another disk or in another backup than ours), the key is kept as one.  Else it
+is a 0600 file beside the data: that protects a copy of the data alone, and nothing more.
+
+Blocking: called in a thread.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import attrs
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from twisted.logger import Logger
+
+from avinet.trust.files import write_private
+
+MAGIC = b"avinet-sealed-1\n"
+KEY_BYTES = 32
+_NONCE_BYTES = 12
+_BOOTED = Path("/run/systemd/system")
+"""Is there where systemd runs the machine (sd_booted(3)); elsewhere, in a container say, its host key means little."""
+_CREDENTIAL = "avinet-se-at-rest"
+_TIMEOUT_S = 20.0
+"""A TPM takes a second or two."""
+
+_log = Logger()
+
+
+class UnsealedError(Exception):
+    """It is not what was sealed, or was sealed under another key."""
+
+
+@attrs.define(eq=False)
+class Vault:
+    """Seals for the folder ``folder``; the key is made at the first use."""
+
+    folder: Path
+    _key: AESGCM | None = attrs.field(default=None, init=False, repr=False)
+
+    def seal(self, data: bytes) -> bytes:
+        """``data``, for ``unseal``."""
+        nonce = os.urandom(_NONCE_BYTES)
+        if self._key is None:
+            self._key = AESGCM(self._load() or self._create())
+        return MAGIC + nonce + self._key.encrypt(nonce, data, MAGIC)
+
+    def unseal(self, sealed: bytes) -> bytes:
+        """What was sealed; text that never was is given back as it is.  ``UnsealedError``; makes no key."""
+        if not sealed.startswith(MAGIC):
+            return sealed
+        nonce, body = sealed[len(MAGIC) : len(MAGIC) + _NONCE_BYTES], sealed[len(MAGIC) + _NONCE_BYTES :]
+        if self._key is None:
+            key = self._load()
+            if key is None:
+                raise UnsealedError
+            self._key = AESGCM(key)
+        try:
+            return self._key.decrypt(nonce, body, MAGIC)
+        except (InvalidTag, ValueError) as why:
+            raise UnsealedError from why
+
+    @property
+    def _file(self) -> Path:
+        return self.folder / "at-rest.key"
+
+    @property
+    def _credential(self) -> Path:
+        return self.folder / "at-rest.cred"
+
+    def _load(self) -> bytes | None:
+        with contextlib.suppress(FileNotFoundError):
+            key = self._file.read_bytes()
+            if len(key) == KEY_BYTES:
+                return key
+        with contextlib.suppress(FileNotFoundError):
+            key = _systemd_creds("decrypt", self._credential.read_bytes())
+            if len(key) == KEY_BYTES:
+                return key
+            _log.error("{path} cannot be opened on this machine", path=str(self._credential))
+        return None
+
+    def _create(self) -> bytes:
+        key = AESGCM.generate_key(bit_length=8 * KEY_BYTES)
+        sealed = _systemd_creds("encrypt", key)
+        # Believed only once it opens again: without its own daemon systemd-creds has been seen to do half.
+        if sealed and _systemd_creds("decrypt", sealed) == key:
+            write_private(self._credential, sealed)
+            self._file.unlink(missing_ok=True)
+            _log.info(
+                "what is kept on disk is encrypted under a key that systemd-creds seals to this machine"
+            )
+        else:
+            write_private(self._file, key)
+            _log.info("what is kept on disk is encrypted under {path}, a 0600 file", path=str(self._file))
+        return key
+
+
+def _systemd_creds(verb: str, data: bytes) -> bytes:
+    """The answer of ``systemd-creds``; empty where there is none, or it cannot."""
+    program = shutil.which("systemd-creds")
+    if program is None or not _BOOTED.is_dir():
+        return b""
+    try:
+        done = subprocess.run(
+            [program, verb, f"--name={_CREDENTIAL}", "-", "-"],
+            input=data,
+            capture_output=True,
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return b""
+    return done.stdout if done.returncode == 0 else b""

@@ -1,0 +1,87 @@
+"""What an SE keeps on disk cannot be read without its key."""
+
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+import msgspec
+from twisted.trial.unittest import SynchronousTestCase
+
+from avinet.model.ids import ConfigVersion
+from avinet.model.resources import Resource
+from avinet.se import at_rest
+from avinet.se.at_rest import MAGIC, UnsealedError, Vault
+from avinet.se.config_files import ConfigFiles, LastGood, SavedStateError, _SavedResource, _SavedState
+
+SECRET = b"-----BEGIN PRIVATE KEY-----"
+
+
+class Vaults(SynchronousTestCase):
+    def setUp(self):
+        held = tempfile.TemporaryDirectory()
+        self.addCleanup(held.cleanup)
+        self.folder = Path(held.name)
+
+    def test_what_is_sealed_comes_back_for_the_same_folder_only(self):
+        sealed = Vault(self.folder).seal(SECRET)
+        self.assertNotIn(SECRET, sealed)
+        self.assertEqual(Vault(self.folder).unseal(sealed), SECRET)
+        self.assertEqual((self.folder / "at-rest.key").stat().st_mode & 0o777, 0o600)
+        (self.folder / "at-rest.key").unlink()
+        self.assertRaises(UnsealedError, Vault(self.folder).unseal, sealed)
+        self.assertEqual(list(self.folder.iterdir()), [])  # reading makes no key
+
+    def test_each_byte_counts(self):
+        vault = Vault(self.folder)
+        sealed = vault.seal(b"x")
+        for at in range(len(MAGIC), len(sealed)):
+            changed = bytearray(sealed)
+            changed[at] ^= 1
+            self.assertRaises(UnsealedError, vault.unseal, bytes(changed))
+        self.assertRaises(UnsealedError, vault.unseal, MAGIC)
+
+    def test_the_key_is_a_credential_of_the_machine_where_systemd_can_seal_one(self):
+        def creds(verb, data):
+            return b"sealed:" + data if verb == "encrypt" else data.removeprefix(b"sealed:")
+
+        with mock.patch.object(at_rest, "_systemd_creds", creds):
+            sealed = Vault(self.folder).seal(SECRET)
+            self.assertEqual([p.name for p in self.folder.iterdir()], ["at-rest.cred"])
+            self.assertEqual(Vault(self.folder).unseal(sealed), SECRET)
+        with mock.patch.object(at_rest, "_systemd_creds", return_value=b""):  # another machine
+            self.assertRaises(UnsealedError, Vault(self.folder).unseal, sealed)
+        self.flushLoggedErrors()
+
+    def test_a_credential_that_does_not_open_again_is_not_believed(self):
+        with mock.patch.object(at_rest, "_systemd_creds", return_value=b"half"):
+            Vault(self.folder).seal(SECRET)
+        self.assertEqual([p.name for p in self.folder.iterdir()], ["at-rest.key"])
+
+
+class Files(SynchronousTestCase):
+    def setUp(self):
+        held = tempfile.TemporaryDirectory()
+        self.addCleanup(held.cleanup)
+        self.files = ConfigFiles(Path(held.name) / "config")
+        self.files.load()
+        self.last = LastGood.of(ConfigVersion(3), {"pool/a": Resource("pool/a", SECRET)})
+
+    def test_no_file_has_what_a_resource_says(self):
+        self.files.save_candidate(self.last)
+        self.files.keep_candidate()
+        for path in self.files.folder.iterdir():
+            self.assertNotIn(SECRET, path.read_bytes())
+        self.assertEqual(ConfigFiles(self.files.folder).load(), self.last)
+
+    def test_what_an_older_version_kept_in_clear_is_read(self):
+        saved = _SavedState(1, self.last.version, self.last.hash, (_SavedResource("pool/a", SECRET),))
+        (self.files.folder / "state.msgpack").write_bytes(msgspec.msgpack.encode(saved))
+        self.assertEqual(self.files.load(), self.last)
+
+    def test_without_its_key_it_is_set_aside_with_the_reason(self):
+        self.files.save_candidate(self.last)
+        self.files.keep_candidate()
+        (self.files.folder / "at-rest.key").unlink()
+        why = self.assertRaises(SavedStateError, ConfigFiles(self.files.folder).load)
+        self.assertIn("another key", str(why))
+        self.assertTrue((self.files.folder / "state.msgpack.bad").exists())
