@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --config-settings editable_mode=compat
 PACKAGING := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: help demo test unit integration fuzz lint format coverage test-deps bench-env bench bench-config figures lock clean
+.PHONY: help demo test unit trial integration fuzz lint format coverage test-deps bench-env bench bench-config figures lock clean
 
 help:
 	@echo "make demo [ARGS=--check]  run a controller, two service engines and live traffic on this machine"
@@ -36,12 +36,15 @@ $(VENV)/dev.stamp: $(VENV)/run.stamp $(PACKAGING)
 demo: $(VENV)/run.stamp
 	@exec $(BIN)/avinet demo $(ARGS)
 
+# Side by side: real processes mostly wait, unit tests compute.
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -q $(ARGS)
-	cd $(VENV) && ../$(BIN)/python -m twisted.trial --reporter=summary tests.unit
+	$(MAKE) --no-print-directory -j2 --output-sync=line integration trial ARGS="$(ARGS)"
 
 unit: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -q tests/unit $(ARGS)
+
+trial: unit
+	cd $(VENV) && ../$(BIN)/python -m twisted.trial --reporter=summary tests.unit
 
 integration: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -q tests/integration $(ARGS)
