@@ -6,6 +6,7 @@ left out where they would hide one of the five.  An error class that needs anoth
 by a class attribute ``http_status`` (428 beside 412, say); an attribute ``retry_after_s`` becomes ``Retry-After``.
 """
 
+import json
 import math
 from http import HTTPStatus
 from typing import Any, ClassVar, cast
@@ -162,7 +163,12 @@ class Problem:
             "detail": self.detail,
             "reason": self.reason,
         }
-        return msgspec.json.encode(fields | self.facts, enc_hook=str)
+        whole = fields | self.facts
+        try:
+            return msgspec.json.encode(whole, enc_hook=str)
+        except UnicodeEncodeError:
+            # Half of a character that the request had in it: every error must have an answer.
+            return json.dumps(whole, default=str).encode()
 
     def headers(self) -> dict[str, str]:
         """The header fields that go with it."""

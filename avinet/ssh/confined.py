@@ -94,7 +94,9 @@ class ConfinedFolder:
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
 
     def survey(self) -> None:
-        """Make the folder if need be, and count what is in it."""
+        """Make the folder if need be, and count what is in it, unless files are open: what is counted then is more than
+        what can be seen, since removed ones are held and writes are under way.
+        """
         self.root.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
         count, size = 0, 0
         for folder, folders, files, descriptor in os.fwalk(self.root, follow_symlinks=False):
@@ -104,7 +106,8 @@ class ConfinedFolder:
                 with contextlib.suppress(OSError):
                     size += os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_size
         with self._lock:
-            self._bytes, self._entries = size, count
+            if not self._opened:
+                self._bytes, self._entries = size, count
 
     @contextlib.contextmanager
     def _folder(self, names: list[bytes]) -> Iterator[int]:
@@ -234,6 +237,8 @@ class ConfinedFolder:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
             size = self._size(new_name, new_at)
             found = os.stat(old_name, dir_fd=old_at, follow_symlinks=False)
+            if replaced and os.path.samestat(found, os.stat(new_name, dir_fd=new_at, follow_symlinks=False)):
+                return  # two names of one file: rename(2) leaves both
             if stat.S_ISDIR(found.st_mode) and len(names_of(new)) > len(names_of(old)):
                 # What is in it would go deeper than any path reaches, one rename after another.
                 raise PathRefusedError(path=_shown(new), why="a folder does not move deeper than it is")
@@ -243,14 +248,15 @@ class ConfinedFolder:
 
     def write(self, file: int, data: bytes | memoryview, offset: int) -> None:
         """All of ``data`` at ``offset``; ``FolderFullError`` before anything is written."""
-        grows = max(0, offset + len(data) - os.fstat(file).st_size)
+        before = os.fstat(file).st_size
+        grows = max(0, offset + len(data) - before)
         self._reserve(grows)
         written = 0
         try:
             while written < len(data):
                 written += os.pwrite(file, data[written:], offset + written)
         except OSError:
-            self.survey()  # what became of it is not known
+            self._free(max(0, before + grows - os.fstat(file).st_size))
             raise
 
     def truncate(self, file: int, size: int) -> None:

@@ -29,6 +29,9 @@ BATCH_BYTES = MIB
 BATCH_REQUESTS = 64
 """As many as OpenSSH's client has under way."""
 
+_PACKET_BYTES = 128
+"""What a request takes beside its body while it waits: packets without one must not be free."""
+
 InThread = Callable[..., "Deferred[Any]"]
 _log = Logger()
 
@@ -79,7 +82,7 @@ class FilesSession(Protocol):
         try:
             for packet in self._packets.feed(data):
                 self._waiting.append(packet)
-                self._waiting_bytes += len(packet[1])
+                self._waiting_bytes += len(packet[1]) + _PACKET_BYTES
         except RemoteProtocolError as why:
             self._close(why.detail)
             return
@@ -94,7 +97,7 @@ class FilesSession(Protocol):
         cost = 0
         while self._waiting and len(batch) < BATCH_REQUESTS and cost < BATCH_BYTES:
             kind, body = self._waiting.popleft()
-            self._waiting_bytes -= len(body)
+            self._waiting_bytes -= len(body) + _PACKET_BYTES
             cost += _cost(kind, body)
             batch.append((kind, body))
         if batch:

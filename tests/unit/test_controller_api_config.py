@@ -66,6 +66,12 @@ class Api(SynchronousTestCase):
         return answer.json
 
 
+class HalfCharacters(Api):
+    def test_what_has_one_in_it_is_answered_all_the_same(self):
+        for body in (b'{"name":"\\ud800"}', b'{"name":"q","\\ud800":1}'):
+            self.call("POST", "/api/pool", body, status=400)
+
+
 class Lists(Api):
     def test_a_new_cluster_has_what_the_system_brings(self):
         self.assertEqual(self.call("GET", "/api/pool"), {"count": 0, "results": []})

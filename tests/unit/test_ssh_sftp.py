@@ -4,15 +4,19 @@ import os
 import struct
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.errors import RemoteProtocolError
 from avinet.ssh import sftp_wire as wire
 from avinet.ssh.confined import ConfinedFolder, PathRefusedError, names_of
 from avinet.ssh.fields import string, uint32
+from avinet.ssh.files import FilesSession
 from avinet.ssh.sftp import MAX_HANDLES, SftpServer
 
 READS, WRITES = wire.FLAG_READ, wire.FLAG_WRITE | wire.FLAG_CREATE
@@ -160,6 +164,23 @@ class Sftp(SynchronousTestCase):
         self.assertEqual(self.status(wire.EXTENDED, rename, string(b"a"), string(b"b")), wire.OK)
         self.assertEqual([p.name for p in self.root.iterdir()], ["b"])
 
+    def test_a_file_renamed_onto_itself_takes_the_space_it_took(self):
+        self.put(b"a", bytes(6_000))
+        os.link(self.root / "a", self.root / "b")
+        rename = string(b"posix-rename@openssh.com")
+        for new in (b"a", b"b"):
+            self.assertEqual(self.status(wire.EXTENDED, rename, string(b"a"), string(new)), wire.OK)
+        handle = self.opened(b"c", WRITES)
+        self.assertEqual(self.status(wire.WRITE, handle, offset(0), string(bytes(6_000))), wire.FAILURE)
+
+    def test_another_session_does_not_forget_what_is_removed_and_open(self):
+        handle = self.opened(b"a", WRITES)
+        self.assertEqual(self.status(wire.WRITE, handle, offset(0), string(bytes(9_000))), wire.OK)
+        self.assertEqual(self.status(wire.REMOVE, string(b"a")), wire.OK)
+        SftpServer(self.folder).handle(wire.INIT, uint32(3))
+        other = self.opened(b"b", WRITES)
+        self.assertEqual(self.status(wire.WRITE, other, offset(0), string(bytes(2_000))), wire.FAILURE)
+
     def test_folders_do_not_move_deeper(self):
         for name in (b"a", b"b"):
             self.status(wire.MKDIR, string(name), NO_ATTRIBUTES)
@@ -177,6 +198,15 @@ class Sftp(SynchronousTestCase):
     def test_it_begins_with_a_greeting(self):
         for kind, body in ((wire.OPENDIR, uint32(1) + string(b"/")), (wire.INIT, uint32(2))):
             self.assertRaises(RemoteProtocolError, SftpServer(self.folder).handle, kind, body)
+
+    def test_requests_without_a_body_hold_the_channel_back_too(self):
+        channel = mock.Mock()
+        files = FilesSession(Clock(), self.folder, lambda *work: Deferred(), lambda moved, seconds: None)
+        files.makeConnection(channel)
+        files.dataReceived(uint32(1) + bytes((wire.CLOSE,)))  # the thread is at work
+        for _ in range(100):
+            files.dataReceived((uint32(1) + bytes((wire.CLOSE,))) * 100)
+        channel.pauseProducing.assert_called()
 
     @given(st.integers(0, 255), st.binary(max_size=60))
     @settings(max_examples=300, deadline=None)
