@@ -36,6 +36,11 @@ class UnsealedError(Exception):
     """It is not what was sealed, or was sealed under another key."""
 
 
+def is_sealed(data: bytes) -> bool:
+    """Whether it was sealed, by whatever key."""
+    return data.startswith(MAGIC)
+
+
 @attrs.define(eq=False)
 class Vault:
     """Seals for the folder ``folder``; the key is made at the first use."""
@@ -52,7 +57,7 @@ class Vault:
 
     def unseal(self, sealed: bytes) -> bytes:
         """What was sealed; text that never was is given back as it is.  ``UnsealedError``; makes no key."""
-        if not sealed.startswith(MAGIC):
+        if not is_sealed(sealed):
             return sealed
         nonce, body = sealed[len(MAGIC) : len(MAGIC) + _NONCE_BYTES], sealed[len(MAGIC) + _NONCE_BYTES :]
         if self._key is None:
@@ -77,13 +82,24 @@ class Vault:
         with contextlib.suppress(FileNotFoundError):
             key = self._file.read_bytes()
             if len(key) == KEY_BYTES:
+                self._tell()
                 return key
         with contextlib.suppress(FileNotFoundError):
             key = _systemd_creds("decrypt", self._credential.read_bytes())
             if len(key) == KEY_BYTES:
+                self._tell()
                 return key
             _log.error("{path} cannot be opened on this machine", path=str(self._credential))
         return None
+
+    def _tell(self) -> None:
+        """Which of the two it is: once in a process, as the key is read once."""
+        if self._file.exists():
+            _log.info("what is kept on disk is encrypted under {path}, a 0600 file", path=str(self._file))
+        else:
+            _log.info(
+                "what is kept on disk is encrypted under a key that systemd-creds seals to this machine"
+            )
 
     def _create(self) -> bytes:
         key = AESGCM.generate_key(bit_length=8 * KEY_BYTES)
@@ -92,12 +108,9 @@ class Vault:
         if sealed and _systemd_creds("decrypt", sealed) == key:
             write_private(self._credential, sealed)
             self._file.unlink(missing_ok=True)
-            _log.info(
-                "what is kept on disk is encrypted under a key that systemd-creds seals to this machine"
-            )
         else:
             write_private(self._file, key)
-            _log.info("what is kept on disk is encrypted under {path}, a 0600 file", path=str(self._file))
+        self._tell()
         return key
 
 

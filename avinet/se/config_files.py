@@ -13,15 +13,18 @@ from typing import ClassVar
 
 import attrs
 import msgspec
+from twisted.logger import Logger
 
 from avinet.errors import AvinetError, Kind, error
 from avinet.model.fence import Fence
 from avinet.model.ids import ConfigVersion
 from avinet.model.resources import Resource, hashes_of, state_hash
-from avinet.se.at_rest import UnsealedError, Vault
+from avinet.se.at_rest import UnsealedError, Vault, is_sealed
 from avinet.trust.files import FileUnreadableError, private_dir, sync_folder, write_private
 
 _FORMAT = 1
+
+_log = Logger()
 
 
 @error
@@ -102,12 +105,24 @@ class ConfigFiles:
         private_dir(self.folder)
         self._candidate.unlink(missing_ok=True)
         try:
-            return self._load()
+            last = self._load()
         except FileNotFoundError:
             return LastGood()
         except _DamagedError as failure:
             self._state.replace(self._state.with_suffix(".msgpack.bad"))
             raise SavedStateError(path=str(self._state), detail=str(failure)) from failure
+        self._seal_what_is_in_clear(last)
+        return last
+
+    def _seal_what_is_in_clear(self, last: LastGood) -> None:
+        """By a version that did not encrypt: its keys are not to lie there until the next change."""
+        if is_sealed(_read(self._state)):
+            return
+        try:
+            self.save_candidate(last)
+            self.keep_candidate()
+        except (OSError, AvinetError) as failure:
+            _log.warn("{path} stays unencrypted for now: {why}", path=str(self._state), why=str(failure))
 
     def peek(self) -> dict[str, Resource]:
         """The state acknowledged last, for somebody else than the agent: nothing is changed or told."""

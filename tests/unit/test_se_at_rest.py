@@ -12,6 +12,7 @@ from avinet.model.resources import Resource
 from avinet.se import at_rest
 from avinet.se.at_rest import MAGIC, UnsealedError, Vault
 from avinet.se.config_files import ConfigFiles, LastGood, SavedStateError, _SavedResource, _SavedState
+from avinet.trust.files import DiskFullError
 
 SECRET = b"-----BEGIN PRIVATE KEY-----"
 
@@ -73,10 +74,17 @@ class Files(SynchronousTestCase):
             self.assertNotIn(SECRET, path.read_bytes())
         self.assertEqual(ConfigFiles(self.files.folder).load(), self.last)
 
-    def test_what_an_older_version_kept_in_clear_is_read(self):
+    def test_what_an_older_version_kept_in_clear_is_read_and_encrypted_at_once(self):
         saved = _SavedState(1, self.last.version, self.last.hash, (_SavedResource("pool/a", SECRET),))
-        (self.files.folder / "state.msgpack").write_bytes(msgspec.msgpack.encode(saved))
+        state = self.files.folder / "state.msgpack"
+        state.write_bytes(msgspec.msgpack.encode(saved))
+        with mock.patch.object(ConfigFiles, "save_candidate", side_effect=DiskFullError(path=state)):
+            self.assertEqual(self.files.load(), self.last)  # on a full disk it serves all the same
+        self.assertEqual(ConfigFiles(self.files.folder).peek(), self.last.state)
+        self.assertIn(SECRET, state.read_bytes())  # a look changes nothing
         self.assertEqual(self.files.load(), self.last)
+        self.assertNotIn(SECRET, state.read_bytes())
+        self.assertEqual(ConfigFiles(self.files.folder).load(), self.last)
 
     def test_without_its_key_it_is_set_aside_with_the_reason(self):
         self.files.save_candidate(self.last)
