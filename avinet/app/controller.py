@@ -37,6 +37,7 @@ from avinet.controller.enrolment import Enrolment
 from avinet.controller.events import Events
 from avinet.controller.expiry import CertificateExpiry
 from avinet.controller.failure_budget import FailureBudget
+from avinet.controller.groups import Groups
 from avinet.controller.image_keys import ImageKeys
 from avinet.controller.images import Images, ImageSources
 from avinet.controller.machines import Machines
@@ -51,7 +52,6 @@ from avinet.controller.tokens import Tokens
 from avinet.controller.traffic import FleetTraffic
 from avinet.controller.traffic_places import Places, fleet_of
 from avinet.dataplane.envoy import stop_data_plane
-from avinet.model.config import DOWN_DELAY_S, ConfigObject, ServiceEngineGroup
 from avinet.model.configuration import Configuration
 from avinet.model.engine import Lifecycle, SeRecord
 from avinet.model.ids import SeId
@@ -99,6 +99,7 @@ class Controller(SessionListener):
     events: Events = attrs.field(init=False)
     config: ConfigService = attrs.field(init=False)
     engines: Engines = attrs.field(init=False)
+    groups: Groups = attrs.field(init=False)
     commands: EngineCommands = attrs.field(init=False)
     image_keys: ImageKeys = attrs.field(init=False)
     images: Images = attrs.field(init=False)
@@ -159,7 +160,7 @@ class Controller(SessionListener):
                 HistoryLimits(settings.config.history_versions, settings.config.history_mib * MIB),
             ),
             wall,
-            self._needs,
+            lambda thing: self.groups.why_needed(thing),  # noqa: PLW0108 - groups are made from this, a moment later
             ConfigEvents(self.events.emit).committed,
             deferToThread,
         )
@@ -168,7 +169,7 @@ class Controller(SessionListener):
             PermitRules(
                 settings.ssh.reverse_port,
                 permit_open=(("localhost", settings.control.port),),
-                networks=self._networks,
+                networks=lambda group: self.groups.networks(group),  # noqa: PLW0108 - and the engines from this
             ),
             PermitFiles(identity.paths.aviseuser_keys, identity.paths.known_hosts),
             self.reactor,
@@ -177,6 +178,7 @@ class Controller(SessionListener):
         tokens = Tokens(self.store, wall, ttl_s=settings.registration.token_lifetime_s)
         index = EngineIndex(prefix=settings.controller.loopback_prefix)
         self.engines = Engines(self.store, wall, emit, tokens, permits, index)
+        self.groups = Groups(self.config, self.engines)
         self.image_keys = ImageKeys(self.store, wall)
         await self.engines.load()
         await self.image_keys.load()
@@ -185,22 +187,6 @@ class Controller(SessionListener):
         self.engines.listen(self._record_changed)
         # Controllers of the same cluster will log in as avictlruser; alone there is none.
         write_public(identity.paths.avictlruser_keys, b"")
-
-    def _needs(self, thing: ConfigObject) -> str:
-        """SEs name their group, so a group with SEs stays."""
-        if not isinstance(thing, ServiceEngineGroup):
-            return ""
-        members = [record.name for record in self.engines.all() if record.group == thing.name]
-        shown = ", ".join(members[:3]) + (" and others" if len(members) > 3 else "")
-        return f"{len(members)} service engines belong to it ({shown})" if members else ""
-
-    def _networks(self, group: str) -> tuple[str, ...]:
-        found = self.config.group(group)
-        return () if found is None else found.allowed_networks
-
-    def _down_delay_s(self, group: str) -> float:
-        found = self.config.group(group)
-        return DOWN_DELAY_S if found is None else found.down_delay_s
 
     def _groups_changed(self, configuration: Configuration) -> None:
         self.engines.permits.update_all(self.engines.all())
@@ -224,7 +210,7 @@ class Controller(SessionListener):
                 rtt_clear_s=control.rtt_warning_ms / 1000 * 6 / 7,
             ),
         )
-        self.candidates = Candidates(self.engines, self.reactor, self._down_delay_s)
+        self.candidates = Candidates(self.engines, self.reactor, self.groups.down_delay_s)
         self.engines.listen(self.candidates.record_changed)
         self.sync = Sync(
             self.config,
@@ -238,12 +224,14 @@ class Controller(SessionListener):
         self.config.listen(lambda _: self.candidates.groups_changed())
         fleet = fleet_of(self.config, self.engines, self.sync, self.sessions)
         self.traffic = FleetTraffic(Places(fleet, self.reactor), self.reactor, self.events.emit)
+        classes = ClassTeller(self.groups.command_classes)
+        self.config.listen(lambda _: classes.groups_changed())
         for listener in (
             self,
             self.candidates,
             self.sync,
             self.traffic,
-            self._class_teller(),
+            classes,
             SessionEvents(self.events.emit, self._name_of, self.reactor, self._sent_away),
         ):
             self.sessions.add_listener(listener)
@@ -255,16 +243,6 @@ class Controller(SessionListener):
         stack.callback(self.traffic.stop)
         stack.callback(self.candidates.stop)
         self.sessions.expect(record.uuid for record in self.engines.all() if record.connected_once)
-
-    def _class_teller(self) -> ClassTeller:
-        def classes_of(se: SeId) -> tuple[str, ...] | None:
-            record = self.engines.find(se)
-            group = None if record is None else self.config.group(record.group)
-            return None if group is None else tuple(map(str, group.commands))
-
-        teller = ClassTeller(classes_of)
-        self.config.listen(lambda _: teller.groups_changed())
-        return teller
 
     def _name_of(self, se: SeId) -> str:
         record = self.engines.find(se)

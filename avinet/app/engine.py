@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+from twisted.internet.defer import DeferredLock
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
@@ -53,8 +54,6 @@ from avinet.wire.registration import EnrolmentAnswer
 MAX_EARLY = 10
 """Notices kept from before there are uplinks: of a start there are one or two."""
 _CODES = {"refused": "COMMAND_REFUSED", "files": "FILES"}
-SHOWN_COMMAND = 200
-"""Characters of a command in an event's sentence; the facts have more."""
 
 _log = Logger()
 
@@ -87,6 +86,7 @@ class Engine:
     data_plane: EnvoyDataPlane = attrs.field(init=False)
     _commands: CommandServer = attrs.field(init=False)
     _classes: CommandClassFile = attrs.field(init=False)
+    _saving: DeferredLock = attrs.field(factory=DeferredLock, init=False)
     lookout: Lookout = attrs.field(init=False)
 
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
@@ -243,7 +243,8 @@ class Engine:
         """In force at once, on disk in a moment; what was on disk before is told anew after a crash."""
         classes = frozenset(allowed)
         self._commands.narrow(classes)
-        saving = deferToThread(self._classes.save, classes)
+        # One after another: what was told last must be what stays.
+        saving = self._saving.run(deferToThread, self._classes.save, classes)
         saving.addErrback(lambda f: _log.error("what is allowed is not kept: {why}", why=f.getErrorMessage()))
 
     def _command_used(self, use: Use) -> None:
@@ -255,15 +256,11 @@ class Engine:
             status=use.exit_status,
             seconds=use.seconds,
         )
-        refused = use.kind == "refused"
-        did = "was refused" if refused else f"ended with status {use.exit_status} after {use.seconds:.1f} s"
         self._notify(
             Notice(
                 code=_CODES.get(use.kind, "COMMAND"),
-                level=Level.WARNING if refused else Level.INFO,
-                text=f"{use.command[:SHOWN_COMMAND] or 'a shell'!r} {did}"
-                if use.kind != "files"
-                else use.command,
+                level=Level.WARNING if use.kind == "refused" else Level.INFO,
+                text=use.text,
                 at=WallClock(self.reactor).seconds(),
                 facts={
                     "kind": use.kind,

@@ -180,11 +180,6 @@ class Teller:
         known = self._known.get(key)
         return known is not None and known.turned_at is not None
 
-    def is_told_down(self, key: str) -> bool:
-        """Whether operators believe it down."""
-        known = self._known.get(key)
-        return known is not None and known.told
-
     def keep(self, keys: Iterable[str]) -> None:
         """Forget all but these."""
         wanted = set(keys)

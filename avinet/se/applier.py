@@ -115,10 +115,7 @@ class Applier:
         self._reported_hash = self._last.hash
         self.dataplane.on_restart(self._restarted)
         await self.dataplane.start(self._last.state)
-        await self._check()
-        if self._last.hash and not self._retry_at:
-            # All seems well by what an earlier agent wrote; only the files themselves tell what that was.
-            await self._apply_last_good()
+        await self._check(starting=True)
         self._checks = LoopingCall(self._check_safely)
         self._checks.clock = self.clock
         self._checks.start(CHECK_INTERVAL_S, now=False)
@@ -241,7 +238,7 @@ class Applier:
         checked = Deferred.fromCoroutine(self._check())
         return checked.addErrback(lambda f: _log.failure("checking what is in force failed", f))
 
-    async def _check(self) -> None:
+    async def _check(self, *, starting: bool = False) -> None:
         """Compare what is in force with what is wanted, and apply it again where they differ."""
         await self._turn.acquire()
         try:
@@ -257,6 +254,9 @@ class Applier:
                 drift = Drift(self.version, differed, found == self._last.hash)
                 _log.warn("{drift}", drift=drift.text)
                 self.drifted(drift)
+            elif starting:
+                # All seems well by what an earlier agent wrote; only the files themselves tell what that was.
+                await self._apply_last_good()
             self._report_in_force(found)
         except DataPlaneDownError as failure:
             _log.warn("what is in force cannot be read: {why}", why=str(failure))

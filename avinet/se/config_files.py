@@ -19,7 +19,7 @@ from avinet.errors import AvinetError, Kind, error
 from avinet.model.fence import Fence
 from avinet.model.ids import ConfigVersion
 from avinet.model.resources import Resource, hashes_of, state_hash
-from avinet.se.at_rest import UnsealedError, Vault, is_sealed
+from avinet.se.at_rest import MAGIC, UnsealedError, Vault, is_sealed
 from avinet.trust.files import FileUnreadableError, private_dir, sync_folder, write_private
 
 _FORMAT = 1
@@ -116,8 +116,9 @@ class ConfigFiles:
 
     def _seal_what_is_in_clear(self, last: LastGood) -> None:
         """By a version that did not encrypt: its keys are not to lie there until the next change."""
-        if is_sealed(_read(self._state)):
-            return
+        with self._state.open("rb") as file:
+            if is_sealed(file.read(len(MAGIC))):
+                return
         try:
             self.save_candidate(last)
             self.keep_candidate()

@@ -134,7 +134,7 @@ class ConfinedFolder:
     def open(self, path: bytes, flags: int, mode: int = FILE_MODE) -> int:
         """A descriptor of a regular file, open as ``flags`` (of ``os.open``) say."""
         with self._place(path) as (at, name):
-            creates = bool(flags & os.O_CREAT) and not _exists(name, at)
+            creates = bool(flags & os.O_CREAT) and _look(name, at) is None
             if creates:
                 self._reserve_entry()
             # Not truncated before it is known to be a regular file.
@@ -219,9 +219,9 @@ class ConfinedFolder:
     def remove(self, path: bytes) -> None:
         """A file, or whatever else is not a folder."""
         with self._place(path) as (at, name):
-            size = self._size(name, at)
+            found = os.stat(name, dir_fd=at, follow_symlinks=False)
             os.unlink(name, dir_fd=at)
-            self._free(size, entries=1)
+            self._free(self._size(found), entries=1)
 
     def remove_folder(self, path: bytes) -> None:
         """An empty one."""
@@ -232,19 +232,18 @@ class ConfinedFolder:
     def rename(self, old: bytes, new: bytes, *, replace: bool) -> None:
         """``replace`` puts it in the place of another file at once; without, ``FileExistsError``."""
         with self._place(old) as (old_at, old_name), self._place(new) as (new_at, new_name):
-            replaced = _exists(new_name, new_at)
-            if replaced and not replace:
+            replaced = _look(new_name, new_at)
+            if replaced is not None and not replace:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-            size = self._size(new_name, new_at)
             found = os.stat(old_name, dir_fd=old_at, follow_symlinks=False)
-            if replaced and os.path.samestat(found, os.stat(new_name, dir_fd=new_at, follow_symlinks=False)):
+            if replaced is not None and os.path.samestat(found, replaced):
                 return  # two names of one file: rename(2) leaves both
             if stat.S_ISDIR(found.st_mode) and len(names_of(new)) > len(names_of(old)):
                 # What is in it would go deeper than any path reaches, one rename after another.
                 raise PathRefusedError(path=_shown(new), why="a folder does not move deeper than it is")
             os.rename(old_name, new_name, src_dir_fd=old_at, dst_dir_fd=new_at)
-            if replaced:
-                self._free(size, entries=1)
+            if replaced is not None:
+                self._free(self._size(replaced), entries=1)
 
     def write(self, file: int, data: bytes | memoryview, offset: int) -> None:
         """All of ``data`` at ``offset``; ``FolderFullError`` before anything is written."""
@@ -284,12 +283,8 @@ class ConfinedFolder:
                 raise FolderFullError(why=f"{self.max_entries} files and folders is the most")
             self._entries += 1
 
-    def _size(self, name: bytes, at: int) -> int:
+    def _size(self, found: os.stat_result) -> int:
         """What goes with a regular file: nothing while it is open, and of anything else."""
-        try:
-            found = os.stat(name, dir_fd=at, follow_symlinks=False)
-        except FileNotFoundError:
-            return 0
         is_open = (found.st_dev, found.st_ino) in self._opened
         return found.st_size if stat.S_ISREG(found.st_mode) and not is_open else 0
 
@@ -299,9 +294,9 @@ class ConfinedFolder:
             self._entries = max(0, self._entries - entries)
 
 
-def _exists(name: bytes, at: int) -> bool:
+def _look(name: bytes, at: int) -> os.stat_result | None:
+    """The entry itself; None when there is none."""
     try:
-        os.stat(name, dir_fd=at, follow_symlinks=False)
+        return os.stat(name, dir_fd=at, follow_symlinks=False)
     except FileNotFoundError:
-        return False
-    return True
+        return None

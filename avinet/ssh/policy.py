@@ -5,6 +5,9 @@ import attrs
 from avinet.ssh.confined import ConfinedFolder
 from avinet.units import HOUR_S
 
+SHOWN_COMMAND = 200
+"""Characters of a command in a sentence; the whole is beside it."""
+
 
 @attrs.frozen
 class CommandPolicy:
@@ -36,3 +39,15 @@ class Use:
     """As a shell shows it: 128 + n after signal n."""
     seconds: float
     pty: bool = False
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        if self.kind == "files":
+            return self.command
+        did = (
+            "was refused"
+            if self.kind == "refused"
+            else f"ended with status {self.exit_status} after {self.seconds:.1f} s"
+        )
+        return f"{self.command[:SHOWN_COMMAND] or 'a shell'!r} {did}"
