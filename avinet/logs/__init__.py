@@ -1,0 +1,1 @@
+"""Request logs: segments, the spool of a service engine, their transfer, the log store and its queries."""

@@ -1,0 +1,111 @@
+"""What a log segment is, and what can become of request logs: words that service engines and controllers share.
+
+A **segment** is one immutable zstd frame of NDJSON: request logs of one virtual service, of one class, written by one
+spool.  Its identity is the SE's authenticated UUID, the spool's incarnation and a counter; nothing in its content
+counts.  Each line begins with ``{"_time":"2026-11-27T12:00:00.123456Z","_vs":"virtualservice-<uuid>",`` so that
+lines can be told apart by their bytes at fixed places, without parsing.
+"""
+
+import enum
+from typing import Annotated
+
+import msgspec
+
+from avinet.model.ids import ObjectId
+from avinet.units import GIB, MIB
+
+LINE_HEAD = b'{"_time":"'
+"""What each line begins with; then the time, 27 bytes of UTC with microseconds."""
+TIME_BYTES = 27
+LINE_SERVICE = b'","_vs":"'
+"""Between the time and the virtual service's UUID, which ends at the next quote."""
+
+MAX_SEGMENT_RAW_BYTES = 64 * MIB
+"""NDJSON in one segment: what a reader has to have room for."""
+MAX_SEGMENT_BYTES = 64 * MIB
+"""Compressed; what does not compress at all grows by less than what the raw bound leaves."""
+MAX_RATIO = 1_000
+"""Raw to compressed.  Realistic logs reach 10 to 15, the same line again and again 500; more is an attack."""
+MAX_PULL_BYTES = 1024 * GIB
+
+
+class LogClass(enum.StrEnum):
+    """Which of the two logs of a virtual service."""
+
+    SIGNIFICANT = "significant"
+    """Errors, what was slow or cut: pushed within seconds."""
+    FULL = "full"
+    """All the rest: kept on the SE until asked for."""
+
+
+class DropReason(enum.StrEnum):
+    """Why records never reach a controller."""
+
+    SPOOL_FULL = "spool-full"
+    """The spool's limit by bytes, or the disk."""
+    EXPIRED = "expired"
+    """The spool's limit by age."""
+    THROTTLED = "throttled"
+    """Beyond the records a second that a virtual service or the SE may log."""
+    TORN = "torn"
+    """A line that ends in the middle: Envoy was killed, or its disk was full."""
+    CORRUPT = "corrupt"
+    """A segment whose bytes are not what was written."""
+    UNWRITTEN = "unwritten"
+    """Envoy could not write it."""
+
+
+Counter = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Microseconds = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+"""Of UNIX time."""
+
+
+class SegmentHead(msgspec.Struct, frozen=True, kw_only=True):
+    """What the spool's index says of one segment, and what is sent before its bytes.
+
+    The controller believes ``counter`` and ``incarnation`` to be the SE's own, checks ``size`` and ``sha256``, and
+    corrects the rest from the content.
+    """
+
+    incarnation: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+    """Made anew with each spool, so that a spool that was lost never reuses a counter."""
+    counter: Counter
+    service: Annotated[ObjectId, msgspec.Meta(pattern="^virtualservice-[0-9a-f-]{36}$")]
+    log_class: LogClass
+    first_us: Microseconds
+    """The earliest request's start."""
+    last_us: Microseconds
+    records: Annotated[int, msgspec.Meta(ge=1, le=MAX_SEGMENT_RAW_BYTES)]
+    raw_bytes: Annotated[int, msgspec.Meta(ge=1, le=MAX_SEGMENT_RAW_BYTES)]
+    size: Annotated[int, msgspec.Meta(ge=1, le=MAX_SEGMENT_BYTES)]
+    """Compressed bytes."""
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    """Of the compressed bytes."""
+
+    @property
+    def name(self) -> str:
+        """Unique within one SE, and safe as a file's name."""
+        return f"{self.incarnation}-{self.counter:016d}"
+
+
+class Drop(msgspec.Struct, frozen=True, kw_only=True):
+    """Records that are lost, counted.  ``service`` is empty where it is not known."""
+
+    reason: DropReason
+    log_class: LogClass
+    service: str = ""
+    first_us: Microseconds = 0
+    last_us: Microseconds = 0
+    records: Count = 0
+    """0 where they could not be counted; ``raw_bytes`` then says how much."""
+    raw_bytes: Count = 0
+
+
+class Selection(msgspec.Struct, frozen=True, kw_only=True):
+    """Which segments of one SE a pull wants: those that overlap the range, of these services (of all when empty)."""
+
+    services: tuple[ObjectId, ...] = ()
+    classes: tuple[LogClass, ...] = (LogClass.SIGNIFICANT, LogClass.FULL)
+    since_us: Microseconds = 0
+    until_us: Microseconds = 2**53
