@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,72 +10,54 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
+from avinet.app.channel_surface import ChannelSurface
 from avinet.app.facts import facts_of
 from avinet.app.garbage import Garbage
-from avinet.app.listening import awaited, listen_plain
+from avinet.app.listening import awaited
 from avinet.app.local_machines import require_local_envoy
 from avinet.app.operator_api import OperatorApi
 from avinet.app.operator_surface import OperatorSurface
+from avinet.app.records import Records
 from avinet.app.renewal import Renewal, Shown
-from avinet.app.secure_channel import secure_channel_server
 from avinet.app.settings import ControllerSettings
 from avinet.app.software import software_version
-from avinet.app.steady import WallClock
 from avinet.app.watchdog import Watchdog
 from avinet.cloud.local import LocalCloud, LocalSettings
-from avinet.controller.api_status import StrangerCounts, Whole, resident_kib
+from avinet.controller.api_status import Whole, resident_kib
 from avinet.controller.candidates import Candidates
 from avinet.controller.command_classes import ClassTeller
-from avinet.controller.config_store import ConfigStore, HistoryLimits
-from avinet.controller.configuration import ConfigService
 from avinet.controller.departures import Departures
 from avinet.controller.engine_commands import EngineCommands
-from avinet.controller.engine_index import EngineIndex
-from avinet.controller.engines import Engines
 from avinet.controller.enrolment import Enrolment
 from avinet.controller.events import Events
 from avinet.controller.expiry import CertificateExpiry
 from avinet.controller.failure_budget import FailureBudget
-from avinet.controller.groups import Groups
-from avinet.controller.image_keys import ImageKeys
+from avinet.controller.goodbyes import Goodbyes
 from avinet.controller.images import Images, ImageSources
 from avinet.controller.machines import Machines
-from avinet.controller.permits import LOGS_IN, PermitFiles, PermitRules, Permits
 from avinet.controller.placement_view import PlacementView
 from avinet.controller.registration_api import RegistrationApi
-from avinet.controller.reports import ChannelEvents, ConfigEvents, ControllerEvents, SessionEvents
+from avinet.controller.reports import ChannelEvents, ControllerEvents, SessionEvents
 from avinet.controller.session import SeSession, SessionSettings
 from avinet.controller.sessions import About, CurrentList, Knowledge, SessionListener, Sessions
 from avinet.controller.sync import Sync
-from avinet.controller.tokens import Tokens
 from avinet.controller.traffic import FleetTraffic
 from avinet.controller.traffic_places import Places, fleet_of
 from avinet.dataplane.envoy import stop_data_plane
-from avinet.model.configuration import Configuration
-from avinet.model.engine import Lifecycle, SeRecord
+from avinet.model.engine import SeRecord
 from avinet.model.ids import SeId
 from avinet.rest.listen import Place, listen_tls
 from avinet.rest.route import Route
 from avinet.rest.router import Router
 from avinet.rest.site import BoundedSite
-from avinet.ssh.login import Access
-from avinet.ssh.reverse import ReverseListeners
-from avinet.ssh.reverse_socket import shared_socket
 from avinet.ssh.scheduler import Priority
-from avinet.ssh.server import SecureChannelServer
 from avinet.ssh.services import ServiceTable
 from avinet.store.eventlog import open_event_log
 from avinet.store.interface import Store
 from avinet.store.sqlite import open_sqlite_store
-from avinet.trust.authorized_keys import AuthorizedKeys
-from avinet.trust.files import write_public
 from avinet.trust.node import ControllerIdentity
-from avinet.units import MIB
 from avinet.wire.messages import CONTROL_SERVICE
 from avinet.wire.registration import MetaInfo, registration_addresses
-
-GOODBYE_S = 1.0
-"""For an SE to take its goodbye, which says why and when to come back, before its connections are cut."""
 
 _log = Logger()
 
@@ -97,11 +78,8 @@ class Controller(SessionListener):
     identity: ControllerIdentity
     store: Store = attrs.field(init=False)
     events: Events = attrs.field(init=False)
-    config: ConfigService = attrs.field(init=False)
-    engines: Engines = attrs.field(init=False)
-    groups: Groups = attrs.field(init=False)
+    records: Records = attrs.field(init=False)
     commands: EngineCommands = attrs.field(init=False)
-    image_keys: ImageKeys = attrs.field(init=False)
     images: Images = attrs.field(init=False)
     machines: Machines = attrs.field(init=False)
     local: LocalCloud = attrs.field(init=False)
@@ -110,8 +88,8 @@ class Controller(SessionListener):
     sync: Sync = attrs.field(init=False)
     departures: Departures = attrs.field(init=False)
     traffic: FleetTraffic = attrs.field(init=False)
-    ssh: SecureChannelServer = attrs.field(init=False)
-    channel_events: ChannelEvents = attrs.field(init=False)
+    services: ServiceTable = attrs.field(factory=ServiceTable, init=False)
+    channels: ChannelSurface = attrs.field(init=False)
     watchdog: Watchdog = attrs.field(init=False)
     _shown: Shown = attrs.field(init=False)
     started_at: float = attrs.field(default=0.0, init=False)
@@ -125,13 +103,15 @@ class Controller(SessionListener):
         self.watchdog = Watchdog(self.reactor, ControllerEvents(self.events.emit).blocked)
         self.watchdog.start()
         stack.callback(self.watchdog.stop)
-        await self._load()
+        paths = self.identity.paths
+        self.records = await Records.load(self.store, self.settings, paths, self.events.emit, self.reactor)
+        self.commands = EngineCommands(self.records.engines)
         self._make_sessions(stack)
         # Before the fleet comes: it looks at all that there is.
         garbage = Garbage(self.reactor, resident_kib)
         stack.callback(garbage.stop)
         garbage.start()
-        await self._listen_ssh(stack)
+        self._listen_ssh(stack)
         await self._listen_registration(stack)
         await self._start_machines(stack)
         await self._listen_api(stack)
@@ -151,55 +131,16 @@ class Controller(SessionListener):
         self.store = await open_sqlite_store(paths.store, self.reactor)
         stack.push_async_callback(awaited(self.store.close))
 
-    async def _load(self) -> None:
-        settings, identity, emit = self.settings, self.identity, self.events.emit
-        wall = WallClock(self.reactor)
-        self.config = ConfigService(
-            ConfigStore(
-                self.store,
-                HistoryLimits(settings.config.history_versions, settings.config.history_mib * MIB),
-            ),
-            wall,
-            lambda thing: self.groups.why_needed(thing),  # noqa: PLW0108 - groups are made from this, a moment later
-            ConfigEvents(self.events.emit).committed,
-            deferToThread,
-        )
-        await self.config.load()
-        permits = Permits(
-            PermitRules(
-                settings.ssh.reverse_port,
-                permit_open=(("localhost", settings.control.port),),
-                networks=lambda group: self.groups.networks(group),  # noqa: PLW0108 - and the engines from this
-            ),
-            PermitFiles(identity.paths.aviseuser_keys, identity.paths.known_hosts),
-            self.reactor,
-            in_thread=deferToThread,
-        )
-        tokens = Tokens(self.store, wall, ttl_s=settings.registration.token_lifetime_s)
-        index = EngineIndex(prefix=settings.controller.loopback_prefix)
-        self.engines = Engines(self.store, wall, emit, tokens, permits, index)
-        self.groups = Groups(self.config, self.engines)
-        self.image_keys = ImageKeys(self.store, wall)
-        await self.engines.load()
-        await self.image_keys.load()
-        self.commands = EngineCommands(self.engines)
-        self.config.listen(self._groups_changed)
-        self.engines.listen(self._record_changed)
-        # Controllers of the same cluster will log in as avictlruser; alone there is none.
-        write_public(identity.paths.avictlruser_keys, b"")
-
-    def _groups_changed(self, configuration: Configuration) -> None:
-        self.engines.permits.update_all(self.engines.all())
-
     def _make_sessions(self, stack: contextlib.AsyncExitStack) -> None:
-        settings, identity = self.settings, self.identity
+        settings, identity, records = self.settings, self.identity, self.records
+        config, engines, emit = records.config, records.engines, self.events.emit
         control = settings.control
         self.sessions = Sessions(
             self.reactor,
             About(identity.name, identity.cluster, software_version()),
             Knowledge(
                 membership=self._current_list,
-                fence=lambda: self.config.fence,
+                fence=lambda: config.fence,
                 quarantine=self._quarantine,
             ),
             SessionSettings(
@@ -210,85 +151,65 @@ class Controller(SessionListener):
                 rtt_clear_s=control.rtt_warning_ms / 1000 * 6 / 7,
             ),
         )
-        self.candidates = Candidates(self.engines, self.reactor, self.groups.down_delay_s)
-        self.engines.listen(self.candidates.record_changed)
+        self.candidates = Candidates(engines, self.reactor, records.groups.down_delay_s)
         self.sync = Sync(
-            self.config,
+            config,
             lambda: self.candidates,
-            self._name_of,
+            records.name_of,
             self.reactor,
-            self.events.emit,
+            emit,
             settings.config.straggler_s,
         )
         self.candidates.changed = self.sync.engines_changed
-        self.config.listen(lambda _: self.candidates.groups_changed())
-        fleet = fleet_of(self.config, self.engines, self.sync, self.sessions)
-        self.traffic = FleetTraffic(Places(fleet, self.reactor), self.reactor, self.events.emit)
-        classes = ClassTeller(self.groups.command_classes)
-        self.config.listen(lambda _: classes.groups_changed())
+        config.listen(lambda _: self.candidates.groups_changed())
+        fleet = fleet_of(config, engines, self.sync, self.sessions)
+        self.traffic = FleetTraffic(Places(fleet, self.reactor), self.reactor, emit)
+        classes = ClassTeller(records.groups.command_classes)
+        config.listen(lambda _: classes.groups_changed())
+        goodbyes = Goodbyes(engines, self.sessions, lambda se: self.channels.drop(se), self.reactor)  # noqa: PLW0108 - made a moment later
         for listener in (
             self,
             self.candidates,
             self.sync,
             self.traffic,
             classes,
-            SessionEvents(self.events.emit, self._name_of, self.reactor, self._sent_away),
+            SessionEvents(emit, records.name_of, self.reactor, goodbyes.sent_away),
         ):
             self.sessions.add_listener(listener)
         self.sync.start()
         stack.callback(self.sync.stop)
-        view = PlacementView(self.config, self.engines, self.sync, self.reactor)
-        self.departures = Departures(self.commands, view, self._delete_machine, self._send_away, self.reactor)
+        view = PlacementView(config, engines, self.sync, self.reactor)
+        self.departures = Departures(self.commands, view, self._delete_machine, goodbyes.say, self.reactor)
+        # In this order: what an SE still serves is looked at before placement hears that it serves no more.
+        engines.listen(self.departures.record_changed)
+        engines.listen(goodbyes.record_changed)
+        engines.listen(self.candidates.record_changed)
         self.traffic.start()
         stack.callback(self.traffic.stop)
         stack.callback(self.candidates.stop)
-        self.sessions.expect(record.uuid for record in self.engines.all() if record.connected_once)
+        self.sessions.expect(record.uuid for record in engines.all() if record.connected_once)
 
-    def _name_of(self, se: SeId) -> str:
-        record = self.engines.find(se)
-        return se if record is None else record.name
-
-    def _sent_away(self, se: SeId) -> bool:
-        record = self.engines.find(se)
-        return record is not None and record.lifecycle in {Lifecycle.DELETED, Lifecycle.QUARANTINED}
-
-    async def _listen_ssh(self, stack: contextlib.AsyncExitStack) -> None:
-        self.channel_events = ChannelEvents(self.events.emit, self._name_of)
-        settings = self.settings.ssh
-        services = ServiceTable()
-        services.register(CONTROL_SERVICE, self.settings.control.port, self.sessions.build, Priority.CONTROL)
-        reverse = ReverseListeners(
-            self.reactor, self.reactor, partial(shared_socket, port=settings.reverse_port)
+    def _listen_ssh(self, stack: contextlib.AsyncExitStack) -> None:
+        records, settings = self.records, self.settings
+        self.services.register(CONTROL_SERVICE, settings.control.port, self.sessions.build, Priority.CONTROL)
+        events = ChannelEvents(self.events.emit, records.name_of)
+        host_key = self.identity.host_key
+        self.channels = ChannelSurface(
+            self.reactor, settings.ssh, host_key, records.engines, self.services, events
         )
-        stack.push_async_callback(reverse.stop)
-        users = {"aviseuser": self.engines.permits.keys, "avictlruser": AuthorizedKeys()}
-        self.ssh = secure_channel_server(
-            settings,
-            self.identity.host_key,
-            partial(Access, users, services, reverse),
-            self.channel_events,
-            self.reactor,
-        )
-        # After a start nobody has logged in yet, and the whole fleet comes at once.
-        for record in self.engines.all():
-            self._expect(None, record)
-        self.engines.listen(self._expect)
-        self.engines.permits.start()
-        stack.push_async_callback(self.engines.permits.stop)
-        port = listen_plain(self.reactor, settings.port, settings.bind, "[ssh] port", self.ssh)
-        stack.callback(self.ssh.drop_all, "the controller stops")
+        self.channels.open(stack)
+        # Goodbyes go over channels that are still open, while nobody new comes.
         stack.push_async_callback(awaited(self.sessions.stop))
-        stack.push_async_callback(awaited(port.stopListening))
-
-    def _expect(self, before: SeRecord | None, after: SeRecord) -> None:
-        """Its network is an SE's from now on, as far as the SSH server's bounds go."""
-        if after.lifecycle in LOGS_IN and after.source and (before is None or before.source != after.source):
-            self.ssh.gate.know(after.source)
+        self.channels.listen(stack)
 
     async def _listen_registration(self, stack: contextlib.AsyncExitStack) -> None:
-        settings, identity = self.settings.registration, self.identity
+        settings, records = self.settings.registration, self.records
         enrolment = Enrolment(
-            identity.cluster, self.engines, self.image_keys, self.config.group, FailureBudget(self.reactor)
+            self.identity.cluster,
+            records.engines,
+            records.image_keys,
+            records.config.group,
+            FailureBudget(self.reactor),
         )
         api = RegistrationApi(
             enrolment,
@@ -309,12 +230,12 @@ class Controller(SessionListener):
             software_version(),
             lambda: deferToThread(image_package),
         )
-        self.images = Images(self.image_keys, sources, identity.paths.state / "images")
+        self.images = Images(self.records.image_keys, sources, identity.paths.state / "images")
         self.local = LocalCloud(
             LocalSettings(base=identity.paths.local_cloud), self.reactor, self.reactor, self._end_data_plane
         )
         self.machines = Machines(
-            self.engines,
+            self.records.engines,
             {"local": self.local},
             self.images.cloud_file,
             self._meta,
@@ -351,8 +272,8 @@ class Controller(SessionListener):
         renewal.start()
 
     async def _watch_expiry(self, stack: contextlib.AsyncExitStack) -> None:
-        wall = self.config.clock.seconds
-        expiry = CertificateExpiry(self.config, self.store, self.events.emit, self.reactor, wall)
+        config = self.records.config
+        expiry = CertificateExpiry(config, self.store, self.events.emit, self.reactor, config.clock.seconds)
         stack.callback(expiry.stop)
         await expiry.start()
 
@@ -371,13 +292,13 @@ class Controller(SessionListener):
             software=software_version(),
             started_at=self.started_at,
             membership=lambda: self.identity.membership.number,
-            engines=self.engines,
+            engines=self.records.engines,
             sessions=self.sessions,
-            config=self.config,
+            config=self.records.config,
             sync=self.sync,
             not_ready=lambda: "" if self._ready else "it is starting",
             reactor=self.watchdog.health,
-            logins=self._logins,
+            logins=self.channels.counts,
         )
         api = OperatorApi(
             whole,
@@ -393,16 +314,6 @@ class Controller(SessionListener):
 
     # What the parts ask and tell
 
-    def _logins(self) -> StrangerCounts:
-        gate = self.ssh.gate
-        return StrangerCounts(
-            in_progress=gate.total,
-            turned_away=gate.turned_away,
-            logged_in=self.channel_events.logged_in,
-            refused=self.channel_events.refused_logins,
-            login_ms=round(gate.rate.interval_s * 1000, 2),
-        )
-
     def attached(self, session: SeSession) -> None:
         """An SE that has been here once may serve from now on, and needs its token and image no more."""
         self._do(self.commands.connected(session.se), "noting that {se} connected", se=session.se)
@@ -414,27 +325,5 @@ class Controller(SessionListener):
         doing: Deferred[Any] = Deferred.fromCoroutine(work)
         doing.addErrback(lambda f: _log.failure(what + " failed", f, **facts))
 
-    def _record_changed(self, before: SeRecord | None, after: SeRecord) -> None:
-        if after.lifecycle is Lifecycle.DELETED:
-            self._send_away(after.uuid)
-            self.sessions.forget(after.uuid)
-        elif after.lifecycle is Lifecycle.QUARANTINED:
-            self.departures.cut_off(after.uuid)
-        elif before is not None and before.lifecycle is Lifecycle.QUARANTINED:
-            self.sessions.pardon(after.uuid)
-
     async def _delete_machine(self, se: str) -> SeRecord:
         return await self.machines.delete(se)
-
-    def _send_away(self, se: SeId) -> None:
-        """End the sessions of one that is quarantined or deleted, which its record says."""
-        record = self.engines.find(se)
-        word = "deleted" if record is None else record.lifecycle.lower()
-        self.sessions.close(se, word, f"this service engine is {word}")
-        self.reactor.callLater(GOODBYE_S, self._cut_off, se)
-
-    def _cut_off(self, se: SeId) -> None:
-        """End whatever an SE without rights still has open, unless it was pardoned meanwhile."""
-        record = self.engines.find(se)
-        if record is None or record.lifecycle in {Lifecycle.QUARANTINED, Lifecycle.DELETED}:
-            self.ssh.drop(se)

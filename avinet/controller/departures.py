@@ -86,6 +86,11 @@ class Departures:
         self._wait_for(se)
         return record
 
+    def record_changed(self, before: SeRecord | None, after: SeRecord) -> None:
+        """Quarantined: for ``Engines.listen``, before placement hears of it."""
+        if after.lifecycle is Lifecycle.QUARANTINED:
+            self.cut_off(after.uuid)
+
     def cut_off(self, se: SeId) -> None:
         """It is quarantined: end its sessions once it serves nothing, or after a bounded time."""
         if self.view.empty(se):

@@ -1,0 +1,81 @@
+"""Where SEs log in: the controller's SSH server, its reverse listeners, who may log in, and what came of those who tried."""
+
+import contextlib
+from functools import partial
+from typing import Any
+
+import attrs
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from avinet.app.listening import awaited, listen_plain
+from avinet.app.secure_channel import secure_channel_server
+from avinet.app.settings import SshSection
+from avinet.controller.api_status import StrangerCounts
+from avinet.controller.engines import Engines
+from avinet.controller.permits import LOGS_IN
+from avinet.controller.reports import ChannelEvents
+from avinet.model.engine import SeRecord
+from avinet.model.ids import SeId
+from avinet.ssh.login import Access
+from avinet.ssh.reverse import ReverseListeners
+from avinet.ssh.reverse_socket import shared_socket
+from avinet.ssh.server import SecureChannelServer
+from avinet.ssh.services import ServiceTable
+from avinet.trust.authorized_keys import AuthorizedKeys
+
+
+@attrs.define(eq=False)
+class ChannelSurface:
+    """One controller's.  ``open`` once the engines are loaded; then ``listen``.  ``services`` are what SEs reach."""
+
+    reactor: Any
+    settings: SshSection
+    host_key: Ed25519PrivateKey = attrs.field(repr=False)
+    engines: Engines
+    services: ServiceTable
+    events: ChannelEvents
+    _server: SecureChannelServer = attrs.field(init=False, repr=False)
+
+    def open(self, stack: contextlib.AsyncExitStack) -> None:
+        """All but the port: what is undone after this may still use the channels, and finds them open."""
+        settings, permits = self.settings, self.engines.permits
+        reverse = ReverseListeners(
+            self.reactor, self.reactor, partial(shared_socket, port=settings.reverse_port)
+        )
+        stack.push_async_callback(reverse.stop)
+        users = {"aviseuser": permits.keys, "avictlruser": AuthorizedKeys()}
+        access = partial(Access, users, self.services, reverse)
+        self._server = secure_channel_server(settings, self.host_key, access, self.events, self.reactor)
+        # After a start nobody has logged in yet, and the whole fleet comes at once.
+        for record in self.engines.all():
+            self._expect(None, record)
+        self.engines.listen(self._expect)
+        permits.start()
+        stack.push_async_callback(permits.stop)
+        stack.callback(self._server.drop_all, "the controller stops")
+
+    def listen(self, stack: contextlib.AsyncExitStack) -> None:
+        """Let them in."""
+        settings = self.settings
+        port = listen_plain(self.reactor, settings.port, settings.bind, "[ssh] port", self._server)
+        stack.push_async_callback(awaited(port.stopListening))
+
+    def _expect(self, before: SeRecord | None, after: SeRecord) -> None:
+        """Its network is an SE's from now on, as far as the SSH server's bounds go."""
+        if after.lifecycle in LOGS_IN and after.source and (before is None or before.source != after.source):
+            self._server.gate.know(after.source)
+
+    def drop(self, se: SeId) -> None:
+        """Cut every connection of an SE."""
+        self._server.drop(se)
+
+    def counts(self) -> StrangerCounts:
+        """As they are now."""
+        gate = self._server.gate
+        return StrangerCounts(
+            in_progress=gate.total,
+            turned_away=gate.turned_away,
+            logged_in=self.events.logged_in,
+            refused=self.events.refused_logins,
+            login_ms=round(gate.rate.interval_s * 1000, 2),
+        )

@@ -1,0 +1,76 @@
+"""What a controller knows from its store, put together and loaded: configuration, SEs and their permits, image keys."""
+
+from typing import Any
+
+import attrs
+from twisted.internet.threads import deferToThread
+
+from avinet.app.settings import ControllerSettings
+from avinet.app.steady import WallClock
+from avinet.controller.config_store import ConfigStore, HistoryLimits
+from avinet.controller.configuration import ConfigService
+from avinet.controller.engine_index import EngineIndex
+from avinet.controller.engines import Emit, Engines
+from avinet.controller.groups import Groups
+from avinet.controller.image_keys import ImageKeys
+from avinet.controller.permits import PermitFiles, PermitRules, Permits
+from avinet.controller.reports import ConfigEvents
+from avinet.controller.tokens import Tokens
+from avinet.model.ids import SeId
+from avinet.store.interface import Store
+from avinet.trust.files import write_public
+from avinet.trust.node import ControllerPaths
+from avinet.units import MIB
+
+
+@attrs.frozen(eq=False)
+class Records:
+    """All of it."""
+
+    config: ConfigService
+    engines: Engines
+    groups: Groups
+    image_keys: ImageKeys
+
+    @classmethod
+    async def load(
+        cls, store: Store, settings: ControllerSettings, paths: ControllerPaths, emit: Emit, reactor: Any
+    ) -> "Records":
+        """Configuration first: the permits of an SE ask for the networks of its group."""
+        wall = WallClock(reactor)
+        config = ConfigService(
+            ConfigStore(
+                store, HistoryLimits(settings.config.history_versions, settings.config.history_mib * MIB)
+            ),
+            wall,
+            lambda thing: groups.why_needed(thing),  # noqa: PLW0108 - groups are made from this, a moment later
+            ConfigEvents(emit).committed,
+            deferToThread,
+        )
+        await config.load()
+        permits = Permits(
+            PermitRules(
+                settings.ssh.reverse_port,
+                permit_open=(("localhost", settings.control.port),),
+                networks=lambda group: groups.networks(group),  # noqa: PLW0108 - and the engines from this
+            ),
+            PermitFiles(paths.aviseuser_keys, paths.known_hosts),
+            reactor,
+            in_thread=deferToThread,
+        )
+        tokens = Tokens(store, wall, ttl_s=settings.registration.token_lifetime_s)
+        index = EngineIndex(prefix=settings.controller.loopback_prefix)
+        engines = Engines(store, wall, emit, tokens, permits, index)
+        groups = Groups(config, engines)
+        image_keys = ImageKeys(store, wall)
+        await engines.load()
+        await image_keys.load()
+        config.listen(lambda _: permits.update_all(engines.all()))
+        # Controllers of the same cluster will log in as avictlruser; alone there is none.
+        write_public(paths.avictlruser_keys, b"")
+        return cls(config, engines, groups, image_keys)
+
+    def name_of(self, se: SeId) -> str:
+        """What operators call an SE; its UUID where there is no record."""
+        record = self.engines.find(se)
+        return se if record is None else record.name
