@@ -66,6 +66,7 @@ class OperatorApi:
             channel=self._channel,
             load=view.load,
             services=view.services_of,
+            stranded=view.stranded_without,
         )
         reader = FigureReader(self.traffic, WallClock(clock).seconds)
         engines = EngineApi(self.commands, self.machines, facts, self._has_group, self.departures.delete)

@@ -12,7 +12,7 @@ import msgspec
 
 from avinet.controller.engine_commands import EngineCommands
 from avinet.controller.machines import MANUAL, Machines
-from avinet.controller.placement_view import EngineService
+from avinet.controller.placement_view import EngineLoad, EngineService
 from avinet.errors import AvinetError, Kind, error
 from avinet.model.channel import ChannelStatus
 from avinet.model.engine import Lifecycle, SeRecord, SeState, state_of
@@ -63,9 +63,18 @@ class EngineRow(msgspec.Struct, frozen=True, kw_only=True):
     services: int = 0
     """Virtual services that it is to serve."""
     draining: int = 0
-    """Those that went to others, which it serves on until they have taken over."""
+    """Those that others have taken over, which it serves until the drain time of its group is over."""
+    held: int = 0
+    """Those that are to go to others, which it serves until they have taken over."""
     leaving: bool = False
     """It is deleted once it has drained."""
+
+
+class DisabledEngine(EngineRow, frozen=True, kw_only=True):
+    """One SE that was told to serve nothing."""
+
+    stranded: tuple[str, ...] = ()
+    """Names of what it served that no other can take over: it serves them on, unless it was disabled ``now``."""
 
 
 class EngineDetail(EngineRow, frozen=True, kw_only=True):
@@ -148,8 +157,9 @@ class EngineFacts:
     version: Callable[[SeId], int | None] = attrs.field(default=lambda _: None)
     software: Callable[[SeId], str] = attrs.field(default=lambda _: "")
     channel: Callable[[SeId], ChannelStatus | None] = attrs.field(default=lambda _: None)
-    load: Callable[[SeId], tuple[int, int]] = attrs.field(default=lambda _: (0, 0))
-    """How many virtual services it is to serve, and how many it drains."""
+    load: Callable[[SeId], EngineLoad] = attrs.field(default=lambda _: EngineLoad())
+    stranded: Callable[[SeId], tuple[str, ...]] = attrs.field(default=lambda _: ())
+    """Names of the virtual services that no other SE could take over."""
     services: Callable[[SeId], tuple[EngineService, ...]] = attrs.field(default=lambda _: ())
 
 
@@ -173,7 +183,7 @@ class EngineApi:
     def row(self, record: SeRecord) -> EngineRow:
         """One SE as it is now; ``avinet demo`` and the dashboard show the same."""
         rtt_s = self.facts.rtt_s(record.uuid)
-        services, draining = self.facts.load(record.uuid)
+        load = self.facts.load(record.uuid)
         return EngineRow(
             uuid=record.uuid,
             name=record.name,
@@ -194,8 +204,9 @@ class EngineApi:
             created_at=record.created_at,
             enrolled_at=record.enrolled_at,
             note=record.note,
-            services=services,
-            draining=draining,
+            services=load.services,
+            draining=load.draining,
+            held=load.held,
             leaving=record.leaving and record.lifecycle is not Lifecycle.DELETED,
         )
 
@@ -239,6 +250,13 @@ class EngineApi:
         record, meta = await self.machines.create(new.name, new.group, new.cloud)
         by_hand = meta if new.cloud == MANUAL else None
         return Response(status=201, body=CreatedEngine(engine=self.row(record), meta_info=by_hand))
+
+    async def disable(self, request: Request) -> Response:
+        """``POST /api/serviceengine/{uuid}/disable``."""
+        se, wish = self._se(request), request.body
+        stranded = self.facts.stranded(se)  # what it serves is another thing a moment after the command
+        row = self.row(await self.commands.disable(se, wish.note, drains=not wish.now))
+        return Response(body=DisabledEngine(**msgspec.structs.asdict(row), stranded=stranded))
 
     async def delete(self, request: Request) -> Response:
         """``DELETE /api/serviceengine/{uuid}``."""
@@ -304,11 +322,14 @@ class EngineApi:
                 Approval,
                 lambda se, body: commands.approve(se, body.fingerprint),
             ),
-            self._command(
-                "disable",
-                "Keep it connected, give it nothing to carry; what it has it serves until others do.",
-                Disabling,
-                lambda se, body: commands.disable(se, body.note, drains=not body.now),
+            Route(
+                method="POST",
+                path=one + "/disable",
+                handler=self.disable,
+                summary="Keep it connected, give it nothing to carry; what it has it serves until others do.",
+                request=Disabling,
+                response=DisabledEngine,
+                statuses=_COMMANDED,
             ),
             self._command(
                 "enable",
@@ -343,8 +364,9 @@ class EngineApi:
             summary=summary,
             request=body,
             response=EngineRow,
-            statuses={**_ONE, 409: "Not in its present state."},
+            statuses=_COMMANDED,
         )
 
 
 _ONE = {200: "Done.", 404: "No such service engine.", 410: "It was deleted."}
+_COMMANDED = {**_ONE, 409: "Not in its present state."}

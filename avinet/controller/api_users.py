@@ -320,7 +320,7 @@ class AccessTokenApi:
             # One's own token can do no more than the login that makes it: a read-only token makes no other.
             uid, most = record.uid, who.role if user == who.user else record.role
         role = most if wish.role is None else wish.role
-        require_role(Principal(user=user, role=most), role)
+        require_role(who if user == who.user else Principal(user=user, role=most), role)
         life_s = self._life_s(who, wish.life_s)
         new = await self.tokens.create(Owner(user=user, uid=uid), wish.name, lesser(most, role), life_s)
         row = self._row(new.record)

@@ -1,6 +1,7 @@
 """Where each virtual service is placed, as operators read it: who is to serve it, who does, and what is short and why."""
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import attrs
 import msgspec
@@ -59,6 +60,16 @@ class EngineService(msgspec.Struct, frozen=True, kw_only=True):
     over_in_s: float | None = None
 
 
+class EngineLoad(NamedTuple):
+    """How many virtual services an SE is to serve in the end, and of those that it lets go how far that is."""
+
+    services: int = 0
+    draining: int = 0
+    """Others have taken them over."""
+    held: int = 0
+    """It serves them until others do."""
+
+
 @attrs.frozen(eq=False)
 class PlacementView:
     """Reads what others keep; nothing of its own."""
@@ -70,9 +81,11 @@ class PlacementView:
 
     # One SE
 
-    def load(self, se: SeId) -> tuple[int, int]:
-        """How many virtual services it is to serve in the end, and how many it drains or holds."""
-        return len(self.sync.states.placed.get(se, ())), len(self.sync.moves.drains_of(se))
+    def load(self, se: SeId) -> EngineLoad:
+        """In numbers."""
+        drains = self.sync.moves.drains_of(se)
+        held = sum(end is None for end in drains.values())
+        return EngineLoad(len(self.sync.states.placed.get(se, ())), len(drains) - held, held)
 
     def services_of(self, se: SeId) -> tuple[EngineService, ...]:
         """What it is to have now, by name."""

@@ -64,6 +64,8 @@ class Principal:
     """What it may do in this request: that of its user, or less."""
     token: str = ""
     """The name of the access token that proved it, if one did."""
+    whole: Role | None = None
+    """The user's own role, where an access token proved it and may do less."""
     session: str = ""
     """The id of the login session that proved it, if one did; no secret."""
     until: float | None = None
@@ -128,10 +130,30 @@ class RoleNeededError(AvinetError):
     user: str
 
 
+@error
+class TokenRoleNeededError(AvinetError):
+    """This needs the role {needed}; {user} has it, but the access token {token} has only {role}. Make one that has it: avinet access-token create --name NAME --role {needed}; or log in anew, if it is a login's."""
+
+    kind: ClassVar[Kind] = Kind.DENIED
+    needed: str
+    role: str
+    user: str
+    token: str
+
+    @property
+    def reason(self) -> str:
+        """To programs it is the same; ``token`` among the facts tells the two apart."""
+        return "role-needed"
+
+
 def require_role(principal: Principal, needed: Role) -> None:
-    """``RoleNeededError`` unless the principal's role is enough."""
-    if not principal.role.covers(needed):
-        raise RoleNeededError(needed=needed.value, role=principal.role.value, user=principal.user)
+    """``RoleNeededError`` unless the principal's role is enough; ``TokenRoleNeededError`` where the user's own would be."""
+    if principal.role.covers(needed):
+        return
+    has, user = principal.role.value, principal.user
+    if principal.whole is not None and principal.whole.covers(needed):
+        raise TokenRoleNeededError(needed=needed.value, role=has, user=user, token=principal.token)
+    raise RoleNeededError(needed=needed.value, role=has, user=user)
 
 
 def object_of(body: Any) -> str:

@@ -98,11 +98,23 @@ class Leaving(CliCase):
         self.assertNotIn("drains", self.answer_of("se", "disable", "se-1", "--now"))
         self.assertEqual(self.api.asked[-1].json, {"note": "", "now": True})
 
-    def test_a_list_counts_what_each_serves_and_drains(self):
+    def test_one_that_nobody_can_take_over_from_is_said_to_go_on_serving(self):
+        row = {**ENGINE, "state": "DISABLED", "held": 2, "stranded": ["web", "api"]}
+        self.answers["POST", "/api/serviceengine/se-1/disable"] = Answer(body=row)
+        result = self.run_cli("se", "disable", "se-1")
+        self.assertNotIn("drains", result.output)
+        for words in ("warning: no other", "web, api", "goes on serving", "--now"):
+            self.assertIn(words, result.stderr)
+        self.assertIn("nobody serves web, api now", self.run_cli("se", "disable", "se-1", "--now").stderr)
+        body = {**row, "held": 3}
+        self.answers["POST", "/api/serviceengine/se-1/disable"] = Answer(body=body)
+        self.assertIn("drains 1 virtual service;", self.run_cli("se", "disable", "se-1").stdout)
+
+    def test_a_list_counts_what_each_serves_drains_and_holds(self):
         self.answers["GET", "/api/serviceengine"] = Answer(
-            body={"count": 1, "results": [{**ENGINE, "services": 4, "draining": 2}]}
+            body={"count": 1, "results": [{**ENGINE, "services": 4, "draining": 2, "held": 1}]}
         )
-        self.assertIn("4 (2 draining)", self.answer_of("se", "list"))
+        self.assertIn("4 (2 draining, 1 held)", self.answer_of("se", "list"))
 
 
 class Placed(CliCase):

@@ -12,7 +12,7 @@ from avinet.controller.api_engines import EngineApi, EngineFacts
 from avinet.controller.api_tokens import TokenApi
 from avinet.controller.engine_commands import EngineCommands
 from avinet.controller.machines import Machines
-from avinet.controller.placement_view import EngineService
+from avinet.controller.placement_view import EngineLoad, EngineService
 from avinet.model.channel import IMPLICIT, ChannelStatus
 from avinet.model.config import EnrolmentPolicy
 from avinet.rest.router import Info, Router, openapi
@@ -96,7 +96,8 @@ class Api(SynchronousTestCase):
             version=lambda se: 7 if se in self.attached else None,
             software=lambda se: "0.1.0" if se in self.attached else "",
             channel=lambda se: CHANNEL if se in self.attached else None,
-            load=lambda se: (2, 1) if se in self.attached else (0, 0),
+            load=lambda se: EngineLoad(2, 1, 1) if se in self.attached else EngineLoad(),
+            stranded=lambda se: ("www",) if se in self.attached else (),
             services=lambda se: (EngineService(uuid="virtualservice-1", name="www", stage="held"),),
         )
         self.commands = EngineCommands(self.site.engines)
@@ -175,7 +176,9 @@ class EngineRoutes(Api):
         record = self.enrol()
         self.attached.add(record.uuid)
         row = self.ask("GET", "/api/serviceengine").json["results"][0]
-        self.assertEqual((2, 1), (row["services"], row["draining"]))
+        self.assertEqual((2, 1, 1), (row["services"], row["draining"], row["held"]))
+        disabled = self.ask("POST", f"/api/serviceengine/{row['uuid']}/disable", {}).json
+        self.assertEqual((["www"], "DISABLED"), (disabled["stranded"], disabled["state"]))
         shown = self.ask("GET", "/api/serviceengine/se-1").json["virtual_services"]
         self.assertEqual([("www", "held")], [(one["name"], one["stage"]) for one in shown])
 

@@ -4,6 +4,7 @@ from urllib.parse import urlencode
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from avinet.controller.access_tokens import Owner
 from avinet.controller.api_audit import audit_routes
 from avinet.controller.api_login import LoginApi
 from avinet.controller.api_users import AccessTokenApi, UserApi
@@ -125,6 +126,23 @@ class TokenRoutes(Case):
         self.ask(409, "POST", "/api/accesstoken", {"name": "backup"}, self.as_("olga"))
         self.assertEqual(self.make(user="rosa")["token"]["role"], "read-only")
         self.ask(204, "DELETE", f"/api/accesstoken/{made['token']['uuid']}")
+
+    def test_what_a_lesser_token_may_not_is_advised_by_the_role_of_its_user(self):
+        local = Owner(user="local", uid="")
+        lesser = self.site.done(self.site.tokens.create(local, "ci", Role.READ_ONLY, 600.0)).text
+        olgas = self.make(self.as_("olga"), role="read-only")["text"]
+        for user, text in (("local", lesser), ("olga", olgas)):
+            body = self.ask(403, "POST", "/api/pool", {}, self.bearer(text))
+            self.assertEqual(
+                (body["reason"], body["needed"], body["user"]), ("role-needed", "operator", user)
+            )
+            self.assertNotIn("avinet user role", body["detail"])
+            self.assertIn("--role operator", body["detail"])
+        body = self.ask(403, "GET", "/api/audit", {}, self.bearer(olgas))
+        self.assertIn("avinet user role olga admin", body["detail"])  # no token of hers would do
+        more = {"name": "more", "role": "operator"}
+        body = self.ask(403, "POST", "/api/accesstoken", more, self.bearer(olgas))
+        self.assertNotIn("avinet user role", body["detail"])
 
     def test_a_token_makes_none_that_may_more_or_lives_longer(self):
         who = self.bearer(self.make(role="operator", life_s=600)["text"])

@@ -41,6 +41,7 @@ class Views(SynchronousTestCase):
         self.assertEqual(self.stages(), {self.old.se: "serving"})
         self.set(self.old, usable=False)
         self.assertEqual(self.stages(), {self.new.se: "pending", self.old.se: "held"})
+        self.assertEqual(self.view.load(self.old.se), (0, 0, 1))
         self.new.refuse("rejected", "the port is taken")
         [on] = [on for on in self.view.service("www").engines if on.uuid == self.new.se]
         self.assertEqual((on.stage, on.why), ("refused", "the port is taken"))
@@ -49,7 +50,7 @@ class Views(SynchronousTestCase):
         self.assertEqual(self.stages(), {self.new.se: "serving", self.old.se: "draining"})
         [on] = [on for on in self.view.service("www").engines if on.uuid == self.old.se]
         self.assertEqual(on.over_in_s, DRAIN_S)
-        self.assertEqual((self.view.load(self.old.se), self.view.empty(self.old.se)), ((0, 1), False))
+        self.assertEqual((self.view.load(self.old.se), self.view.empty(self.old.se)), ((0, 1, 0), False))
         self.assertEqual(self.view.service("www").serving, 2)
         self.world.clock.advance(DRAIN_S)
         self.old.apply()

@@ -10,11 +10,13 @@ from avinet.app.cli.asking import ask, yes_option
 from avinet.app.cli.client import Client, path_to
 from avinet.app.cli.context import Command, Place, examples, place
 from avinet.app.cli.errors import RefusedError
-from avinet.app.cli.output import print_json, print_table
+from avinet.app.cli.output import print_json, print_table, text_of
 from avinet.errors import AvinetError, Kind, error
 
 BASE = "serviceengine"
 POLL_S = 0.5
+MAX_NAMED = 5
+"""Virtual services in one sentence."""
 
 
 @error
@@ -31,9 +33,13 @@ now_option = click.option(
 
 
 def load_of(row: dict[str, Any]) -> str:
-    """``12``, or ``0 (3 draining)``."""
-    draining = row.get("draining", 0)
-    return f"{row.get('services', 0)}" + (f" ({draining} draining)" if draining else "")
+    """``12``, or ``0 (3 draining, 1 held)``."""
+    leaving = [f"{row[stage]} {stage}" for stage in ("draining", "held") if row.get(stage)]
+    return f"{row.get('services', 0)}" + (f" ({', '.join(leaving)})" if leaving else "")
+
+
+def _busy_with(row: dict[str, Any]) -> int:
+    return sum(int(row.get(part, 0)) for part in ("services", "draining", "held"))
 
 
 def find(client: Client, engine: str) -> dict[str, Any]:
@@ -58,6 +64,22 @@ def run_command(
     more = said if isinstance(said, str) else said(row)
     if more:
         click.echo(f"It {more}.")
+    if stranded := row.get("stranded"):
+        click.echo(f"warning: {_stranded(row, stranded, ended=bool(body.get('now')))}", err=True)
+
+
+def _stranded(row: dict[str, Any], names: list[str], *, ended: bool) -> str:
+    """What became of virtual services that no other can take over, and what would help."""
+    shown = ", ".join(text_of(name) for name in names[:MAX_NAMED])
+    if len(names) > MAX_NAMED:
+        shown += f" and {len(names) - MAX_NAMED} more"
+    name, group = row["name"], row["group"]
+    if ended:
+        return f"nobody serves {shown} now. Enable a service engine of group {group}, or give it another one."
+    return (
+        f"no other service engine can take over {shown}, so {name} goes on serving. Enable another one of group "
+        f"{group}, or give it one more; or end that service: avinet se disable {name} --now"
+    )
 
 
 def print_services(services: list[dict[str, Any]]) -> None:
@@ -87,8 +109,8 @@ def disable(where: Place, engine: str, note: str, now: bool) -> None:  # noqa: F
     """
 
     def said(row: dict[str, Any]) -> str:
-        busy = row.get("services", 0) + row.get("draining", 0)
-        return "" if now or not busy else f"drains {_count(busy)}; see: avinet se show {row['name']}"
+        moving = _busy_with(row) - len(row.get("stranded", ()))
+        return "" if now or moving <= 0 else f"drains {_count(moving)}; see: avinet se show {row['name']}"
 
     run_command(where, engine, "disable", {"note": note} | ({"now": True} if now else {}), said)
 
@@ -152,7 +174,7 @@ def _watch(client: Client, row: dict[str, Any], *, quiet: bool) -> None:
 
 def _said(row: dict[str, Any]) -> str:
     held = [one for one in row.get("virtual_services", ()) if one["stage"] == "held"]
-    said = f"drains {_count(row.get('services', 0) + row.get('draining', 0))}"
+    said = f"drains {_count(_busy_with(row))}"
     if not held:
         return said
     why = next((f": {one['why']}" for one in held if one.get("why")), "")
