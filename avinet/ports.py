@@ -76,6 +76,15 @@ def holder_of(port: int, address: str, proc: Path = Path("/proc")) -> str:
     return f"a program of user {_user(first.uid)} (look as root: ss -ltnp){where}"
 
 
+def listens(pid: int, port: int, address: str, proc: Path = Path("/proc")) -> bool | None:
+    """Whether that process listens there; None when this user may not see it."""
+    held = {f"socket:[{inode}]" for inode in _listening(port, address, proc)}
+    try:
+        return any(str(one.readlink()) in held for one in (proc / str(pid) / "fd").iterdir())
+    except OSError:
+        return None
+
+
 @attrs.frozen
 class _Listening:
     address: str

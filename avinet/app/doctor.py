@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import stat
+import struct
 import sys
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from avinet.app.settings import ControllerSettings, SeSettings, load_controller_
 from avinet.app.software import software_version
 from avinet.dataplane.envoy_binary import find_envoy
 from avinet.errors import AvinetError
-from avinet.ports import holder_of
+from avinet.ports import holder_of, listens
 from avinet.se.paths import SePaths
 from avinet.ssh.reverse_socket import SETTING as REVERSE_SETTING
 from avinet.ssh.reverse_socket import device_refusal
@@ -36,6 +37,8 @@ EARLIEST_CLOCK = 1_767_225_600.0
 """2026-01-01: no machine's clock can rightly be before this software."""
 CONNECT_TIMEOUT_S = 2.0
 OLDEST_PYTHON = (3, 11)
+_CREDENTIALS = struct.Struct("3i")
+"""struct ucred: pid, uid, gid."""
 
 OK, WARNING, FAILED = "ok", "warning", "failed"
 
@@ -114,8 +117,8 @@ def _controller(state: Path, config: Path | None, now: float) -> Findings:
         yield Finding("controller settings", FAILED, str(why), "Correct the settings file.")
         return
     yield Finding("controller settings", OK, "the defaults" if config is None else str(config))
-    running = _answers(paths.api_socket)
-    if running:
+    running = _listener(paths.api_socket)
+    if running is not None:
         yield Finding("controller", OK, f"answers on {paths.api_socket}")
     else:
         yield Finding(
@@ -212,7 +215,8 @@ def _certificates(paths: ControllerPaths, now: float) -> Findings:
             yield Finding(name, OK, f"{days:.0f} days left")
 
 
-def _ports(settings: ControllerSettings, *, running: bool) -> Findings:
+def _ports(settings: ControllerSettings, *, running: int | None) -> Findings:
+    """``running`` is the process that answers as this controller, if one does."""
     each = device_refusal()
     yield Finding(
         "reverse forwards", OK, f"one socket an SE, since {each}" if each else "one socket for all SEs"
@@ -224,13 +228,9 @@ def _ports(settings: ControllerSettings, *, running: bool) -> Findings:
         # With a socket an SE there is nothing to listen on before the first is attached.
         *([] if each else [(REVERSE_SETTING, "", settings.ssh.reverse_port)]),
     ):
-        why = _bind_error(bind, port)
-        if running:
-            if why is None:
-                advice = "Give doctor the settings file that the controller runs with: --config FILE."
-                yield Finding(setting, WARNING, f"nothing listens on {port}", advice)
-            else:
-                yield Finding(setting, OK, f"{port} is in use while the controller runs")
+        why = None if running is not None else _bind_error(bind, port)
+        if running is not None:
+            yield _port_of_running(setting, bind, port, running)
         elif why is None:
             yield Finding(setting, OK, f"{port} is free")
         elif isinstance(why, PermissionError):
@@ -240,6 +240,21 @@ def _ports(settings: ControllerSettings, *, running: bool) -> Findings:
             holder = holder_of(port, bind)
             advice = f"Stop {holder}, or choose another port with {setting}."
             yield Finding(setting, FAILED, f"{port} cannot be had ({why.strerror}), held by {holder}", advice)
+
+
+def _port_of_running(setting: str, bind: str, port: int, controller: int) -> Finding:
+    """Another program's port is no proof that the controller listens."""
+    holds = listens(controller, port, bind)
+    advice = "Give doctor the settings file that the controller runs with: --config FILE."
+    if holds:
+        return Finding(setting, OK, f"the controller listens on {port}")
+    if _bind_error(bind, port) is None:
+        return Finding(setting, WARNING, f"nothing listens on {port}", advice)
+    if holds is None:
+        mine = "Run doctor as the controller's own user, or as root."
+        return Finding(setting, WARNING, f"{port} is in use; by whom cannot be seen", mine)
+    other = f"{port} is not the controller's: it is held by {holder_of(port, bind)}"
+    return Finding(setting, WARNING, other, advice)
 
 
 def _bind_error(bind: str, port: int) -> OSError | None:
@@ -266,14 +281,19 @@ def _names(settings: ControllerSettings) -> Findings:
             yield Finding("addresses", OK, f"{address} resolves")
 
 
-def _answers(path: Path) -> bool:
+def _listener(path: Path) -> int | None:
+    """The process that listens there; None when none does."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(CONNECT_TIMEOUT_S)
         try:
             probe.connect(os.fspath(path))
         except OSError:
-            return False
-    return True
+            return None
+        # unix(7): the credentials of the listener as it called listen; 0 for one in another PID namespace.
+        pid, _, _ = _CREDENTIALS.unpack(
+            probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        )
+    return int(pid)
 
 
 def _engine(state: Path, config: Path | None) -> Findings:

@@ -1,5 +1,6 @@
 """What ``avinet doctor`` finds on a machine."""
 
+import os
 import socket
 import tempfile
 from pathlib import Path
@@ -36,6 +37,10 @@ class Doctor(SynchronousTestCase):
             f"reverse_port = {reverse}\n{extra}"
             f'[registration]\nport = {registration}\nbind = "127.0.0.1"\n[api]\nport = {api}\nbind = "127.0.0.1"\n'
         )
+
+    def listen(self, port):
+        taken = socket.create_server(("127.0.0.1", port))
+        self.addCleanup(taken.close)
 
     def init(self):
         facts = NodeFacts(
@@ -84,12 +89,25 @@ class Doctor(SynchronousTestCase):
 
     def test_a_taken_port_is_found_by_its_setting(self):
         self.init()
-        taken = socket.socket()
-        self.addCleanup(taken.close)
-        taken.bind(("127.0.0.1", self.ports[1]))
-        taken.listen()
+        self.listen(self.ports[1])
         found = self.outcomes()
         self.assertEqual((found["[registration] port"], found["[ssh] port"]), ("failed", "ok"))
+
+    def test_a_port_that_another_program_holds_is_not_the_running_controllers(self):
+        self.init()
+        controller = socket.socket(socket.AF_UNIX)
+        self.addCleanup(controller.close)
+        controller.bind(str(ControllerPaths(self.state).api_socket))
+        controller.listen()
+        self.listen(self.ports[0])
+        self.assertEqual(self.port_outcomes(), ["ok", "warning", "warning"])
+        self.patch(doctor, "_listener", lambda path: os.getppid())  # now the port is another program's
+        self.assertEqual(self.port_outcomes(), ["warning", "warning", "warning"])
+
+    def port_outcomes(self):
+        found = self.outcomes()
+        self.assertEqual(found["controller"], "ok")
+        return [found[f"[{name}] port"] for name in ("ssh", "registration", "api")]
 
     def test_what_one_loopback_address_keeps_from_the_reverse_forwards_is_found(self):
         self.init()
