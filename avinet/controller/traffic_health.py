@@ -20,6 +20,11 @@ REST_S = 30.0
 """After one was told, the next about the same thing is; what flaps is told twice a minute, and as it is at the end."""
 
 
+MAX_REASONS = 2
+"""In one sentence; ``avinet pool servers`` has that of each server."""
+MAX_PORTS = 4
+
+
 class Health(enum.StrEnum):
     """How something is, as an operator would say it."""
 
@@ -105,10 +110,32 @@ def pool_on_engine(pool: Pool, views: Mapping[str, View]) -> Verdict:
     known = [view for view in seen if not view.unchecked]
     if len(known) < len(enabled):
         return Verdict(Health.UNKNOWN)
-    reasons = {view.reason or view.failure for view in known}
-    why = reasons.pop() if len(reasons) == 1 else "for several reasons"
+    why = _together([view.reason or view.failure for view in known])
     text = f"none of its {len(known)} servers is up: {why}" if len(known) > 1 else f"its only server: {why}"
     return Verdict(Health.DOWN, text, max(view.since for view in known))
+
+
+def _together(reasons: Iterable[str]) -> str:
+    """Why several servers are down, in one clause: those that differ only by their ports are one reason."""
+    ports: dict[str, list[str]] = {}
+    for reason in dict.fromkeys(reasons):
+        said, word, port = reason.rpartition(" port ")
+        if word and port.isdigit():
+            ports.setdefault(said, []).append(port)
+        else:
+            ports.setdefault(reason, [])
+    clauses = [f"{said}{_of_ports(some)}" for said, some in ports.items()]
+    more = " and others" if len(clauses) > MAX_REASONS else ""
+    return "; ".join(clauses[:MAX_REASONS]) + more
+
+
+def _of_ports(ports: Sequence[str]) -> str:
+    if len(ports) < 2:
+        return "".join(f" port {port}" for port in ports)
+    shown = sorted(ports, key=int)
+    if len(shown) > MAX_PORTS:
+        return f" ports {', '.join(shown[:MAX_PORTS])} and {len(shown) - MAX_PORTS} more"
+    return f" ports {', '.join(shown[:-1])} and {shown[-1]}"
 
 
 def all_of(verdicts: Mapping[SeId, Verdict], names: Mapping[SeId, str]) -> Verdict:

@@ -1,9 +1,11 @@
 """etc/ shows every setting with its default, and nothing that is not one; its examples can be applied."""
 
+import re
 import tomllib
 from pathlib import Path
 
 import msgspec
+import yaml
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.app.settings import (
@@ -45,3 +47,11 @@ class TheExamples(SynchronousTestCase):
         for file in files:
             plan = plan_change(cluster, parse_documents(file.read_text(), file.name))
             self.assertTrue(plan.created, file.name)
+
+    def test_serve_on_no_port_of_the_controller_that_the_readme_starts(self):
+        mine = set(re.findall(r"^port = (\d+)$", (ETC.parent / "README.md").read_text(), re.MULTILINE))
+        self.assertTrue(mine)
+        for file in (ETC / "examples").glob("*.yaml"):
+            documents = [yaml.safe_load(text) for text in file.read_text().split("\n---\n")]
+            ports = {str(one["port"]) for document in documents for one in document.get("services", ())}
+            self.assertEqual(ports & mine, set(), file.name)

@@ -303,6 +303,23 @@ class Healths(Case):
         )
         self.assertEqual(fleet.health(), ("UP", ""))
 
+    def test_reasons_that_differ_only_by_their_ports_are_one_reason(self):
+        fleet = self.fleet("1", documents=(pool("web", 8080, 8081, 8082), service("www")))
+        engine = fleet.engines["1"]
+
+        def why(*reasons):
+            for port, reason in zip((8080, 8081, 8082), reasons, strict=True):
+                engine.sees("web", f"10.0.0.1:{port}", "DOWN", reason)
+            fleet.pass_time(2)
+            return fleet.health("pool", "web")[1].partition("is up: ")[2]
+
+        closed = [f"nothing listens on port {port}" for port in (8080, 8081, 8082)]
+        self.assertEqual(why(*closed), "nothing listens on ports 8080, 8081 and 8082")
+        self.assertEqual(why(*closed[:1] * 3), "nothing listens on port 8080")
+        late = "no answer within 1 s"
+        self.assertEqual(why(late, *closed[1:]), f"{late}; nothing listens on ports 8081 and 8082")
+        self.assertEqual(why(late, closed[1], "odd"), f"{late}; nothing listens on port 8081 and others")
+
     def test_servers_that_go_together_are_one_event_and_the_pool_and_its_service_others(self):
         fleet = self.fleet("1", "2")
         both = ("DOWN", "DOWN")
