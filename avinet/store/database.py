@@ -8,6 +8,7 @@ written, so it disturbs nobody; when SQLite itself fails, the batch is rolled ba
 import sqlite3
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import attrs
 from twisted.python.failure import Failure
 
 from avinet.errors import AvinetError
+from avinet.sqlite_file import open_file, rolled_back, translated
 from avinet.store.interface import (
     NO_LEASE,
     Change,
@@ -29,7 +31,6 @@ from avinet.store.interface import (
     Put,
     StoreUnavailableError,
 )
-from avinet.store.schema import open_file, rolled_back, translated
 from avinet.store.storetime import Anchor, ReadClocks, Reading
 
 _ENTRY = "SELECT key, value, revision, created_revision, lease FROM entry"
@@ -52,7 +53,7 @@ class Database:
     def __init__(self, path: Path, read_clocks: ReadClocks) -> None:
         self._path = path
         self._read_clocks = read_clocks
-        self._connection = open_file(path)
+        self._connection = open_file(path, files("avinet.store") / "migrations")
         self._changes: list[Change] = []
         self._broken: str | None = None
         try:

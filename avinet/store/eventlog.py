@@ -8,6 +8,7 @@ is kept beside them, so an id is never used twice.
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from twisted.internet.defer import Deferred
 
 from avinet.errors import LocalProtocolError
 from avinet.model.events import Event
-from avinet.store.schema import open_file, rolled_back, translated
+from avinet.sqlite_file import open_file, rolled_back, translated
 from avinet.store.threads import OwnThread, Runner
 
 MAX_EVENTS = 100_000
@@ -104,7 +105,9 @@ def open_event_log(
 
     async def opening() -> EventLog:
         try:
-            connection = await thread.run(lambda: open_file(path, "migrations/events"))
+            connection = await thread.run(
+                lambda: open_file(path, files("avinet.store") / "migrations/events")
+            )
         except BaseException:
             thread.stop()
             raise

@@ -16,6 +16,8 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from avinet.errors import AvinetError, Kind, error
+from avinet.sqlite_file import StoreFullError as StoreFullError  # noqa: PLC0414 - every store's users find them here
+from avinet.sqlite_file import StoreUnavailableError as StoreUnavailableError  # noqa: PLC0414
 
 LeaseId = NewType("LeaseId", int)
 NO_LEASE = LeaseId(0)
@@ -25,24 +27,6 @@ MAX_TXN_OPS = 100
 MAX_TXN_BYTES = 1024 * 1024
 """Keys and values of one transaction; etcd's own default is 1.5 MiB a request."""
 MAX_KEY_BYTES = 1024
-
-
-@error
-class StoreFullError(AvinetError):
-    """The store at {where} cannot grow: {detail}. Nothing was changed. Free disk space, then try again."""
-
-    kind: ClassVar[Kind] = Kind.NO_SPACE
-    where: str
-    detail: str
-
-
-@error
-class StoreUnavailableError(AvinetError):
-    """The store at {where} does not answer: {detail}. Nothing is known to have changed; try again later."""
-
-    kind: ClassVar[Kind] = Kind.UNAVAILABLE
-    where: str
-    detail: str
 
 
 @error

@@ -2,16 +2,17 @@
 
 import sqlite3
 import stat
+from importlib.resources import files
 from pathlib import Path
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.store import schema
+from avinet import sqlite_file as schema
+from avinet.sqlite_file import SchemaNewerError, StoreDamagedError
 from avinet.store.database import Database
 from avinet.store.interface import Delete, Put, StoreFullError, StoreUnavailableError
-from avinet.store.schema import SchemaNewerError, StoreDamagedError
 from avinet.store.sqlite import MAX_WAITING, open_sqlite_store
 from avinet.store.storetime import Reading
 from avinet.store.threads import InPlace
@@ -302,7 +303,7 @@ class SqliteStoreTests(SqliteCase):
         self.do(Put("a", b"1"))
         self.successResultOf(self.store.close())
         path = self.path / "store.db"
-        first = schema._scripts("migrations")
+        first = schema._scripts(files("avinet.store") / "migrations")
         self.patch(
             schema, "_scripts", lambda folder: [*first, "CREATE TABLE extra (x); CREATE TABLE entry (y)"]
         )

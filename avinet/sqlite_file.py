@@ -5,22 +5,41 @@
 
 The lock is exclusive for as long as the file is open: a second process on the same state is refused at once, and
 SQLite keeps the WAL's index in its own memory instead of a mapped file, whose pages a full disk turns to SIGBUS.
+
+At the bottom of the layers, since stores and logs keep such files.
 """
 
 import contextlib
 import os
 import sqlite3
-from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import ClassVar
 
 from avinet.errors import AvinetError, Kind, error
-from avinet.store.interface import StoreFullError, StoreUnavailableError
 
 WAL_BYTES = 64 * 1024 * 1024
 """What the log is cut back to after a checkpoint; between checkpoints it seldom passes 4 MiB (1,000 pages)."""
 LOCK_TIMEOUT_S = 1.0
 """A predecessor that is just exiting is waited for; another controller is not."""
+
+
+@error
+class StoreFullError(AvinetError):
+    """The store at {where} cannot grow: {detail}. Nothing was changed. Free disk space, then try again."""
+
+    kind: ClassVar[Kind] = Kind.NO_SPACE
+    where: str
+    detail: str
+
+
+@error
+class StoreUnavailableError(AvinetError):
+    """The store at {where} does not answer: {detail}. Nothing is known to have changed; try again later."""
+
+    kind: ClassVar[Kind] = Kind.UNAVAILABLE
+    where: str
+    detail: str
 
 
 @error
@@ -42,8 +61,11 @@ class StoreDamagedError(AvinetError):
     detail: str
 
 
-def open_file(path: Path, scripts: str = "migrations") -> sqlite3.Connection:
-    """Open or make the file at ``path``, at the newest schema; raises an ``AvinetError`` and leaves it as it was."""
+def open_file(path: Path, scripts: Traversable) -> sqlite3.Connection:
+    """Open or make the file at ``path``, at the newest schema; raises an ``AvinetError`` and leaves it as it was.
+
+    ``scripts`` is the folder of the numbered upgrades.  The connection is for one thread at a time.
+    """
     connection: sqlite3.Connection | None = None
     try:
         _touch_private(path)
@@ -110,8 +132,8 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         raise StoreDamagedError(where=str(path), detail=verdict)
 
 
-def _scripts(folder: str) -> list[str]:
-    found = [item for item in (files("avinet.store") / folder).iterdir() if item.name.endswith(".sql")]
+def _scripts(folder: Traversable) -> list[str]:
+    found = [item for item in folder.iterdir() if item.name.endswith(".sql")]
     found.sort(key=lambda item: item.name)
     return [item.read_text() for item in found]
 
