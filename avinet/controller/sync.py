@@ -18,6 +18,7 @@ from avinet.controller.drain_clock import DrainClock
 from avinet.controller.engines import Emit
 from avinet.controller.progress import Progress, Push, Wanted
 from avinet.controller.push_frames import Pushed, frames_of
+from avinet.controller.send_queue import SendQueue
 from avinet.controller.session import SeSession
 from avinet.controller.sessions import SessionListener
 from avinet.controller.shortage import Shortage
@@ -35,8 +36,6 @@ TICK_S = 1.0
 """How finely retries and unanswered pushes are looked at."""
 PLACE_DELAY_S = 0.05
 """Events that change the placement come in crowds (a controller's start): one computation for each crowd."""
-SLICE_S = 0.010
-"""Of pushes in one turn of the reactor."""
 PLACE_REST = 10.0
 """After a computation, as many times as long as it took: with a large fleet, arrivals get the processor, not this."""
 _NOTHING = Wanted(NO_VERSION)
@@ -65,9 +64,8 @@ class Sync(SessionListener):
     _states: WantedStates = attrs.field(init=False, repr=False)
     _known: KnownStates = attrs.field(factory=KnownStates, init=False, repr=False)
     _due: IDelayedCall | None = attrs.field(default=None, init=False, repr=False)
-    _to_advance: dict[SeId, None] = attrs.field(factory=dict, init=False, repr=False)
-    """Placed, and not sent to yet, in order."""
-    _advancing: IDelayedCall | None = attrs.field(default=None, init=False, repr=False)
+    _queue: SendQueue = attrs.field(init=False, repr=False)
+    """Placed, and not sent to yet."""
     _placing_s: float = attrs.field(default=0.0, init=False)
     """How long the last computation took."""
     _arrived: set[SeId] = attrs.field(factory=set, init=False, repr=False)
@@ -84,6 +82,7 @@ class Sync(SessionListener):
         self.stragglers = Stragglers(self.clock, self.emit, self.name_of, self.straggler_s)
         self._states = WantedStates(self.config.current, self.place)
         self._drains = DrainClock(self.clock, lambda: self.moves.due, self._drained)
+        self._queue = SendQueue(self.clock, self._advance)
         self._ticks = LoopingCall(self._tick)
         self._ticks.clock = self.clock
 
@@ -100,10 +99,7 @@ class Sync(SessionListener):
         if self._due is not None and self._due.active():
             self._due.cancel()
         self._drains.stop()
-        self._to_advance.clear()
-        if self._advancing is not None:
-            self._advancing.cancel()
-            self._advancing = None
+        self._queue.stop()
 
     # What is asked
 
@@ -207,10 +203,10 @@ class Sync(SessionListener):
         else:
             there = {engine.se for engine in engines}
             self._forget_gone(there)
-            self._to_advance.update(dict.fromkeys(self._arrived & there))
+            self._queue.add(self._arrived & there)
             self._arrived = set()
         self._drains.look()
-        self._advance_some()
+        self._queue.work()
         self._tell_waiters()
         # At most a second of rest, whatever the clock was set to meanwhile.
         self._placing_s = min(1.0 / PLACE_REST, max(0.0, self.clock.seconds() - begun))
@@ -223,7 +219,7 @@ class Sync(SessionListener):
         if anew:
             self._warn_of_short()
             self._drains.look()
-        self._advance_some()
+        self._queue.work()
         self._tell_waiters()
 
     def attached(self, session: SeSession) -> None:
@@ -298,7 +294,7 @@ class Sync(SessionListener):
     def _drained(self) -> None:
         for se in self._states.time_is(self.clock.seconds()):
             self._want(se)
-        self._advance_some()
+        self._queue.work()
         self._tell_waiters()
 
     def _want_all(self, engines: Iterable[Engine]) -> None:
@@ -330,24 +326,7 @@ class Sync(SessionListener):
             if new_version and another:
                 self.times.missing(se)
         if another or not progress.in_sync or se in self._arrived:
-            self._to_advance[se] = None
-
-    def _advance_some(self) -> None:
-        """A slice of those who have just been placed, and the rest from turn to turn of the reactor.
-
-        To render, encrypt and send for 2,000 at once took 0.7 s, and heartbeats waited.
-        """
-        if self._advancing is not None and self._advancing.active():
-            self._advancing.cancel()
-        self._advancing = None
-        until = self.clock.seconds() + SLICE_S
-        while self._to_advance and self.clock.seconds() < until:
-            se = next(iter(self._to_advance))
-            del self._to_advance[se]
-            if se in self._progress:
-                self._advance(se)
-        if self._to_advance:
-            self._advancing = self.clock.callLater(0, self._advance_some)
+            self._queue.add((se,))
 
     def _warn_of_short(self) -> None:
         states = self._states
@@ -355,8 +334,8 @@ class Sync(SessionListener):
 
     def _advance(self, se: SeId) -> None:
         """Send what is to be sent, and note who is missing and who has come in."""
-        progress, session = self._progress[se], self._sessions.get(se)
-        if session is None:
+        progress, session = self._progress.get(se), self._sessions.get(se)
+        if progress is None or session is None:
             return
         if progress.in_sync:
             self._known.remember(progress.wanted)

@@ -11,13 +11,14 @@ from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from avinet.model.membership import Controller
 from avinet.se.backoff import Backoff, BackoffSettings
+from avinet.se.round import Round
 from avinet.se.session import ControlSession, SeParts
 from avinet.se.uplink_machine import Channel, Loss, UplinkInputs, UplinkMachine, UplinkState
 from avinet.ssh.errors import HostKeyMismatchError, ServerBusyError
@@ -33,8 +34,6 @@ ASK_TIMEOUT_S = 60.0
 """For the list, over all controllers' addresses."""
 OPEN_TIMEOUT_S = 20.0
 """For the control service's channel; ``Welcome`` has its own limit."""
-MAX_ADDRESSES = 16
-"""Dialed in one round; a name may resolve to any number."""
 STABLE_S = 30.0
 """A session that lasted this long starts the back-off anew; a shorter one is one more failure."""
 FORWARD_RETRY_S = 30.0
@@ -95,13 +94,9 @@ class Uplink:
     """Counts what was begun; an answer of an earlier turn is nobody's."""
     _timer: IDelayedCall | None = attrs.field(default=None, init=False, repr=False)
     _channel: Channel | None = attrs.field(default=None, init=False, repr=False)
-    _addresses: list[str] = attrs.field(factory=list, init=False)
-    _asked: bool = attrs.field(default=False, init=False)
-    """The list was asked for since the last wait."""
+    _round: Round = attrs.field(factory=Round, init=False, repr=False)
+    """Since the last wait."""
     _attached_at: float = attrs.field(default=0.0, init=False)
-    _failures: list[str] = attrs.field(factory=list, init=False)
-    """What was wrong with each address of this round."""
-    _wait_asked: Loss | None = attrs.field(default=None, init=False)
     _log: ClassVar[Logger] = Logger()
 
     @backoff.default
@@ -179,33 +174,22 @@ class Uplink:
 
     def resolve(self) -> None:
         """Every name in order, until there are enough addresses."""
-        self._begin(self._resolve(), RESOLVE_TIMEOUT_S, self._resolved, self._not_resolved)
-
-    async def _resolve(self) -> list[str]:
-        found: list[str] = []
-        self._failures = []
-        for name in self.controller.addresses:
-            try:
-                found.extend(await self.reach.resolve(name))
-            except CancelledError:
-                raise
-            except Exception as failure:  # noqa: BLE001 - a name that cannot be resolved leaves the others
-                self._failures.append(f"{name}: {failure}")
-        return list(dict.fromkeys(found))[:MAX_ADDRESSES]
+        finding = self._round.resolve(self.controller.addresses, self.reach.resolve)
+        self._begin(finding, RESOLVE_TIMEOUT_S, self._resolved, self._not_resolved)
 
     def _resolved(self, addresses: list[str]) -> None:
-        self._addresses = addresses
-        if self._addresses:
+        self._round.addresses = addresses
+        if addresses:
             self._machine.resolved()
         else:
-            self._machine.lost(Loss("; ".join(self._failures) or "it has no address"))
+            self._machine.lost(self._round.loss())
 
     def _not_resolved(self, failure: Failure) -> None:
         self._machine.lost(Loss(f"its name was not resolved: {failure.getErrorMessage()}"))
 
     def dial(self) -> None:
         """The next address; the machine comes here only when there is one."""
-        address = self._addresses.pop(0)
+        address = self._round.addresses.pop(0)
         expected = self.controller.ssh_host_key
 
         def verify(line: str) -> bool:
@@ -225,40 +209,32 @@ class Uplink:
 
     def _not_dialed(self, address: str, failure: Failure) -> None:
         why = failure.value
-        self._failures.append(f"{address}: {failure.getErrorMessage()}")
+        self._round.failed(address, failure.getErrorMessage())
         dialing = self.state is UplinkState.DIALING
-        if isinstance(why, HostKeyMismatchError) and dialing and not self._asked:
+        if isinstance(why, HostKeyMismatchError) and dialing and not self._round.list_asked:
             self._machine.host_key_unknown()
             return
         if isinstance(why, ServerBusyError):
             # It counts for the whole round; how far it is believed depends on whether the host key was checked.
-            self._wait_asked = Loss("busy", why.retry_after_s, proven=not dialing)
+            self._round.busy = Loss("busy", why.retry_after_s, proven=not dialing)
         self._next_address()
 
     def _next_address(self) -> None:
-        if self._addresses:
+        if self._round.addresses:
             self._machine.address_failed()
-            return
-        asked = self._wait_asked
-        if self._moved() and not self._asked:
+        elif self._moved() and not self._round.list_asked:
             self._machine.host_key_unknown()
-            return
-        self._machine.lost(
-            Loss(
-                "; ".join(self._failures),
-                retry_after_s=asked.retry_after_s if asked is not None else None,
-                proven=asked.proven if asked is not None else False,
-            )
-        )
+        else:
+            self._machine.lost(self._round.loss())
 
     def _moved(self) -> bool:
         """Whether the controller may be elsewhere: nobody accepts the dial, and has not for some rounds."""
-        silent = self.state is UplinkState.DIALING and self._wait_asked is None
+        silent = self.state is UplinkState.DIALING and self._round.busy is None
         return silent and self.backoff.failures >= ASK_AFTER
 
     def ask_for_list(self) -> None:
         """Once a round; what it brings comes by ``update``."""
-        self._asked = True
+        self._round.list_asked = True
         before = self.controller
         turn = self._turn
 
@@ -336,8 +312,7 @@ class Uplink:
         if self._attached_at and self.clock.seconds() - self._attached_at >= STABLE_S:
             self.backoff.reset()
         self._attached_at = 0.0
-        self._asked = False
-        self._wait_asked = None
+        self._round = Round()
         if loss.hopeless:
             self.backoff.exhaust()
         self.last_loss = loss.why

@@ -45,14 +45,14 @@ class Pushing(Case):
         machines = [self.world.engine(str(n)) for n in range(1, 5)]
         for machine in machines:
             machine.apply()
-        clock, advance, sent = self.world.clock, self.sync._advance, []
+        clock, advance, sent = self.world.clock, self.sync._queue.send, []
 
         def slow(se):
             sent.append(se)
             clock.rightNow += 0.006
             advance(se)
 
-        self.sync._advance = slow
+        self.sync._queue.send = slow
         self.world.apply(pool("web", 8081))
         self.assertEqual(len(sent), 2)
         self.assertFalse(self.sync.settled())
@@ -67,7 +67,7 @@ class Pushing(Case):
         for n in range(1, 5):
             self.world.engine(str(n)).apply()
         clock, sent = self.world.clock, []
-        self.sync._advance = lambda se: (sent.append(se), setattr(clock, "rightNow", clock.rightNow + 0.02))
+        self.sync._queue.send = lambda se: (sent.append(se), setattr(clock, "rightNow", clock.rightNow + 0.02))
         self.world.apply(pool("web", 8081))
         self.sync.stop()
         clock.advance(1)
@@ -289,8 +289,9 @@ class Placing(Case):
         for machine in machines:
             machine.apply_all()
         advanced = []
-        advance = sync.Sync._advance
-        self.patch(sync.Sync, "_advance", lambda self, se: advanced.append(se) or advance(self, se))
+        queue = self.sync._queue
+        advance = queue.send
+        queue.send = lambda se: advanced.append(se) or advance(se)
         self.world.engines.append(Engine(SeId("se-more"), "Other-Group", usable=True))
         self.sync.engines_changed()
         self.world.clock.advance(0.1)
