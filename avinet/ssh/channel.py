@@ -21,7 +21,6 @@ from twisted.internet.interfaces import (
     IConsumer,
     IProducer,
     IProtocol,
-    IPullProducer,
     IPushProducer,
     ITransport,
 )
@@ -37,6 +36,7 @@ from avinet.ssh.incoming import Incoming
 from avinet.ssh.pieces import STDOUT, Pieces, data_head
 from avinet.ssh.quiet import conch_log
 from avinet.ssh.scheduler import Priority
+from avinet.ssh.source import Source
 
 STDERR = 1
 """RFC 4254's type of extended data for standard error."""
@@ -77,10 +77,7 @@ class ChannelTransport(SSHChannel):
         """What was written and waits for its turn, or for the peer's window."""
         self._eof_wanted = False
         self._eof_sent = False
-        self._producer: IPushProducer | IPullProducer | None = None
-        self._streaming = False
-        self._producer_paused = False
-        self._produce_into: Callable[[memoryview], int] | None = None
+        self.source = Source()
         self._producing = False
         self.incoming = Incoming(self, getattr(protocol, "view_received", None))
         self.end: Exception | None = None
@@ -121,7 +118,7 @@ class ChannelTransport(SSHChannel):
         self.disconnecting = True
         self._forget_unsent()
         self.incoming.forget()
-        producer = self._drop_producer()
+        producer = self.source.drop()
         if producer is not None:
             self.guarded(producer.stopProducing)
         reason = Failure(self.end or ConnectionDone())
@@ -230,7 +227,7 @@ class ChannelTransport(SSHChannel):
     @property
     def _pulls(self) -> bool:
         """Whether the producer has to be asked for each piece."""
-        return self._producer is not None and not self._streaming and not self.disconnecting
+        return self.source.pulls and not self.disconnecting
 
     def take_turn(self, most: int) -> int:
         """It is our turn: send at most ``most`` bytes of data, in as few packets as the peer takes; how many were sent.
@@ -238,8 +235,9 @@ class ChannelTransport(SSHChannel):
         Withdraws from the scheduler when there is nothing left that may be sent.
         """
         most = min(most, self.remoteWindowLeft)
-        if not self.unsent and self._produce_into is not None and self._pulls and most:
-            size = self._send_produced(self._produce_into, min(most, self.remoteMaxPacket))
+        produce_into = self.source.produce_into
+        if not self.unsent and produce_into is not None and self._pulls and most:
+            size = self._send_produced(produce_into, min(most, self.remoteMaxPacket))
         else:
             size = self._send_queued(most)
         if self.localClosed or not self.remoteWindowLeft or not (self.unsent or (size and self._pulls)):
@@ -266,7 +264,7 @@ class ChannelTransport(SSHChannel):
 
     def _send_queued(self, most: int) -> int:
         if not self.unsent and self._pulls:
-            self.guarded(self._producer.resumeProducing)  # type: ignore[union-attr]  # it pulls
+            self.guarded(self.source.pull)
         left = most
         packets: list[tuple[bytes, bytes | memoryview]] = []
         while self.unsent and left and not self.localClosed:
@@ -308,12 +306,9 @@ class ChannelTransport(SSHChannel):
 
     def _drive(self) -> None:
         """Pause a push producer while there is anything unsent, and let it go on when there is not."""
-        producer = self._producer
-        if producer is None or not self._streaming:
-            return
-        if self._blocked != self._producer_paused:
-            self._producer_paused = self._blocked
-            self.guarded(producer.pauseProducing if self._blocked else producer.resumeProducing)  # type: ignore[union-attr]  # streaming
+        turn = self.source.turn(blocked=self._blocked) if self.source else None
+        if turn is not None:
+            self.guarded(turn)
 
     def addWindowBytes(self, data: int) -> None:
         """The peer gives credit."""
@@ -324,24 +319,16 @@ class ChannelTransport(SSHChannel):
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:  # noqa: FBT001 - IConsumer's
         """``producer`` writes to us and is paused while the peer gives no credit."""
-        if self._producer is not None:
-            raise RuntimeError("a producer is already registered")
-        if self.over or self.disconnecting:
+        if not self.source and (self.over or self.disconnecting):
             producer.stopProducing()
             return
-        self._producer = producer  # type: ignore[assignment]  # IProducer is one of the two
-        self._streaming, self._producer_paused = streaming, False
-        self._produce_into = None if streaming else getattr(producer, "produce_into", None)
+        self.source.register(producer, streaming=streaming)
         if self.connected:
             self._send()
 
     def unregisterProducer(self) -> None:
         """No producer any more."""
-        self._drop_producer()
-
-    def _drop_producer(self) -> IPushProducer | IPullProducer | None:
-        producer, self._producer = self._producer, None
-        return producer
+        self.source.drop()
 
     # -- receiving
 

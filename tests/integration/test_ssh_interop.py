@@ -246,7 +246,7 @@ class Roundtrip(Protocol):
         while self.going and self.left:
             piece, self.left = bytes(self.left[:50_000]), self.left[50_000:]
             self.transport.write(piece)
-        if not self.left and self.transport._producer is not None:
+        if not self.left and self.transport.source:
             self.transport.unregisterProducer()
             self.transport.loseWriteConnection()
 

@@ -67,7 +67,10 @@ class Pushing(Case):
         for n in range(1, 5):
             self.world.engine(str(n)).apply()
         clock, sent = self.world.clock, []
-        self.sync._queue.send = lambda se: (sent.append(se), setattr(clock, "rightNow", clock.rightNow + 0.02))
+        self.sync._queue.send = lambda se: (
+            sent.append(se),
+            setattr(clock, "rightNow", clock.rightNow + 0.02),
+        )
         self.world.apply(pool("web", 8081))
         self.sync.stop()
         clock.advance(1)
