@@ -82,7 +82,7 @@ class Connection(SSHConnection):
         limits = self.transport.limits
         self.turns.link = self.transport
         self.memory.limit = limits.memory_bytes
-        self._guard = RateGuard(limits.requests, limits.requests_per_s)
+        self._guard = RateGuard(limits.requests, limits.rate_window_s)
         self._idle = self.transport.clock.callLater(limits.idle_s, self._check_idle)
 
     def serviceStopped(self) -> None:

@@ -112,7 +112,7 @@ class KeyLife:
         if max(reader.opened_bytes, writer.sealed_bytes) >= profile.EARNED_KEY_EXCHANGE_BYTES:
             return True
         if self._guard is None:
-            self._guard = RateGuard(profile.MAX_KEY_EXCHANGES, profile.KEY_EXCHANGES_PER_S)
+            self._guard = RateGuard(profile.MAX_KEY_EXCHANGES, profile.KEY_EXCHANGES_WINDOW_S)
         return self._guard.allow(now)
 
 

@@ -55,8 +55,8 @@ MAX_WINDOW_BYTES = 16 * MIB
 MAX_UNSENT_BYTES = 4 * MIB
 """What a channel keeps for a peer that does not take it: four of the largest control frames, then it is cut."""
 MAX_KEY_EXCHANGES = 100
-"""In ``KEY_EXCHANGES_PER_S``, by one peer, beside those that it has earned.  Each costs 1 to 2 ms, as a login does."""
-KEY_EXCHANGES_PER_S = 60.0
+"""In ``KEY_EXCHANGES_WINDOW_S``, by one peer, beside those that it has earned.  Each costs 1 to 2 ms, as a login does."""
+KEY_EXCHANGES_WINDOW_S = 60.0
 EARNED_KEY_EXCHANGE_BYTES = 512 * KIB
 """Moved under the present keys, this much earns new ones: a peer may rekey each MiB, as ``RekeyLimit=1M`` does."""
 MAX_WINDOW = 2**32 - 1
@@ -91,8 +91,8 @@ class LinkLimits:
     channels: int = 64
     """Open at once that the peer asked for."""
     requests: int = 500
-    """Channel opens and requests that the peer may make in ``requests_per_s``; a flood costs us an answer each."""
+    """Channel opens and requests that the peer may make in ``rate_window_s``; a flood costs us an answer each."""
     idle_messages: int = 2000
-    """Messages in a row that say nothing (IGNORE, DEBUG, UNIMPLEMENTED, pings without data), in ``requests_per_s``:
+    """Messages in a row that say nothing (IGNORE, DEBUG, UNIMPLEMENTED, pings without data), in ``rate_window_s``:
     four times the 50/s that OpenSSH sends to hide keystrokes."""
-    requests_per_s: float = 10.0
+    rate_window_s: float = 10.0

@@ -211,8 +211,11 @@ async def _log_in(reactor: Any, target: Target) -> SecureChannel:
 async def _ask(
     channel: SecureChannel, session: ChannelTransport, request: bytes, data: bytes, what: str
 ) -> None:
+    answer = channel.connection.sendRequest(session, request, data, wantReply=1)
+    if answer is None:  # Conch's word for a channel that we closed
+        raise ConnectionEndedError(detail=f"before {what} was asked for")
     try:
-        await channel.connection.sendRequest(session, request, data, wantReply=1)
+        await answer
     except ConchError:
         raise CommandRefusedError(what=what) from None
 

@@ -264,7 +264,7 @@ class Link(Keying):
         if not alone:
             return
         if self._idle_guard is None:
-            self._idle_guard = RateGuard(self.limits.idle_messages, self.limits.requests_per_s)
+            self._idle_guard = RateGuard(self.limits.idle_messages, self.limits.rate_window_s)
         if not self._idle_guard.allow(self.clock.seconds()):
             raise malformed("too many messages that say nothing")
 

@@ -1,12 +1,16 @@
-"""The controller's end of a command: its input."""
+"""The controller's end of a command: its input, and what it asks for."""
 
+import io
 import os
 
+from twisted.internet.defer import Deferred
 from twisted.internet.main import CONNECTION_LOST
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.ssh.remote import _Input
+from avinet.ssh.errors import ConnectionEndedError
+from avinet.ssh.remote import Streams, _ask, _Input, _RemoteCommand
+from tests.unit.ssh_pipe import Controller
 
 
 class _Channel:
@@ -54,3 +58,17 @@ class Input(SynchronousTestCase):
         self.input.connectionLost(Failure(CONNECTION_LOST))
         self.input.connectionLost(Failure(CONNECTION_LOST))
         self.assertEqual(self.channel.calls, ["register", "unregister", "eof"])
+
+
+class Asking(SynchronousTestCase):
+    def test_a_session_that_is_closed_already_is_an_answer_for_people(self):
+        controller = Controller()
+        pipe, channel = controller.channel(controller.enrol())
+        remote = _RemoteCommand(Streams(None, io.BytesIO(), io.BytesIO()))
+        channel.open(5001, remote)
+        pipe.pump()
+        remote.transport.abortConnection()  # as it does itself, when whoever reads its output has gone
+        asking = Deferred.fromCoroutine(_ask(channel, remote.transport, b"exec", b"", "'date'"))
+        self.assertIn("'date'", str(self.failureResultOf(asking, ConnectionEndedError).value))
+        pipe.pump()
+        self.failureResultOf(remote.done, ConnectionEndedError)
