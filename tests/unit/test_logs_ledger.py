@@ -1,0 +1,184 @@
+"""The ledger: what counts, once, whatever arrives how often and wherever the process died."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import attrs
+import msgspec
+from twisted.trial.unittest import SynchronousTestCase
+
+from avinet.logs import ledger as module
+from avinet.logs.ledger import Arrival, Ledger, Segment, Share, StoreFile, Waiting
+from avinet.model.ids import ObjectId, SeId
+from avinet.model.logs import Drop, DropReason, LogClass, SegmentHead
+from avinet.sqlite_file import StoreUnavailableError
+
+SE = SeId("se-00000000-0000-4000-8000-000000000001")
+OTHER = SeId("se-00000000-0000-4000-8000-000000000002")
+SPOOL = "a" * 32
+HEAD = SegmentHead(
+    incarnation=SPOOL,
+    counter=1,
+    service=ObjectId("virtualservice-00000000-0000-4000-8000-000000000009"),
+    log_class=LogClass.FULL,
+    first_us=100,
+    last_us=200,
+    records=10,
+    raw_bytes=6_000,
+    size=500,
+    sha256="0" * 64,
+)
+
+
+def segment(counter=1, se=SE, **facts):
+    return Segment(se, msgspec.structs.replace(HEAD, counter=counter, **facts))
+
+
+FILE = StoreFile("2026-11-27/12-1.parquet", 100, 200, 10, 4_000)
+
+
+class Case(SynchronousTestCase):
+    def setUp(self):
+        self.folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.folder)
+        self.open()
+
+    def open(self):
+        self.ledger = Ledger(self.folder / "ledger.db")
+        self.addCleanup(self.ledger.close)
+
+    def reopen(self):
+        """As after a crash: what is not committed is gone."""
+        self.ledger.close()
+        self.open()
+
+    def receive(self, *segments, pull=""):
+        return self.ledger.receive([Arrival(one, pull) for one in segments])
+
+
+class SegmentTests(Case):
+    def test_the_first_copy_counts_and_a_second_one_does_not_in_one_batch_or_later(self):
+        self.assertEqual(self.receive(segment(1), segment(2), segment(1)), [True, True, False])
+        self.reopen()
+        self.assertEqual(self.receive(segment(2)), [False])
+        self.assertTrue(self.ledger.known(segment(1)))
+        self.assertFalse(self.ledger.known(segment(3)))
+
+    def test_another_se_and_another_spool_have_counters_of_their_own(self):
+        self.assertEqual(
+            self.receive(segment(1), segment(1, OTHER), segment(1, incarnation="b" * 32)), [True, True, True]
+        )
+
+    def test_what_waits_comes_oldest_first_and_bounded_but_never_none(self):
+        self.receive(*(segment(n) for n in (3, 1, 2)))
+        self.assertEqual([one.head.counter for one in self.ledger.waiting(12_000)], [3, 1])
+        self.assertEqual([one.head.counter for one in self.ledger.waiting(1)], [3])
+        self.assertEqual(self.ledger.waiting(10**9)[0], segment(3))
+        self.assertEqual(self.ledger.waiting_totals(), Waiting(3, 18_000))
+
+    def test_an_arrival_waits_until_all_up_to_it_are_in_the_store(self):
+        self.assertEqual(self.ledger.last_arrival(), 0)
+        self.receive(segment(1))
+        arrival = self.ledger.last_arrival()
+        self.receive(segment(2))
+        self.assertTrue(self.ledger.waits(arrival))
+        self.ledger.stored(FILE, [segment(1)])
+        self.assertFalse(self.ledger.waits(arrival))
+        self.assertTrue(self.ledger.waits(self.ledger.last_arrival()))
+
+    def test_stored_segments_and_their_file_appear_together(self):
+        self.receive(segment(1), segment(2), segment(3))
+        self.ledger.stored(FILE, [segment(1)], bad=[segment(2)])
+        self.reopen()
+        self.assertEqual(self.ledger.waiting(10**9), [segment(3)])
+        self.assertEqual(self.ledger.files(), [FILE])
+        self.assertEqual(self.receive(segment(1), segment(2)), [False, False])
+
+    def test_a_batch_that_fails_leaves_no_half(self):
+        self.receive(segment(1))
+        self.ledger.stored(FILE, [])
+        with self.assertRaises(StoreUnavailableError):
+            self.ledger.stored(FILE, [segment(1)])
+        self.assertEqual(self.ledger.waiting(10**9), [segment(1)])
+
+    def test_what_the_spool_can_send_no_more_is_forgotten_and_still_known(self):
+        self.receive(segment(1), segment(2), segment(3), segment(1, OTHER))
+        self.ledger.stored(FILE, [segment(1), segment(2), segment(1, OTHER)])
+        self.assertEqual(self.ledger.forget(SE, SPOOL, 3), 2)
+        self.assertEqual(self.ledger.forget(SE, SPOOL, 2), 0)
+        self.reopen()
+        self.assertEqual(self.receive(segment(1), segment(2), segment(1, OTHER)), [False] * 3)
+        self.assertEqual(self.receive(segment(4)), [True])
+
+    def test_what_waits_is_not_forgotten(self):
+        self.receive(segment(1))
+        self.assertEqual(self.ledger.forget(SE, SPOOL, 100), 0)
+        self.assertEqual(self.ledger.waiting(10**9), [segment(1)])
+
+
+class FileTests(Case):
+    def test_files_are_found_by_the_time_they_may_hold(self):
+        later = attrs.evolve(FILE, name="b", first_us=300, last_us=400)
+        self.ledger.stored(later, [])
+        self.ledger.stored(FILE, [])
+        self.assertEqual(self.ledger.files(), [FILE, later])
+        self.assertEqual(self.ledger.files(201), [later])
+        self.assertEqual(self.ledger.files(0, 300), [FILE])
+        self.assertEqual(self.ledger.files(200, 301), [FILE, later])
+
+    def test_files_are_replaced_at_once_and_old_ones_go(self):
+        self.ledger.stored(FILE, [])
+        merged = attrs.evolve(FILE, name="merged")
+        self.ledger.replace([FILE.name], [merged])
+        self.assertEqual(self.ledger.files(), [merged])
+        self.ledger.replace([merged.name])
+        self.reopen()
+        self.assertEqual(self.ledger.files(), [])
+
+
+class DropTests(Case):
+    DROP = Drop(reason=DropReason.SPOOL_FULL, log_class=LogClass.FULL, records=7)
+
+    def test_drops_are_taken_once(self):
+        self.assertEqual(self.ledger.drops_position(SE, SPOOL), 0)
+        self.assertTrue(self.ledger.add_drops(SE, SPOOL, 5, [self.DROP], 1_000))
+        self.assertFalse(self.ledger.add_drops(SE, SPOOL, 5, [self.DROP], 2_000))
+        self.reopen()
+        self.assertEqual(self.ledger.drops_position(SE, SPOOL), 5)
+        [found] = self.ledger.drops()
+        self.assertEqual((found.se, found.at_us, found.drop), (SE, 1_000, self.DROP))
+        self.assertEqual(self.ledger.drops(found.id), [])
+
+    def test_the_oldest_go_first(self):
+        self.patch(module, "MAX_DROPS", 2)
+        for position in (1, 2, 3):
+            self.ledger.add_drops(SE, SPOOL, position, [self.DROP], position)
+        self.assertEqual([one.at_us for one in self.ledger.drops()], [2, 3])
+
+    def test_forgetting_segments_keeps_the_position_and_the_reverse(self):
+        self.ledger.add_drops(SE, SPOOL, 5, [], 1)
+        self.ledger.forget(SE, SPOOL, 9)
+        self.assertEqual(self.ledger.drops_position(SE, SPOOL), 5)
+        self.ledger.add_drops(SE, SPOOL, 6, [], 1)
+        self.assertTrue(self.ledger.known(segment(8)))
+
+
+class PullTests(Case):
+    def test_what_arrives_for_a_pull_is_counted_once(self):
+        self.ledger.put_pull("p", b"one", [Share("p", SE, b"x"), Share("p", OTHER, b"y")])
+        self.receive(segment(1), segment(1), segment(2), pull="p")
+        self.receive(segment(3))
+        self.ledger.put_pull("p", b"two", [Share("p", SE, b"z")])
+        self.reopen()
+        self.assertEqual(self.ledger.pulls(), [("p", b"two")])
+        self.assertEqual(
+            self.ledger.shares("p"),
+            [Share("p", SE, b"z", 2, 20, 1_000, 12_000), Share("p", OTHER, b"y")],
+        )
+
+    def test_a_forgotten_pull_takes_its_shares_along(self):
+        self.ledger.put_pull("p", b"", [Share("p", SE, b"")])
+        self.ledger.forget_pull("p")
+        self.assertEqual((self.ledger.pulls(), self.ledger.shares("p")), ([], []))
+        self.assertEqual(self.receive(segment(1), pull="p"), [True])
