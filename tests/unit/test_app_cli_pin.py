@@ -1,14 +1,18 @@
 """What ``avinet login`` keeps and compares."""
 
 import os
+import socket
 import tempfile
 from pathlib import Path
 
 import msgspec
+from click.testing import CliRunner
 from twisted.trial.unittest import SynchronousTestCase
 
+from avinet.app.cli.client import Client
 from avinet.app.cli.context import Place
-from avinet.app.cli.errors import UsageError
+from avinet.app.cli.errors import NotHereError, UsageError
+from avinet.app.cli.main import cli
 from avinet.app.cli.pin import (
     LoginDamagedError,
     NoRootError,
@@ -56,6 +60,40 @@ class PinTests(SynchronousTestCase):
         silent.local_state("avinet se exec")
         self.assertEqual(silent.client().place, "/x/api.sock")
 
+    def test_a_command_for_the_controllers_machine_says_so_to_who_is_logged_in_to_another(self):
+        nowhere = ("--state", str(self.folder / "none"))
+        for line in (("se", "exec", "se-1", "uptime"), ("se", "ssh", "se-1"), ("se", "copy", "x", "se-1:")):
+            said = self.failing(2, *nowhere, *line)
+            self.assertIn("works on the controller's machine only", said)
+            self.assertIn("--state DIR", said)
+            self.assertNotIn("--api", said)
+        write_login(LOGIN)
+        place = Place(state=self.folder / "none", state_given=False)
+        failure = self.assertRaises(NotHereError, place.local_keys, "avinet se exec")
+        self.assertIn("logged in to https://ctl;", str(failure))
+
+    def test_where_no_controller_answers_the_way_to_say_where_it_is_fits_the_command(self):
+        said = self.failing(5, "--state", str(self.folder / "none"), "status")
+        self.assertIn("avinet login URL", said)
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            closed = f"https://127.0.0.1:{taken.getsockname()[1]}"
+        for line in (("login", closed), ("--api", closed, "status")):
+            said = self.failing(5, *line)
+            self.assertNotIn("--api", said)
+            self.assertIn("[api] port", said)
+
+    def test_who_cannot_compare_a_fingerprint_is_told_how_it_is_shown(self):
+        root = RootCa.create(self.folder, new_cluster_id())
+        self.patch(Client, "root_of", lambda url: root.pem)
+        for line in ((), ("--fingerprint", "AB")):
+            said = self.failing(6 if line else 2, "login", "https://ctl", *line)
+            self.assertIn("openssl x509 -noout -fingerprint -sha256", said)
+
+    def failing(self, status, *line):
+        result = CliRunner().invoke(cli, line)
+        self.assertEqual(result.exit_code, status, result.output)
+        return result.stderr
+
     def test_a_damaged_login_is_told(self):
         write_login(LOGIN).write_bytes(b"{")
         self.assertRaises(LoginDamagedError, read_login)
@@ -65,7 +103,7 @@ class PinTests(SynchronousTestCase):
         self.assertTrue(login_path().is_absolute())
 
     def test_fingerprints_are_the_same_however_they_are_written(self):
-        for other in ("ab:cd", "ABCD", "AB:CD\n", "SHA256:abcd", "sha256=ABcd"):
+        for other in ("ab:cd", "ABCD", "AB:CD\n", "SHA256:abcd", "sha256=ABcd", "sha256 Fingerprint=AB:CD"):
             self.assertTrue(same_fingerprint("AB:CD", other), other)
         for other in ("", "AB", "AB:CE", "AB:CD:00"):
             self.assertFalse(same_fingerprint("AB:CD", other), other)

@@ -2,6 +2,7 @@
 
 import io
 import socket
+import ssl
 import tempfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from avinet.app.cli.client import Client
 from avinet.app.cli.errors import (
     ConnectionLostError,
     ControllerUnreachableError,
+    ControllerUntrustedError,
     NoAnswerError,
     RefusedError,
     StrangeAnswerError,
@@ -113,6 +115,26 @@ class Places(SynchronousTestCase):
         failure = self.assertRaises(ControllerUnreachableError, Client.unix(self.path).get, "/x")
         self.assertIn(str(self.path), str(failure))
         self.assertEqual(exit_status(failure), 5)
+
+    def test_a_certificate_that_is_not_trusted_is_advised_by_what_is_wrong_with_it(self):
+        def advice(code):
+            class Presents:
+                def connect(self):
+                    failure = ssl.SSLCertVerificationError()
+                    failure.verify_code, failure.verify_message = code, "as OpenSSL says it."
+                    raise failure
+
+                def close(self):
+                    pass
+
+            client = Client("https://ctl", lambda timeout_s: Presents())
+            failure = self.assertRaises(ControllerUntrustedError, client.get, "/x")
+            self.assertNotIn("..", str(failure))
+            return failure.advice
+
+        self.assertIn("avinet login https://ctl;", advice(19))  # self-signed in the chain
+        for misnamed in (62, 64):
+            self.assertIn("[controller] addresses", advice(misnamed))
 
     def test_a_controller_that_says_nothing_times_out(self):
         silent = socket.socket(socket.AF_UNIX)

@@ -46,6 +46,20 @@ MAX_EVENT_LINE_BYTES = MIB
 """An event is about a KiB."""
 
 
+SOCKET_ADVICE = (
+    "Say where it is: with --state DIR (AVINET_STATE) on its own machine, with avinet login URL on another."
+)
+URL_ADVICE = "If it is, see whether address and port are right: its port is [api] port of its settings, 443 unless set."
+LOGIN_ADVICE = "That is where you are logged in. For another controller: avinet login URL; for one on this machine: --state DIR (AVINET_STATE)."
+ROOT_ADVICE = (
+    "Compare and keep its root once: avinet login {place}; or name the cluster's root certificate "
+    "(STATE/trust/root.pem there) with --ca."
+)
+NAMES_ADVICE = "Ask for it by a name that its certificate has: those in [controller] addresses of its settings, and localhost on its own machine."
+_MISNAMED = frozenset({62, 64})
+"""X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH (OpenSSL's x509_vfy.h)."""
+
+
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: Path, timeout_s: float) -> None:
         super().__init__("localhost", timeout=timeout_s)
@@ -80,12 +94,18 @@ class Client:
     timeout_s: float = TIMEOUT_S
     fingerprint: str = ""
     """Of the root that was pinned, where one was."""
+    advice: str = URL_ADVICE
+    """For when nobody is there."""
 
     @classmethod
     def unix(cls, path: Path | str) -> Self:
         """Over ``STATE/api.sock``."""
         socket_path = Path(path)
-        return cls(str(socket_path), lambda timeout_s: _UnixConnection(socket_path, timeout_s))
+        return cls(
+            str(socket_path),
+            lambda timeout_s: _UnixConnection(socket_path, timeout_s),
+            advice=SOCKET_ADVICE,
+        )
 
     @classmethod
     def tls(
@@ -118,7 +138,7 @@ class Client:
         """By the login that ``avinet login`` kept."""
         made = cls.tls(login.url, root=login.root)
         bearer = {"Authorization": f"Bearer {login.token}"}
-        return attrs.evolve(made, headers=bearer, fingerprint=login.fingerprint)
+        return attrs.evolve(made, headers=bearer, fingerprint=login.fingerprint, advice=LOGIN_ADVICE)
 
     @staticmethod
     def root_of(url: str) -> bytes:
@@ -243,13 +263,20 @@ class Client:
                 raise RootChangedError(
                     place=self.place, fingerprint=self.fingerprint, why=why.verify_message
                 ) from why
-            raise ControllerUntrustedError(place=self.place, why=why.verify_message) from why
+            misnamed = why.verify_code in _MISNAMED
+            advice = NAMES_ADVICE if misnamed else ROOT_ADVICE.format(place=self.place)
+            raise ControllerUntrustedError(
+                place=self.place, why=why.verify_message.rstrip("."), advice=advice
+            ) from why
         except ssl.SSLError as why:
             raise StrangeAnswerError(place=self.place, why=why.reason or "it does not speak TLS") from why
         except TimeoutError as why:
-            raise ControllerUnreachableError(place=self.place, why="it does not accept connections") from why
+            raise self._unreachable("it does not accept connections") from why
         except OSError as why:
-            raise ControllerUnreachableError(place=self.place, why=why.strerror or str(why)) from why
+            raise self._unreachable(why.strerror or str(why)) from why
+
+    def _unreachable(self, why: str) -> ControllerUnreachableError:
+        return ControllerUnreachableError(place=self.place, why=why, advice=self.advice)
 
     def _refused(self, answer: http.client.HTTPResponse) -> RefusedError:
         text = answer.read(MIB)

@@ -19,6 +19,7 @@ from avinet.app.cli.errors import (
     FAILED,
     INTERRUPTED,
     EndedError,
+    NotHereError,
     RefusedError,
     UsageError,
     exit_status,
@@ -69,6 +70,27 @@ class Place:
             raise UsageError(what=f"{what} works on the controller's machine: use --state, not --api")
         self.state_given = True  # a login may be for another controller than the one whose files these are
         return ControllerPaths(self.state)
+
+    def local_keys(self, what: str) -> ControllerPaths:
+        """``local_state`` for what is no use on another machine, logged in or not: ``NotHereError``."""
+        given = self.state_given
+        paths = self.local_state(what)
+        if any(map(_may_exist, (paths.cluster, paths.api_socket))):
+            return paths
+        login = None if given else read_login()
+        advice = "Say where it is with --state DIR (AVINET_STATE)."
+        if login is not None:
+            advice = (
+                f"You are logged in to {login.url}; run it on that machine, with --state DIR (AVINET_STATE)."
+            )
+        raise NotHereError(what=what, state=self.state, advice=advice)
+
+
+def _may_exist(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return True  # not ours to look at; who opens it is told why
 
 
 place = click.make_pass_decorator(Place, ensure=True)

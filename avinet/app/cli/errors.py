@@ -1,6 +1,7 @@
 """What can go wrong between the command line and a controller, and the exit status each kind of error gets."""
 
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import attrs
@@ -85,20 +86,33 @@ class RefusedError(AvinetError):
 
 @error
 class ControllerUnreachableError(AvinetError):
-    """No controller answers at {place}: {why}. Is it running? Say where it is with --state (AVINET_STATE) or --api."""
+    """No controller answers at {place}: {why}. Is it running? {advice}"""
 
     kind: ClassVar[Kind] = Kind.UNAVAILABLE
     place: str
     why: str
+    advice: str
+    """How to say where it is, as far as that was not said."""
+
+
+@error
+class NotHereError(AvinetError):
+    """{what} works on the controller's machine only, with the keys in its state folder, and {state} is none. {advice}"""
+
+    kind: ClassVar[Kind] = Kind.INVALID
+    what: str
+    state: Path
+    advice: str
 
 
 @error
 class ControllerUntrustedError(AvinetError):
-    """The certificate at {place} is not to be trusted: {why}. Name the cluster's root certificate (STATE/trust/root.pem) with --ca."""
+    """The certificate at {place} is not to be trusted: {why}. {advice}"""
 
     kind: ClassVar[Kind] = Kind.DENIED
     place: str
     why: str
+    advice: str
 
 
 @error

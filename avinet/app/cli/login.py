@@ -16,6 +16,7 @@ from avinet.app.cli.errors import UsageError
 from avinet.app.cli.output import moment, print_json
 from avinet.app.cli.passwords import password_of
 from avinet.app.cli.pin import (
+    FINGERPRINT_ADVICE,
     FingerprintError,
     Pinned,
     Root,
@@ -93,14 +94,13 @@ def _compared(url: str, wanted: str | None) -> Root:
         return root
     if not at_terminal():
         raise UsageError(
-            what="without a terminal to ask at, say which root is right with --fingerprint SHA256"
+            what="without a terminal to ask at, say which root is right with --fingerprint SHA256. "
+            + FINGERPRINT_ADVICE.removesuffix(".")
         )
     click.echo(
         f"The root certificate at {url} has the SHA-256 fingerprint\n\n  {root.fingerprint}\n", err=True
     )
-    click.echo(
-        "On the controller: openssl x509 -noout -fingerprint -sha256 -in STATE/trust/root.pem", err=True
-    )
+    click.echo(FINGERPRINT_ADVICE, err=True)
     click.confirm("Is it the same there?", abort=True, err=True)
     return root
 

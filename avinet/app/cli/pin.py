@@ -20,6 +20,12 @@ MAX_PEM_BYTES = 16 * 1024
 """Of a root certificate; ours has some 700."""
 
 
+FINGERPRINT_ADVICE = (
+    "`openssl x509 -noout -fingerprint -sha256 -in STATE/trust/root.pem` shows the right one on the controller's "
+    "machine, as avinet init did."
+)
+
+
 @error
 class RootChangedError(AvinetError):
     """The certificate at {place} does not come from the root that was pinned at the login ({fingerprint}): {why}. Somebody may stand between, or the cluster was made anew. Ask who runs it before you go on; then: avinet logout, and avinet login {place}."""
@@ -32,12 +38,13 @@ class RootChangedError(AvinetError):
 
 @error
 class FingerprintError(AvinetError):
-    """The root certificate at {place} has the fingerprint {found}, not {wanted}. Nothing was sent to it."""
+    """The root certificate at {place} has the fingerprint {found}, not {wanted}. Nothing was sent to it. {how}"""
 
     kind: ClassVar[Kind] = Kind.DENIED
     place: str
     found: str
     wanted: str
+    how: str = FINGERPRINT_ADVICE
 
 
 @error
@@ -135,5 +142,5 @@ def same_fingerprint(one: str, other: str) -> bool:
 
 
 def _bare(fingerprint: str) -> str:
-    text = fingerprint.strip().lower()
+    text = fingerprint.strip().lower().rpartition("fingerprint=")[2]  # openssl's whole line
     return "".join(text.removeprefix("sha256").removeprefix(":").removeprefix("=").split(":"))

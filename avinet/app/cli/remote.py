@@ -75,7 +75,7 @@ def target_of(paths: ControllerPaths, loopback: str) -> Target:
 
 def reach(where: Place, engine: str, what: str, needed: CommandClass) -> Target:
     """How to reach ``engine`` for ``what``; its group must allow the class ``needed``."""
-    paths = where.local_state(what)
+    paths = where.local_keys(what)
     client = where.client()
     row = client.get(path_to("serviceengine", engine))
     if row["state"] not in {"UP", "DISABLED"}:
