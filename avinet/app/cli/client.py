@@ -55,7 +55,7 @@ ROOT_ADVICE = (
     "Compare and keep its root once: avinet login {place}; or name the cluster's root certificate "
     "(STATE/trust/root.pem there) with --ca."
 )
-NAMES_ADVICE = "Ask for it by a name that its certificate has: those in [controller] addresses of its settings, and localhost on its own machine."
+NAMES_ADVICE = "Ask for it by a name that its certificate has: those in [controller] addresses and [api] names of its settings."
 _MISNAMED = frozenset({62, 64})
 """X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH (OpenSSL's x509_vfy.h)."""
 
