@@ -1,10 +1,11 @@
-"""``--out FILE``: looked at before anything is asked for, told as it is when it fails later."""
+"""Files: ``--out FILE``, looked at before anything is asked for; and what ``avinet se copy`` says beside scp."""
 
 import errno
 import os
 from pathlib import Path
 from unittest import mock
 
+from avinet.app.cli.files import hint_for
 from tests.unit.api_double import Answer
 from tests.unit.cli_kit import ENGINE, META, CliCase
 
@@ -42,3 +43,26 @@ class OutFiles(CliCase):
         self.assertIn("sh -s -- avinet-se.tar se-9.json", shown)
         self.assertIn("avinet se token revoke a", shown)
         self.assertIn("venv/bin/pip install", shown)
+
+
+class Copies(CliCase):
+    def test_what_is_wrong_with_a_file_here_is_told_before_an_engine_is_asked(self):
+        for source, words in (("/nonexistent/f", "No such file"), (str(self.api.state), "copy it with -r")):
+            result = self.run_cli("se", "copy", source, "se-1:")
+            self.assertNotEqual(result.exit_code, 0)
+            self.assertIn(source, result.stderr)
+            self.assertIn(words, result.stderr)
+        self.assertEqual(self.api.asked, [])
+
+    def test_only_one_side_is_an_engines(self):
+        for line in (("a", "b"), ("se-1:a", "se-2:b"), ("./se-1:a", "b")):
+            result = self.run_cli("se", "copy", *line)
+            self.assertEqual((result.exit_code, self.api.asked), (2, []), line)
+
+    def test_scps_own_words_are_explained(self):
+        self.assertIn("-r", hint_for("scp: download folder/: not a regular file\n", "se-1"))
+        hint = hint_for("/usr/bin/scp: /etc/hosts: No such file or directory\n", "se-1")
+        self.assertIn("folder for files", hint)
+        self.assertIn("avinet se exec se-1 -- cat", hint)
+        for plain in ("", '/usr/bin/scp: open local "/nowhere/x": No such file or directory\n'):
+            self.assertEqual(hint_for(plain, "se-1"), "")

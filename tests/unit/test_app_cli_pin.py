@@ -62,7 +62,7 @@ class PinTests(SynchronousTestCase):
 
     def test_a_command_for_the_controllers_machine_says_so_to_who_is_logged_in_to_another(self):
         nowhere = ("--state", str(self.folder / "none"))
-        for line in (("se", "exec", "se-1", "uptime"), ("se", "ssh", "se-1"), ("se", "copy", "x", "se-1:")):
+        for line in (("se", "exec", "se-1", "uptime"), ("se", "ssh", "se-1"), ("se", "copy", "se-1:x", ".")):
             said = self.failing(2, *nowhere, *line)
             self.assertIn("works on the controller's machine only", said)
             self.assertIn("--state DIR", said)
