@@ -124,10 +124,10 @@ class TokenWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class CreatedToken(msgspec.Struct, frozen=True, kw_only=True):
-    """``text`` is what a program sends as ``Authorization: Bearer``; it is shown only now."""
+    """``secret`` is what a program sends as ``Authorization: Bearer``; it is shown only now."""
 
     name: str
-    text: str
+    secret: str
     token: TokenRow
 
     def __repr__(self) -> str:
@@ -324,7 +324,7 @@ class AccessTokenApi:
         life_s = self._life_s(who, wish.life_s)
         new = await self.tokens.create(Owner(user=user, uid=uid), wish.name, lesser(most, role), life_s)
         row = self._row(new.record)
-        return Response(status=201, body=CreatedToken(name=row.name, text=new.text, token=row))
+        return Response(status=201, body=CreatedToken(name=row.name, secret=new.text, token=row))
 
     def _life_s(self, who: Principal, wished: float | None) -> float:
         """A token that was stolen must not make itself a longer life."""

@@ -71,12 +71,24 @@ class ConfigBusyError(AvinetError):
 
 @error
 class ConfigMovedError(AvinetError):
-    """The configuration is at version {now}, not {expected}: {since}. Look at what changed (avinet config diff {expected}), then repeat your change on version {now}."""
+    """The configuration is at version {now}, not {expected}. {done}"""
 
     kind: ClassVar[Kind] = Kind.PRECONDITION
     now: int
     expected: int
-    since: str
+    since: tuple[str, ...]
+    """What was done in between, newest first; nothing where ``expected`` never was, or is gone."""
+
+    @property
+    def done(self) -> str:
+        """What to do, and below it a line for each version."""
+        if not self.since:
+            return f"Version {self.expected} never was, or is gone; see: avinet config history."
+        lines = "".join(f"\n  {line}" for line in self.since)
+        return f"Look at what changed (avinet config diff {self.expected}), then repeat your change on version {self.now}.{lines}"
+
+    def __str__(self) -> str:
+        return f"The configuration is at version {self.now}, not {self.expected}. {self.done}"
 
 
 @error

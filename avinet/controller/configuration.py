@@ -260,9 +260,7 @@ class ConfigService:
         more = now - expected - len(lines)
         if told and more > 0:
             lines.append(f"and {more} before")
-        return ConfigMovedError(
-            now=now, expected=expected, since=", ".join(lines) or "it never was, or is gone"
-        )
+        return ConfigMovedError(now=now, expected=expected, since=tuple(lines))
 
     def _outcome(self, before: Configuration, plan: Plan) -> tuple[Change, Configuration]:
         """What a plan does to the objects there are."""

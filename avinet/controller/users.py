@@ -53,7 +53,7 @@ class UserUnknownError(AvinetError):
 
 @error
 class UserExistsError(AvinetError):
-    """There is a user {user} already."""
+    """There is a user {user} already. To change it: avinet user role {user} ROLE, avinet user password {user}."""
 
     kind: ClassVar[Kind] = Kind.CONFLICT
     user: str

@@ -53,7 +53,7 @@ def site(tmp_path_factory):
 
 def test_a_real_controller_does_what_its_document_says(site):
     done = site.cli("access-token", "create", "--name", "fuzz", "--json")
-    bearer = json.loads(done.stdout)["text"]
+    bearer = json.loads(done.stdout)["secret"]
     document = site.client.get("/openapi.json")
     path = site.folder / "openapi.json"
     path.write_text(json.dumps(document))

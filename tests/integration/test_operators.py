@@ -91,7 +91,7 @@ def test_a_token_works_from_curl_until_it_is_revoked(site):
     cli(site, "access-token", "revoke", "ci", "--yes")
     assert curl(f"{url}/api/pool")[1] == "401"
     for file in (site.controller.path, site.paths.audit, site.paths.store):
-        assert made["text"].encode() not in file.read_bytes()
+        assert made["secret"].encode() not in file.read_bytes()
 
 
 def test_the_audit_names_who_did_what(site):

@@ -216,6 +216,13 @@ class Config(CliCase):
         found = json.loads(self.answer_of("config", "get", "pool", "--json"))
         self.assertEqual([row["name"] for row in found["results"]], ["a", "b"])
 
+    def test_what_is_built_in_is_said_to_be(self):
+        for kind, name in (("sslprofile", "System-Modern"), ("ApplicationProfile", "System-L4-Application")):
+            result = self.run_cli("config", "get", kind)
+            self.assertEqual((result.exit_code, self.api.asked), (2, []))
+            self.assertIn("built in", result.stderr)
+            self.assertIn(name, result.stderr)
+
     def test_an_unknown_kind_is_answered_with_the_kinds(self):
         result = self.run_cli("config", "get", "pol")
         self.assertEqual(result.exit_code, 2)

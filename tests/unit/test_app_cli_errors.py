@@ -1,6 +1,7 @@
 """How errors end the program: for people in lines, for programs in JSON."""
 
 import json
+from pathlib import Path
 from unittest import mock
 
 from click.testing import CliRunner
@@ -66,15 +67,16 @@ class OnAnEngine(CliCase):
             self.assertIn(word, ran.stderr)
 
     def test_scp_is_given_the_engines_address_and_a_host_key_to_check(self):
+        source = f"{self.api.state}/a:b"
+        Path(source).touch()
         with (
             mock.patch("avinet.app.cli.files.shutil.which", return_value="/usr/bin/scp"),
-            mock.patch("avinet.app.cli.files.subprocess.run") as run,
+            mock.patch("avinet.app.cli.files._run", return_value=(1, "scp: no")) as run,
         ):
-            run.return_value.returncode = 1
-            ran = self.run_cli("se", "copy", "-r", "./a:b", "se-1:in")
+            ran = self.run_cli("se", "copy", "-r", source, "se-1:in")
         self.assertEqual(ran.exit_code, 1)
         line = run.call_args[0][0]
-        self.assertEqual(line[-4:], ["-r", "--", "./a:b", "aviseuser@127.1.0.1:in"])
+        self.assertEqual(line[-4:], ["-r", "--", source, "aviseuser@127.1.0.1:in"])
         self.assertIn("StrictHostKeyChecking=yes", line)
 
     def test_a_copy_has_one_end_here_and_one_there(self):

@@ -54,11 +54,6 @@ class Copies(CliCase):
             self.assertIn(words, result.stderr)
         self.assertEqual(self.api.asked, [])
 
-    def test_only_one_side_is_an_engines(self):
-        for line in (("a", "b"), ("se-1:a", "se-2:b"), ("./se-1:a", "b")):
-            result = self.run_cli("se", "copy", *line)
-            self.assertEqual((result.exit_code, self.api.asked), (2, []), line)
-
     def test_scps_own_words_are_explained(self):
         self.assertIn("-r", hint_for("scp: download folder/: not a regular file\n", "se-1"))
         hint = hint_for("/usr/bin/scp: /etc/hosts: No such file or directory\n", "se-1")

@@ -58,7 +58,9 @@ class UserRoutes(Case):
         made = self.ask(201, "POST", "/api/user", {"name": "nina", "password": GOOD, "role": "operator"})
         self.assertEqual((made["role"], made["enabled"]), ("operator", True))
         self.assertNotIn("password", made)
-        self.ask(409, "POST", "/api/user", {"name": "nina", "password": GOOD})
+        detail = self.ask(409, "POST", "/api/user", {"name": "nina", "password": GOOD})["detail"]
+        for advice in ("avinet user role nina", "avinet user password nina"):
+            self.assertIn(advice, detail)
         self.ask(400, "POST", "/api/user", {"name": "nora", "password": "short"})
         self.assertEqual(
             self.ask(200, "PUT", "/api/user/nina/role", {"role": "read-only"})["role"], "read-only"
@@ -106,12 +108,12 @@ class TokenRoutes(Case):
 
     def test_a_token_is_told_once_and_works_until_it_is_revoked(self):
         made = self.make(role="read-only")
-        who = self.bearer(made["text"])
+        who = self.bearer(made["secret"])
         said = self.ask(200, "GET", "/api/whoami", who=who)
         self.assertEqual(said, {"user": "admin", "role": "read-only", "token": "backup"})
         self.ask(403, "POST", "/api/pool", {}, who)
         (row,) = self.ask(200, "GET", "/api/accesstoken")["results"]
-        self.assertTrue(made["text"].startswith(row["prefix"]))
+        self.assertTrue(made["secret"].startswith(row["prefix"]))
         self.assertEqual((row["state"], row["used_at"]), ("active", self.site.clock.seconds()))
         self.ask(204, "DELETE", "/api/accesstoken/backup")
         self.ask(401, "GET", "/api/whoami", who=who)
@@ -130,7 +132,7 @@ class TokenRoutes(Case):
     def test_what_a_lesser_token_may_not_is_advised_by_the_role_of_its_user(self):
         local = Owner(user="local", uid="")
         lesser = self.site.done(self.site.tokens.create(local, "ci", Role.READ_ONLY, 600.0)).text
-        olgas = self.make(self.as_("olga"), role="read-only")["text"]
+        olgas = self.make(self.as_("olga"), role="read-only")["secret"]
         for user, text in (("local", lesser), ("olga", olgas)):
             body = self.ask(403, "POST", "/api/pool", {}, self.bearer(text))
             self.assertEqual(
@@ -145,7 +147,7 @@ class TokenRoutes(Case):
         self.assertNotIn("avinet user role", body["detail"])
 
     def test_a_token_makes_none_that_may_more_or_lives_longer(self):
-        who = self.bearer(self.make(role="operator", life_s=600)["text"])
+        who = self.bearer(self.make(role="operator", life_s=600)["secret"])
         body = self.ask(403, "POST", "/api/accesstoken", {"name": "longer", "life_s": 601}, who)
         self.assertEqual(body["reason"], "token-outlives")
         self.ask(403, "POST", "/api/accesstoken", {"name": "more", "role": "admin"}, who)
@@ -153,7 +155,7 @@ class TokenRoutes(Case):
         self.assertEqual((other["role"], other["expires_at"] - other["created_at"]), ("operator", 600))
 
     def test_a_users_tokens_go_with_it(self):
-        who = self.bearer(self.make(self.as_("olga"))["text"])
+        who = self.bearer(self.make(self.as_("olga"))["secret"])
         self.ask(204, "DELETE", "/api/user/olga")
         self.ask(401, "GET", "/api/whoami", who=who)
         self.assertEqual(self.ask(200, "GET", "/api/accesstoken")["count"], 0)
@@ -224,7 +226,7 @@ class AuditTests(Case):
         self.assertNotIn("s3cret", repr(self.entries()))
 
     def test_a_token_and_a_login_are_named(self):
-        text = self.ask(201, "POST", "/api/accesstoken", {"name": "backup"})["text"]
+        text = self.ask(201, "POST", "/api/accesstoken", {"name": "backup"})["secret"]
         self.client("POST", "/api/pool", {}, {"Authorization": f"Bearer {text}"})
         self.client("POST", "/login", {"username": "rosa", "password": f"{GOOD} asor"})
         found = [(e["user"], e["token"], e["path"]) for e in self.entries()]

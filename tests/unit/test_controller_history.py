@@ -208,7 +208,8 @@ class TwoOperators(Case):
         run(self.config.apply([pool("web", 81)], "anna"))
         why = self.assertRaises(ConfigMovedError, self.world.apply, pool("web", 82), terms=Terms(expected=2))
         self.assertEqual((why.now, why.expected), (3, 2))
-        self.assertIn("version 3 by anna (updated pool/web)", str(why))
+        self.assertEqual(str(why).splitlines()[1:], ["  version 3 by anna (updated pool/web)"])
+        self.assertIn("avinet config diff 2", str(why).splitlines()[0])
         self.assertEqual(self.world.apply(pool("web", 82), terms=Terms(expected=3)).version, 4)
 
     def test_a_rival_that_commits_in_between_is_noticed(self):
@@ -219,7 +220,8 @@ class TwoOperators(Case):
         self.assertIsNone(self.config.current.find("pool", "ours"))
 
     def test_a_version_that_never_was_is_no_base(self):
-        self.assertRaises(ConfigMovedError, self.world.apply, pool(), terms=Terms(expected=9))
+        why = self.assertRaises(ConfigMovedError, self.world.apply, pool(), terms=Terms(expected=9))
+        self.assertIn("never was", str(why))
 
     def test_a_wrong_change_is_wrong_whatever_it_expects(self):
         self.assertRaises(InvalidConfigError, self.world.apply, service(), terms=Terms(expected=1))

@@ -1,5 +1,6 @@
 """``avinet config``: configuration documents in, objects out."""
 
+import enum
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,8 +23,10 @@ from avinet.app.cli.config_status import status
 from avinet.app.cli.context import Group, Place, examples, place
 from avinet.app.cli.errors import UsageError
 from avinet.app.cli.output import print_json, print_table, yaml_of
-from avinet.model.config import KINDS
+from avinet.model.config import KINDS, ApplicationProfile, SslProfile
 
+BUILT_IN: dict[str, type[enum.StrEnum]] = {"sslprofile": SslProfile, "applicationprofile": ApplicationProfile}
+"""What the Avi API has objects for, and we have names."""
 PAGE = 1_000
 """The most objects in one answer."""
 
@@ -133,6 +136,11 @@ def delete(  # noqa: PLR0913, PLR0917 - one parameter an option
 
 def _kind(word: str) -> str:
     kind = word.lower().replace("-", "").replace("_", "")
+    if kind in BUILT_IN:
+        names = ", ".join(BUILT_IN[kind])
+        raise UsageError(
+            what=f"{kind} is built in, and no object: {names}; what each means is in docs/configuration.md"
+        )
     if kind not in KINDS:
         raise UsageError(what=f"{word!r} is no kind of object; the kinds are {', '.join(KINDS)}")
     return kind

@@ -65,7 +65,7 @@ def login(where: Place, url: str, fingerprint: str | None, user: str | None, exp
             root=root.pem,
             fingerprint=root.fingerprint,
             user=row["user"],
-            token=made["text"],
+            token=made["secret"],
             token_id=row["uuid"],
             expires_at=row["expires_at"],
         )

@@ -159,7 +159,7 @@ def create_token(where: Place, name: str, wished: str | None, expires: str | Non
     print_facts(
         {"id": row["uuid"], "user": row["user"], "role": row["role"], "until": moment(row["expires_at"])}
     )
-    click.echo(f"\nThe token, shown only now: {made['text']}")
+    click.echo(f"\nThe token, shown only now: {made['secret']}")
 
 
 @access_tokens.command("list")
