@@ -68,10 +68,10 @@ class SegmentHead(msgspec.Struct, frozen=True, kw_only=True):
     corrects the rest from the content.
     """
 
-    incarnation: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+    incarnation: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
     """Made anew with each spool, so that a spool that was lost never reuses a counter."""
     counter: Counter
-    service: Annotated[ObjectId, msgspec.Meta(pattern="^virtualservice-[0-9a-f-]{36}$")]
+    service: Annotated[ObjectId, msgspec.Meta(pattern=r"^virtualservice-[0-9a-f-]{36}\Z")]
     log_class: LogClass
     first_us: Microseconds
     """The earliest request's start."""
@@ -80,7 +80,7 @@ class SegmentHead(msgspec.Struct, frozen=True, kw_only=True):
     raw_bytes: Annotated[int, msgspec.Meta(ge=1, le=MAX_SEGMENT_RAW_BYTES)]
     size: Annotated[int, msgspec.Meta(ge=1, le=MAX_SEGMENT_BYTES)]
     """Compressed bytes."""
-    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
     """Of the compressed bytes."""
 
     @property
@@ -109,3 +109,25 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     classes: tuple[LogClass, ...] = (LogClass.SIGNIFICANT, LogClass.FULL)
     since_us: Microseconds = 0
     until_us: Microseconds = 2**53
+
+
+class ClassTotals(msgspec.Struct, frozen=True, kw_only=True):
+    """What a spool holds of one class."""
+
+    segments: Count = 0
+    records: Count = 0
+    raw_bytes: Count = 0
+    size: Count = 0
+    """Compressed bytes."""
+    oldest_us: Microseconds = 0
+    """The earliest request's start; 0 when there is none."""
+
+
+class SpoolTotals(msgspec.Struct, frozen=True, kw_only=True):
+    """What one spool holds, and what it has lost since it was made."""
+
+    significant: ClassTotals = ClassTotals()
+    full: ClassTotals = ClassTotals()
+    limit_bytes: Count = 0
+    drops: dict[DropReason, Count] = {}
+    """Records, by reason."""

@@ -8,9 +8,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.model.config import HealthMonitor, HealthMonitorType, IpAddr, Pool, Server
 from avinet.model.fence import Fence
 from avinet.model.ids import BootId, ConfigVersion, ObjectId, SeId
+from avinet.model.logs import ClassTotals, Drop, DropReason, SegmentHead, Selection, SpoolTotals
 from avinet.model.projection import resource_of
 from avinet.model.resources import EMPTY_STATE_HASH, hashes_of, state_hash
-from avinet.wire import messages
+from avinet.wire import log_codec, log_messages, messages
 from avinet.wire.codec import encode
 from avinet.wire.messages import ConfigPut, ConfigStart, Hello, Message, Ping, Pong, Unsupported
 
@@ -67,3 +68,41 @@ class TheProtocolDocument(SynchronousTestCase):
 
     def test_names_the_version_that_is_spoken(self):
         self.assertIn(f"version {messages.PROTOCOL_VERSION} of the protocol", self.text)
+
+
+class TheLogServicesInTheDocument(SynchronousTestCase):
+    def setUp(self):
+        self.text = DOCUMENT.read_text()
+
+    def test_show_frames_as_they_are_encoded(self):
+        name = "0123456789abcdef0123456789abcdef-0000000000000007"
+        for frame in (
+            log_codec.encode(log_messages.Ack(names=(name,))),
+            log_codec.encode(log_messages.Pause(pull=3)),
+            log_codec.raw_head(3) + b"abc",
+        ):
+            self.assertIn(f" {frame.hex()}\n", self.text)
+
+    def test_have_every_message_and_every_field_of_it_named(self):
+        kinds = [
+            *log_messages.LogMessage.__subclasses__(),
+            SegmentHead,
+            Selection,
+            Drop,
+            SpoolTotals,
+            ClassTotals,
+        ]
+        for kind in kinds:
+            tag = kind.__struct_config__.tag
+            if tag is not None:
+                self.assertIn(f"**`{tag}`**", self.text)
+            for field in kind.__struct_encode_fields__:
+                self.assertIn(f"`{field}`", self.text, f"{kind.__name__}.{field}")
+        for reason in (*DropReason, *log_messages.RefuseReason):
+            self.assertIn(f"`{reason}`", self.text)
+
+    def test_have_their_ports_and_bounds_named(self):
+        for number in (log_messages.LIVE_PORT, log_messages.BULK_PORT, log_messages.MAX_NAMES):
+            self.assertIn(str(number), self.text)
+        for number in (log_codec.MAX_MESSAGE_BYTES, log_codec.MAX_RAW_BYTES):
+            self.assertIn(f"{number:,}", self.text)
