@@ -2,11 +2,10 @@
 (``api_objects``), what was before (``api_history``) and how far the fleet is (``api_convergence``).
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, execute
+from twisted.internet.defer import execute
 
 from avinet.controller.api_answers import (
     NOBODY,
@@ -24,6 +23,7 @@ from avinet.controller.api_schemas import documents_schema
 from avinet.controller.configuration import ConfigService, Terms
 from avinet.controller.engines import Engines
 from avinet.controller.sync import Sync
+from avinet.controller.text_turns import InThread, TextTurns
 from avinet.model.diff import diff
 from avinet.model.documents import MAX_BYTES, MAX_DOCUMENTS, DocumentError, parse_documents, parse_json
 from avinet.rest.access import Role
@@ -41,36 +41,47 @@ class ConfigApi:
     config: ConfigService
     sync: Sync
     engines: Engines
-    in_thread: Callable[..., "Deferred[Any]"] = execute
+    in_thread: InThread = execute
     """Runs a function where it may take its time: YAML is read slowly, and heartbeats must not wait for it."""
+    texts: TextTurns = attrs.field(init=False)
+
+    @texts.default
+    def _texts_in_threads(self) -> TextTurns:
+        return TextTurns(self.in_thread)
 
     async def apply(self, request: Request) -> Response:
         """``POST /api/config``."""
-        documents, terms, before = await self._documents(request), terms_of(request), self.config.current
-        applied = await self.config.apply(documents, request.principal or NOBODY, terms)
-        touched = None
-        if terms.dry_run:
-            touched = engines_touched(self.sync, self.engines, before, applied.after)
-        warnings = await self.in_thread(advice_on, applied, self.config.clock.seconds())
+        author, terms = request.principal or NOBODY, terms_of(request)
+        async with self.texts.of(author, len(request.body)) as in_thread:
+            documents, before = (
+                await in_thread(documents_of, request.body, _media_type(request)),
+                self.config.current,
+            )
+            applied = await self.config.apply(documents, author, terms)
+            touched = None
+            if terms.dry_run:
+                touched = engines_touched(self.sync, self.engines, before, applied.after)
+            warnings = await in_thread(advice_on, applied, self.config.clock.seconds())
         return applied_answer(applied, touched, warnings)
 
     async def diff(self, request: Request) -> Response:
         """``POST /api/config/diff``."""
-        documents, before = await self._documents(request), self.config.current
-        applied = await self.config.apply(documents, request.principal or NOBODY, Terms(dry_run=True))
+        author = request.principal or NOBODY
+        async with self.texts.of(author, len(request.body)) as in_thread:
+            documents, before = (
+                await in_thread(documents_of, request.body, _media_type(request)),
+                self.config.current,
+            )
+            applied = await self.config.apply(documents, author, Terms(dry_run=True))
+            changes = await in_thread(diff, before, applied.after)
         return Response(
             body=ConfigDiff(
                 before=applied.version,
                 after=None,
-                changes=await self.in_thread(diff, before, applied.after),
+                changes=changes,
                 service_engines=engines_touched(self.sync, self.engines, before, applied.after),
             )
         )
-
-    async def _documents(self, request: Request) -> list[dict[str, Any]]:
-        media_type = request.headers.get("content-type", "").split(";", maxsplit=1)[0].strip().lower()
-        documents: list[dict[str, Any]] = await self.in_thread(documents_of, request.body, media_type)
-        return documents
 
     def routes(self) -> tuple[Route, ...]:
         """All of the configuration's."""
@@ -113,6 +124,10 @@ class ConfigApi:
             *ConvergenceApi(self.config, self.sync, self.engines).routes(),
             *ObjectApi(self.config).routes(),
         )
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").split(";", maxsplit=1)[0].strip().lower()
 
 
 def documents_of(body: bytes, media_type: str) -> list[dict[str, Any]]:

@@ -40,6 +40,10 @@ from avinet.model.rollback import plan_rollback
 
 MANY = 50
 """Documents that take 15 ms to check and compare."""
+MANY_VALUES = 1_000
+"""In few documents: some 5 ms.  One may have 8 MiB of them, and the largest that are right take seconds."""
+TEXT_OF_A_VALUE = 100
+"""Characters of text that count as one more: certificates are parsed."""
 MAX_ATTEMPTS = 8
 """Plans made anew after another writer was first; more means something else is wrong."""
 MAX_TOLD = 10
@@ -152,9 +156,13 @@ class ConfigService:
         self, documents: Sequence[Mapping[str, Any]], author: str, terms: Terms = PLAIN
     ) -> Applied:
         """Create or update every document's object, all or none."""
-        # What it reads is frozen.
-        aside = self.aside if len(documents) > MANY else _here
-        return await self._change(lambda now: plan_change(now, documents), author, terms, aside)
+        return await self._change(
+            lambda now: plan_change(now, documents), author, terms, self._where(documents)
+        )
+
+    def _where(self, documents: Sequence[Mapping[str, Any]]) -> Aside:
+        """Where to plan a change by these: what it reads is frozen."""
+        return self.aside if len(documents) > MANY or is_large(documents) else _here
 
     async def roll_back(self, version: int, author: str, terms: Terms = PLAIN) -> Applied:
         """A new version whose objects are those of an older one; ``RollbackRefusedError`` when it no longer fits."""
@@ -171,7 +179,7 @@ class ConfigService:
                 raise ObjectExistsError(kind_word=kind, name=name)
             return plan_change(now, [{**document, "kind": kind}])
 
-        plan = (await self._change(decide, author)).plan
+        plan = (await self._change(decide, author, aside=self._where([document]))).plan
         return self.current.objects[plan.puts[0].uuid]
 
     async def replace(
@@ -185,7 +193,7 @@ class ConfigService:
             found[:] = [stored.thing.uuid]
             return plan_change(now, [{**document, "kind": kind, "uuid": stored.thing.uuid}])
 
-        await self._change(decide, author)
+        await self._change(decide, author, aside=self._where([document]))
         return self.current.objects[found[0]]
 
     async def delete(
@@ -227,28 +235,37 @@ class ConfigService:
         self, decide: Decide, author: str, terms: Terms = PLAIN, aside: Aside = _here
     ) -> Applied:
         _check_note(terms.note)
-        await self._turn.acquire()
+        # Nobody's change waits for what only looks.
+        if not terms.dry_run:
+            await self._turn.acquire()
         try:
             for _ in range(MAX_ATTEMPTS):
-                before = self.current
-                if terms.expected is not None and terms.expected != before.version:
-                    raise await self._moved(before.version, terms.expected)
-                plan = await aside(partial(decide, before))
-                for thing in plan.puts:
-                    size = len(msgspec.msgpack.encode(thing))
-                    if size > MAX_OBJECT_BYTES:
-                        raise ObjectTooLargeError(what=title(thing), size=size, limit=MAX_OBJECT_BYTES)
-                if plan.empty:
-                    return Applied(before.version, plan, before)
-                change, after = self._outcome(before, plan)
-                if terms.dry_run:
-                    return Applied(before.version, plan, after)
-                if await self._commit(change, after, self._record(after.version, plan, author, terms)):
-                    return Applied(self.current.version, plan, self.current)
+                if applied := await self._once(decide, author, terms, aside):
+                    return applied
                 self._take(await self.stored.load())
             raise ConfigBusyError
         finally:
-            self._turn.release()
+            if not terms.dry_run:
+                self._turn.release()
+
+    async def _once(self, decide: Decide, author: str, terms: Terms, aside: Aside) -> Applied | None:
+        """A change of what is in force now; None when another controller was faster."""
+        before = self.current
+        if terms.expected is not None and terms.expected != before.version:
+            raise await self._moved(before.version, terms.expected)
+        plan = await aside(partial(decide, before))
+        for thing in plan.puts:
+            size = len(msgspec.msgpack.encode(thing))
+            if size > MAX_OBJECT_BYTES:
+                raise ObjectTooLargeError(what=title(thing), size=size, limit=MAX_OBJECT_BYTES)
+        if plan.empty:
+            return Applied(before.version, plan, before)
+        change, after = self._outcome(before, plan)
+        if terms.dry_run:
+            return Applied(before.version, plan, after)
+        if await self._commit(change, after, self._record(after.version, plan, author, terms)):
+            return Applied(self.current.version, plan, self.current)
+        return None
 
     async def _moved(self, now: ConfigVersion, expected: ConfigVersion) -> ConfigMovedError:
         """Who changed what since; a version that has not been made yet is as wrong as one that is over."""
@@ -321,6 +338,26 @@ def said_of(record: VersionRecord, names: int = 3) -> list[str]:
             more = f" and {len(objects) - names} more" if len(objects) > names else ""
             said.append(f"{word} {', '.join(objects[:names])}{more}")
     return said
+
+
+def is_large(documents: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether there is more in them than is looked at in a moment."""
+    left = MANY_VALUES
+    waiting: list[Any] = list(documents)
+    while waiting and left >= len(waiting):
+        value = waiting.pop()
+        left -= 1
+        if isinstance(value, str):
+            left -= len(value) // TEXT_OF_A_VALUE
+        elif isinstance(value, dict):
+            if len(value) > left:
+                return True
+            waiting += value.values()
+        elif isinstance(value, list):
+            if len(value) > left:
+                return True
+            waiting += value
+    return left < len(waiting)
 
 
 def _check_note(note: str) -> None:

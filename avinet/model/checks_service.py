@@ -1,9 +1,11 @@
 """What must hold within a virtual service."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+
+import attrs
 
 from avinet.model.config import ApplicationProfile, IpAddrType, PathMatch, Route, VirtualService
-from avinet.model.patterns import canonical_address, covers, is_host_pattern, is_path
+from avinet.model.patterns import canonical_address, is_host_pattern, is_path
 from avinet.model.problems import Found, quoted
 from avinet.model.regexes import check_regex
 
@@ -41,10 +43,12 @@ def check_service(service: VirtualService) -> Found:
     yield from _routes(service.routes)
 
 
-def _twice(name: str, values: Sequence[object]) -> Found:
+def _twice(name: str, values: Sequence[Hashable]) -> Found:
+    seen: set[Hashable] = set()
     for index, value in enumerate(values):
-        if value in values[:index]:
+        if value in seen:
             yield f"{name}[{index}]", "it is there twice"
+        seen.add(value)
 
 
 def _tls(service: VirtualService) -> Found:
@@ -62,9 +66,13 @@ def _routes(routes: Sequence[Route]) -> Found:
     if len(routes) > MAX_ROUTES:
         yield "routes", f"a virtual service has at most {MAX_ROUTES} routes, not {len(routes)}"
         return
-    for index, route in enumerate(routes):
-        for path, why in _route(route):
-            yield f"routes[{index}].{path}", why
+    found = [
+        (f"routes[{index}].{path}", why) for index, route in enumerate(routes) for path, why in _route(route)
+    ]
+    if found:
+        # They may have more hosts, and longer ones, than can be compared in a moment.
+        yield from found
+        return
     for index, earlier in unreachable(routes):
         same = routes[earlier]
         if (same.path, same.path_match) == (routes[index].path, routes[index].path_match):
@@ -86,18 +94,36 @@ def _route(route: Route) -> Found:
         yield "path", "it must begin with '/', in printable ASCII (others as %XX), without '?' and '#'"
 
 
+@attrs.frozen
+class _Hosts:
+    """A route's, for comparison with those of hundreds of others: 100 with 100, each with each, took half a minute."""
+
+    all: frozenset[str]
+    wild: tuple[str, ...]
+    """What follows the ``*`` of its patterns."""
+
+    @classmethod
+    def of(cls, route: Route) -> "_Hosts":
+        hosts = frozenset(host.lower() for host in route.hosts)
+        return cls(hosts, tuple(host[1:] for host in hosts if host.startswith("*.")))
+
+    def cover(self, others: "_Hosts") -> bool:
+        """Whether whatever a pattern of ``others`` takes is taken by one of these."""
+        if not self.all:
+            return True
+        return bool(others.all) and all(host.endswith(self.wild) for host in others.all - self.all)
+
+
 def unreachable(routes: Sequence[Route]) -> list[tuple[int, int]]:
     """(route, an earlier one that takes whatever it would take)."""
     found: list[tuple[int, int]] = []
+    hosts = [_Hosts.of(route) for route in routes]
     for index, route in enumerate(routes):
-        earlier = next((n for n, one in enumerate(routes[:index]) if _takes_all_of(one, route)), None)
-        if earlier is not None:
-            found.append((index, earlier))
+        for earlier, one in enumerate(routes[:index]):
+            if _path_covers(one, route) and hosts[earlier].cover(hosts[index]):
+                found.append((index, earlier))
+                break
     return found
-
-
-def _takes_all_of(one: Route, other: Route) -> bool:
-    return _path_covers(one, other) and _hosts_cover(one.hosts, other.hosts)
 
 
 def _path_covers(one: Route, other: Route) -> bool:
@@ -112,9 +138,3 @@ def _path_covers(one: Route, other: Route) -> bool:
     return other.path_match is not PathMatch.REGEX and (
         other.path.startswith(below) or (other.path == one.path)
     )
-
-
-def _hosts_cover(ones: Sequence[str], others: Sequence[str]) -> bool:
-    if not ones:
-        return True
-    return bool(others) and all(any(covers(one, other) for one in ones) for other in others)

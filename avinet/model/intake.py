@@ -19,7 +19,7 @@ from msgspec import inspect
 from avinet.model.config import CertificateText, ConfigObject, IpAddr, IpAddrType
 from avinet.model.ids import ObjectId
 from avinet.model.patterns import is_host_name
-from avinet.model.problems import plain, quoted
+from avinet.model.problems import MAX_PROBLEMS, plain, quoted
 from avinet.model.shown import CERTIFICATE_FACTS
 
 READ_ONLY = frozenset({"url", "_last_modified", "tenant_ref", "kind", "uuid", "warnings"})
@@ -62,6 +62,10 @@ def _type_of(kind: type[ConfigObject]) -> inspect.StructType:
     return info
 
 
+class Enough(Exception):  # noqa: N818 - nothing went wrong but what is told
+    """There are as many problems as anybody is told of: to look for more would only cost time."""
+
+
 @attrs.define
 class Reader:
     """Reads one document's fields; ``problems`` are (path, why)."""
@@ -69,10 +73,16 @@ class Reader:
     resolve: Resolve
     problems: list[tuple[str, str]] = attrs.field(factory=list)
 
+    def _tell(self, problem: tuple[str, str]) -> None:
+        self.problems.append(problem)
+        if len(self.problems) >= MAX_PROBLEMS:
+            raise Enough
+
     def read(self, kind: type[ConfigObject], uuid: ObjectId, document: Mapping[str, Any]) -> ConfigObject:
         """The object.  Where there are problems, harmless values stand in for what is wrong.
 
-        So the rest can be checked for what it means, and an operator hears of everything at once.
+        So the rest can be checked for what it means, and an operator hears of everything at once.  ``Enough`` when that
+        is more than anyone mends at once.
         """
         fields = {name: value for name, value in document.items() if name not in READ_ONLY}
         values = self._fields(_type_of(kind), fields, "", skip=frozenset({"uuid"}))
@@ -91,7 +101,7 @@ class Reader:
             field = known.get(name)
             where = f"{path}.{plain(name)}" if path else plain(name)
             if field is None:
-                self.problems.append((where, f"there is no such field; known: {', '.join(sorted(known))}"))
+                self._tell((where, f"there is no such field; known: {', '.join(sorted(known))}"))
             else:
                 read = self._value(field.type, value, where)
                 if read is not _WRONG:
@@ -100,7 +110,7 @@ class Reader:
             if not field.required:
                 continue  # its default stands in
             if name not in given:
-                self.problems.append((f"{path}.{name}" if path else name, "it is required"))
+                self._tell((f"{path}.{name}" if path else name, "it is required"))
             values.setdefault(field.name, _stand_in(field.type))
         return values
 
@@ -133,7 +143,7 @@ class Reader:
             value = {"certificate": value}
         if not isinstance(value, dict):
             wanted = "an address" if info.cls is IpAddr else "an object"
-            self.problems.append((path, f"it must be {wanted}, not {_called(value)}"))
+            self._tell((path, f"it must be {wanted}, not {_called(value)}"))
             return _WRONG
         if info.cls is IpAddr and isinstance(value.get("addr"), str) and set(value) <= {"addr", "type"}:
             return self._address(value["addr"], value.get("type"), f"{path}.addr")
@@ -149,31 +159,31 @@ class Reader:
         except ValueError:
             found = IpAddrType.DNS
             if not is_host_name(text):
-                self.problems.append((path, f"{quoted(text)} is neither an IP address nor a host name"))
+                self._tell((path, f"{quoted(text)} is neither an IP address nor a host name"))
                 return _WRONG
         if given is not None and given != found.value:
-            self.problems.append((path, f"{quoted(text)} is not of type {plain(given)}"))
+            self._tell((path, f"{quoted(text)} is not of type {plain(given)}"))
             return _WRONG
         return IpAddr(addr=text, type=found)
 
     def _items(self, info: inspect.Type, value: Any, path: str) -> Any:
         if not isinstance(value, list):
-            self.problems.append((path, f"it must be a list, not {_called(value)}"))
+            self._tell((path, f"it must be a list, not {_called(value)}"))
             return _WRONG
         if len(value) > MAX_ITEMS:
-            self.problems.append((path, f"it has {len(value)} items; no list takes more than {MAX_ITEMS}"))
+            self._tell((path, f"it has {len(value)} items; no list takes more than {MAX_ITEMS}"))
             return _WRONG
         read = (self._value(info, item, f"{path}[{index}]") for index, item in enumerate(value))
         return tuple(_stand_in(info) if one is _WRONG else one for one in read)
 
     def _reference(self, kind: str, value: Any, path: str) -> Any:
         if not isinstance(value, str):
-            self.problems.append((path, f"it must name a {kind}, not be {_called(value)}"))
+            self._tell((path, f"it must name a {kind}, not be {_called(value)}"))
             return _WRONG
         name = referred(value)
         found = self.resolve(kind, name)
         if found is None:
-            self.problems.append((path, f"there is no {kind} {quoted(name)}"))
+            self._tell((path, f"there is no {kind} {quoted(name)}"))
             return _WRONG
         return found
 
@@ -183,22 +193,22 @@ class Reader:
             raise TypeError(info)
         limit = (info.max_length if isinstance(info, inspect.StrType) else None) or MAX_TEXT
         if isinstance(value, str) and len(value) > limit:
-            self.problems.append((path, f"it is longer than {limit} characters"))
+            self._tell((path, f"it is longer than {limit} characters"))
             return _WRONG
         if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
-            self.problems.append((path, "it has half of a character in it (a lone surrogate)"))
+            self._tell((path, "it has half of a character in it (a lone surrogate)"))
             return _WRONG
         try:
             if isinstance(info, inspect.EnumType):
                 return info.cls(value)
             converted = msgspec.convert(value, wanted, strict=True)
         except (msgspec.ValidationError, ValueError, OverflowError):
-            self.problems.append((path, _wanted(info, value)))
+            self._tell((path, _wanted(info, value)))
             return _WRONG
         if isinstance(info, inspect.IntType | inspect.FloatType):
             low_ok = (info.ge is None or converted >= info.ge) and (info.gt is None or converted > info.gt)
             if not low_ok or (info.le is not None and converted > info.le):
-                self.problems.append((path, _wanted(info, value)))
+                self._tell((path, _wanted(info, value)))
                 return _WRONG
         return converted
 

@@ -52,12 +52,6 @@ def is_host_pattern(text: str) -> bool:
     return is_host_name(text.removeprefix("*.")) and not text.endswith(".")
 
 
-def covers(pattern: str, host: str) -> bool:
-    """Whether everything that ``host``, a pattern too, takes is taken by ``pattern``."""
-    pattern, host = pattern.lower(), host.lower()
-    return pattern == host or (pattern.startswith("*.") and host.endswith(pattern[1:]))
-
-
 def is_token(text: str) -> bool:
     """Whether it can name a header or a cookie."""
     return _TOKEN.fullmatch(text) is not None

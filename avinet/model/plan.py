@@ -1,6 +1,7 @@
 """What a set of documents would change: created, updated, deleted, unchanged; or every reason why it cannot be."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import attrs
@@ -19,7 +20,7 @@ from avinet.model.config import (
 )
 from avinet.model.configuration import Configuration, Stored
 from avinet.model.ids import ConfigVersion, ObjectId, new_object_id
-from avinet.model.intake import Reader
+from avinet.model.intake import Enough, Reader
 from avinet.model.problems import MAX_PROBLEMS, InvalidConfigError, Problem, plain, quoted
 from avinet.model.references import check_deletes
 
@@ -71,6 +72,11 @@ class _Planner:
     wanted: dict[tuple[str, str], _Wanted] = attrs.field(factory=dict)
     by_uuid: dict[ObjectId, _Wanted] = attrs.field(factory=dict)
 
+    @property
+    def full(self) -> bool:
+        """Whether there are as many problems as anybody is told of."""
+        return len(self.problems) >= MAX_PROBLEMS
+
     def identify(self, number: int, document: Mapping[str, Any]) -> None:
         """Kind, name and UUID of a document, before any of them is read."""
         given, name, uuid = document.get("kind"), document.get("name"), document.get("uuid")
@@ -109,7 +115,7 @@ class _Planner:
         return ("name", "a group keeps its name: its SEs know it by that") if renamed_group else None
 
     def _blame(self, number: int, kind: str, name: str, path: str, why: str) -> None:
-        if len(self.problems) < MAX_PROBLEMS:
+        if not self.full:
             self.problems.append(Problem(number, kind, plain(name), path, why))
 
     def resolve(self, kind: str, name: str) -> ObjectId | None:
@@ -126,11 +132,18 @@ class _Planner:
         for wanted in self.wanted.values():
             document = self._with_key(wanted, _with_defaults(wanted.kind, wanted.document))
             reader = Reader(self.resolve)
-            thing = reader.read(KINDS[wanted.kind], wanted.uuid, document)
-            told = [path for path, _ in reader.problems]
-            checked = [(path, why) for path, why in self._check(thing, wanted) if _apart(path, told)]
+            checked: list[tuple[str, str]] = []
+            try:
+                thing = reader.read(KINDS[wanted.kind], wanted.uuid, document)
+                told = [path for path, _ in reader.problems]
+                found = ((path, why) for path, why in self._check(thing, wanted) if _apart(path, told))
+                checked = list(islice(found, MAX_PROBLEMS))
+            except Enough:
+                pass
             for path, why in (*reader.problems, *checked):
                 self._blame(wanted.number, wanted.kind, wanted.name, path, why)
+            if self.full:
+                break
             if not reader.problems and not checked:
                 read.append(thing)
         return read
@@ -206,12 +219,12 @@ def plan_change(
 ) -> Plan:
     """The change that ``documents`` (each whole; fields left out have their defaults) and ``deletes`` make.
 
-    ``InvalidConfigError`` has every problem of every document.
+    ``InvalidConfigError`` has every problem of every document, ``MAX_PROBLEMS`` at most.
     """
     planner = _Planner(before, new_id)
     for number, document in enumerate(documents, 1):
         planner.identify(number, document)
-    read = planner.read()
+    read = [] if planner.full else planner.read()
     # Problems among objects are told only when each is right in itself: else they are often its echo.
     if not planner.problems:
         planner.check(read, deletes)

@@ -398,6 +398,41 @@ class Racing(Case):
         self.assertEqual([self.successResultOf(change).version for change in changes], [2, 3])
         self.assertEqual(len(waiting), 1)
 
+    def test_one_document_with_very_much_in_it_is_looked_at_aside(self):
+        aside = []
+
+        async def run_aside(compute):
+            aside.append(compute)
+            return compute()
+
+        self.world.config.aside = run_aside
+        self.world.apply(pool("small", *range(1, 40)))
+        self.assertEqual(aside, [])
+        config = self.world.config
+        run(config.apply([pool("large", *range(1, 1000))], "tester"))
+        run(config.create("pool", pool("created", *range(1, 1000)), "tester"))
+        stored = run(
+            config.replace(
+                "pool", "created", pool("created", *range(1, 1100)), "tester", self.modified("created")
+            )
+        )
+        self.assertEqual(len(stored.thing.servers), 1099)
+        self.assertRaises(AvinetError, self.world.apply, pool("text", description="x" * 200_000))
+        self.assertEqual(len(aside), 4)
+
+    def modified(self, name):
+        return str(self.world.config.find("pool", name).modified_us)
+
+    def test_what_only_looks_keeps_no_change_waiting(self):
+        looking = Deferred()
+        self.world.config.aside = lambda compute: looking.addCallback(lambda _: compute())
+        many = [pool(f"p-{n}") for n in range(100)]
+        look = Deferred.fromCoroutine(self.world.config.apply(many, "tester", Terms(dry_run=True)))
+        self.assertEqual(self.world.apply(pool("small")).version, 2)
+        self.assertNoResult(look)
+        looking.callback(None)
+        self.assertEqual(len(self.successResultOf(look).plan.created), 100)
+
     def test_a_failed_change_lets_the_next_one_have_its_turn(self):
         self.assertRaises(AvinetError, self.world.apply, service())
         self.assertEqual(self.world.apply(pool()).version, 2)

@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.model import documents
-from avinet.model.documents import MAX_BYTES, MAX_DEPTH, DocumentError, parse_documents, parse_json
+from avinet.model.documents import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_VALUES,
+    DocumentError,
+    parse_documents,
+    parse_json,
+)
 
 TAGS = [
     "!!int",
@@ -51,6 +58,17 @@ class Documents(SynchronousTestCase):
         first, last = documents._LOADERS[0], documents._LOADERS[-1]
         self.assertIsNot(first, last)
         self.assertEqual(documents._read(text, "x", first), documents._read(text, "x", last))
+
+    def test_numbers_to_the_base_of_sixty_are_text(self):
+        text = "a: 22:80\nb: -1:20:30.5\nc: !!int 1:1\n" + "d: 1" + ":1" * 1000
+        for loader in documents._LOADERS:
+            (found,) = documents._read(text, "x", loader)
+            self.assertEqual(found, {"a": "22:80", "b": "-1:20:30.5", "c": "1:1", "d": "1" + ":1" * 1000})
+
+    def test_a_document_has_so_many_values_at_most(self):
+        row = "[" + "1," * (MAX_VALUES // 2) + "]"
+        self.assertEqual(len(parse_documents(f"a: {row}\n---\na: {row}\n---\na: {row}\n")), 3)
+        self.refused(f"a: {row}\nb: {row}", "more than 100000 values", "line 2")
 
     def test_json_is_yaml(self):
         text = '{"kind": "Pool", "servers": [{"ip": "10.0.0.1", "port": 80}], "on": true, "none": null}'

@@ -23,6 +23,7 @@ from avinet.model.config import (
 )
 from avinet.model.configuration import Configuration, Stored
 from avinet.model.ids import ConfigVersion, ObjectId
+from avinet.model.intake import Enough, Reader
 from avinet.model.plan import plan_change
 from avinet.model.problems import MAX_PROBLEMS, InvalidConfigError
 from tests.unit.config_kit import pool, service
@@ -243,6 +244,20 @@ class Refusals(Case):
     def test_the_number_of_problems_told_is_bounded(self):
         many = [pool(f"p{n}", colour=n) for n in range(MAX_PROBLEMS * 3)]
         self.assertEqual(len(self.problems(*many)), MAX_PROBLEMS)
+
+    def test_no_more_is_looked_for_than_is_told(self):
+        for document in (
+            service(ssl_key_and_certificate_refs=["none"] * 10_000),
+            pool(**{f"field{n}": n for n in range(10_000)}),
+            pool(servers=[{"ip": n} for n in range(10_000)]),
+        ):
+            asked = []
+            reader = Reader(lambda kind, name: asked.append(name))  # noqa: B023 - called within the turn
+            kind = KINDS[document["kind"].lower()]
+            self.assertRaises(Enough, reader.read, kind, ObjectId("x"), document)
+            self.assertEqual(len(reader.problems), MAX_PROBLEMS)
+            self.assertLessEqual(len(asked), MAX_PROBLEMS)
+            self.assertEqual(len(self.problems(document)), MAX_PROBLEMS)
 
     def test_a_problem_reads_as_document_field_and_reason(self):
         why = self.assertRaises(InvalidConfigError, plan_change, BEFORE, [service(port=0)])
