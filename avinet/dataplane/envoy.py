@@ -24,6 +24,7 @@ from avinet.dataplane.envoy_diagnosis import Diagnoses
 from avinet.dataplane.envoy_drain import ended, settle
 from avinet.dataplane.envoy_files import EnvoyFiles
 from avinet.dataplane.envoy_health import server_health, still_open
+from avinet.dataplane.envoy_logs import WRITES_PATTERN, reopened, writes_failed
 from avinet.dataplane.envoy_process import EnvoyProcess
 from avinet.dataplane.envoy_readback import STRANGE, ReadBack, ours
 from avinet.dataplane.envoy_render import Rendered, render
@@ -34,7 +35,7 @@ from avinet.dataplane.envoy_stats import STATS_PATTERN, Stats
 from avinet.dataplane.envoy_switch import EnvoySwitch
 from avinet.dataplane.envoy_written import Written, as_read
 from avinet.dataplane.host_addresses import RECORD, HostAddresses
-from avinet.dataplane.interface import DataPlaneDownError, RejectedError, Status
+from avinet.dataplane.interface import DataPlaneDownError, LogFiles, RejectedError, Status
 from avinet.errors import AvinetError
 from avinet.model.resources import Resource, hashes_of
 
@@ -161,7 +162,7 @@ class EnvoyDataPlane:
             _log.info("cut {count} connections to servers that were disabled", count=count)
 
     def _render(self, state: Mapping[str, Resource]) -> Rendered:
-        return render(state, self._files.secrets.folder if self._files.secrets is not None else None)
+        return _rendered(self._files, state)
 
     def _changed(self, secrets: Iterable[Secret]) -> dict[str, list[str]]:
         """Files that are not as they were written, and the resources concerned."""
@@ -217,7 +218,8 @@ class EnvoyDataPlane:
         if process is None:
             raise DataPlaneDownError(detail="its process is gone and is being started again")
         has = await self._listed()
-        stats = Stats.of(await self._admin.histograms(STATS_PATTERN))
+        found = await self._admin.histograms(f"{STATS_PATTERN}|{WRITES_PATTERN}")
+        stats = Stats.of(found)
         pools = sorted({str(ours(cluster)["pool"]) for cluster in has.pool_clusters})
         servers = server_health(has.pool_clusters, await self._admin.clusters())
         return Status(
@@ -225,6 +227,7 @@ class EnvoyDataPlane:
             servers=self._diagnoses.explain(servers, has.pool_clusters),
             services=tuple(stats.service(name) for name in has.services),
             pools=tuple(stats.pool(name) for name in pools),
+            log_writes_failed=writes_failed(found),
         )
 
     async def _listed(self) -> ReadBack:
@@ -233,6 +236,17 @@ class EnvoyDataPlane:
         if self._listing is None or self._listing[0] != changes or any(changes.get(w) for w in _WARMING):
             self._listing = (changes, await self._switch.read_back())
         return self._listing[1]
+
+    def log_files(self) -> LogFiles:
+        """In ``STATE/data-plane/logs``."""
+        return self._files.logs
+
+    def reopen_logs(self) -> Deferred[None]:
+        """Have Envoy write to new files; fires when those that were renamed are final."""
+        return Deferred.fromCoroutine(reopened(self._reactor, self._admin, self._files.logs, self._runs))
+
+    def _runs(self) -> bool:
+        return self._process.process is not None
 
     def detach(self) -> Deferred[None]:
         """Leave Envoy running for the next agent; waits for an ``apply`` under way."""
@@ -271,10 +285,14 @@ class EnvoyDataPlane:
             _log.warn("tidying up has to wait: {why}", why=str(failure))
 
 
+def _rendered(files: EnvoyFiles, state: Mapping[str, Resource]) -> Rendered:
+    return render(state, files.secrets.folder if files.secrets is not None else None, files.logs)
+
+
 def _secrets_of(files: EnvoyFiles, state: Mapping[str, Resource]) -> tuple[Secret, ...]:
     """Of a state that was in force once; none when it cannot be any more, which ``apply`` tells."""
     try:
-        return render(state, files.secrets.folder if files.secrets is not None else None).secrets
+        return _rendered(files, state).secrets
     except RejectedError:
         return ()
 

@@ -25,6 +25,8 @@ from avinet.model.config import (
 )
 
 METADATA_KEY = "avinet"
+NAME_KEY = "name"
+"""In a cluster's metadata: the pool's name, for request logs."""
 DRAIN_KEY = "drain_s"
 """In a disabled server's own metadata: how long it may finish, in seconds."""
 DNS_REFRESH_S = 5.0
@@ -243,6 +245,7 @@ def render_cluster(
             "filter_metadata": {
                 METADATA_KEY: {
                     "pool": name,
+                    NAME_KEY: pool.name,
                     "digest": digests[name],
                     "monitors": {monitor: digests[monitor] for monitor in sorted(monitors)},
                 }

@@ -93,6 +93,11 @@ def _to_https(port: int) -> list[dict[str, Any]]:
     return [{"name": "to-https", "domains": [_ANY], "routes": routes}]
 
 
+def _looks_at_paths(service: VirtualService) -> bool:
+    every = (PathMatch.BEGINS_WITH, "/")
+    return any((route.path_match, route.path) != every for route in service.routes)
+
+
 def _manager(
     service: VirtualService, port: Service, hosts: Sequence[dict[str, Any]], filters: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
@@ -104,8 +109,9 @@ def _manager(
         # The client's address is the connection's, appended to X-Forwarded-For, and X-Forwarded-Proto what it came
         # by; what it claims is not believed.
         "use_remote_address": True,
-        # Else /public/../private would go where the route of /public says.
-        "normalize_path": True,
+        # Else /public/../private would go where the route of /public says.  It changes the path for the server and
+        # for the log, too, so it is left alone where nobody looks at it (docs/decisions/0032).
+        "normalize_path": _looks_at_paths(service),
         "server_header_transformation": "PASS_THROUGH",
         "stream_idle_timeout": f"{STREAM_IDLE_S}s",
         "request_headers_timeout": f"{REQUEST_HEADERS_S}s",

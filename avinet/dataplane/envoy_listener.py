@@ -8,16 +8,17 @@ and the hash of its content; which hashes a resource must have to be in force th
 
 import hashlib
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from avinet.dataplane.envoy_access_log import access_logs
 from avinet.dataplane.envoy_cluster import METADATA_KEY
 from avinet.dataplane.envoy_downstream_tls import client_facing_tls
 from avinet.dataplane.envoy_http import Pools, connection_manager, pool_refs
 from avinet.dataplane.envoy_pool_http import pool_tcp_proxy
-from avinet.dataplane.interface import RejectedError
+from avinet.dataplane.interface import LogFiles, RejectedError
 from avinet.model.config import ApplicationProfile, IpAddrType, Service, VirtualService
 
 BUFFER_BYTES = 64 * 1024
@@ -46,24 +47,31 @@ def endpoints_of(service: VirtualService, resource: str) -> dict[tuple[str, int]
     return pairs
 
 
-def _filter(service: VirtualService, port: Service, pools: Pools) -> dict[str, Any]:
+def _filter(
+    service: VirtualService, port: Service, pools: Pools, loggers: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
     if service.application_profile_ref is ApplicationProfile.HTTP:
         return {
             "name": "envoy.filters.network.http_connection_manager",
-            "typed_config": connection_manager(service, port, pools),
+            "typed_config": {**connection_manager(service, port, pools), "access_log": list(loggers)},
         }
     proxy = {
         "@type": _TCP_PROXY,
         "stat_prefix": str(service.uuid),
+        "access_log": list(loggers),
         **pool_tcp_proxy(*pools[service.pool_ref]),
     }
     return {"name": "envoy.filters.network.tcp_proxy", "typed_config": proxy}
 
 
 def _chain(
-    service: VirtualService, port: Service, pools: Pools, secrets: Mapping[str, dict[str, Any]]
+    service: VirtualService,
+    port: Service,
+    pools: Pools,
+    secrets: Mapping[str, dict[str, Any]],
+    loggers: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
-    chain: dict[str, Any] = {"filters": [_filter(service, port, pools)]}
+    chain: dict[str, Any] = {"filters": [_filter(service, port, pools, loggers)]}
     if port.enable_ssl:
         http = service.application_profile_ref is ApplicationProfile.HTTP
         chain.update(client_facing_tls(service, port, list(secrets.values()), http=http))
@@ -71,17 +79,24 @@ def _chain(
 
 
 def render_listeners(
-    service: VirtualService, name: str, pools: Pools, secrets: Mapping[str, dict[str, Any]]
+    service: VirtualService,
+    name: str,
+    pools: Pools,
+    secrets: Mapping[str, dict[str, Any]],
+    logs: LogFiles | None = None,
 ) -> list[dict[str, Any]]:
-    """The listeners for the virtual service resource called ``name``.
+    """The listeners for the virtual service resource called ``name``; without ``logs`` they write none.
 
     ``secrets`` are its certificates' ``SdsSecretConfig`` by resource name, in the order in which they are preferred.
     """
     if not secrets and any(port.enable_ssl for port in service.services):
         raise RejectedError(resource=name, detail="it has a port with TLS and no certificate")
     clusters = [pools[ref][1] for ref in pool_refs(service)]
+    http = service.application_profile_ref is ApplicationProfile.HTTP
     found = []
     for (address, number), port in endpoints_of(service, name).items():
+        place = f"[{address}]:{number}" if ":" in address else f"{address}:{number}"
+        loggers = access_logs(service, place, logs, http=http) if logs is not None else []
         listener: dict[str, Any] = {
             "name": f"{service.uuid}|{address}|{number}",
             "address": {"socket_address": {"address": address, "port_value": number}},
@@ -89,7 +104,7 @@ def render_listeners(
             # Several service engines on one host share the address by SO_REUSEPORT.
             "enable_reuse_port": True,
             "per_connection_buffer_limit_bytes": BUFFER_BYTES,
-            "filter_chains": [_chain(service, port, pools, secrets)],
+            "filter_chains": [_chain(service, port, pools, secrets, loggers)],
         }
         made_of = {
             "resource": name,

@@ -19,7 +19,7 @@ from avinet.dataplane.envoy_cluster import METADATA_KEY, render_cluster
 from avinet.dataplane.envoy_http import pool_refs
 from avinet.dataplane.envoy_listener import endpoints_of, render_listeners
 from avinet.dataplane.envoy_secret import Secret, sds_config, secret_of
-from avinet.dataplane.interface import RejectedError
+from avinet.dataplane.interface import LogFiles, RejectedError
 from avinet.model.config import HealthMonitor, Pool, SSLKeyAndCertificate, VirtualService
 from avinet.model.resources import Resource
 
@@ -75,6 +75,7 @@ class _Rendering:
     objects: Mapping[str, _Thing]
     digests: Mapping[str, str]
     folder: Path | None
+    logs: LogFiles | None
     carried: dict[str, str] = attrs.field(init=False)
     """Resources that nothing stands for, so far."""
     clusters: dict[str, tuple[Pool, dict[str, Any]]] = attrs.field(factory=dict, init=False)
@@ -135,7 +136,7 @@ class _Rendering:
         pools = {ref: self._pool(ref, name) for ref in pool_refs(service)}
         uses_tls = any(port.enable_ssl for port in service.services)
         secrets = self._secrets(service.ssl_key_and_certificate_refs if uses_tls else (), name)
-        listeners = render_listeners(service, name, pools, secrets)
+        listeners = render_listeners(service, name, pools, secrets, self.logs)
         if not listeners:
             return
         self.listeners.extend(listeners)
@@ -164,13 +165,16 @@ class _Rendering:
         )
 
 
-def render(state: Mapping[str, Resource], folder: Path | None = None) -> Rendered:
+def render(
+    state: Mapping[str, Resource], folder: Path | None = None, logs: LogFiles | None = None
+) -> Rendered:
     """``state`` for Envoy; ``RejectedError`` names the resource that cannot be had.
 
-    ``folder`` is where the secrets' files will be; without one, whatever needs a certificate is refused.
+    ``folder`` is where the secrets' files will be; without one, whatever needs a certificate is refused.  Without
+    ``logs`` no requests are logged.
     """
     objects = {name: _decode(resource) for name, resource in sorted(state.items())}
-    rendering = _Rendering(objects, {name: r.digest for name, r in state.items()}, folder)
+    rendering = _Rendering(objects, {name: r.digest for name, r in state.items()}, folder, logs)
     for name, thing in objects.items():
         if isinstance(thing, VirtualService) and thing.enabled:
             rendering.add(name, thing)

@@ -26,6 +26,7 @@ from avinet.dataplane.envoy_files import EnvoyFiles
 from avinet.dataplane.envoy_settings import EnvoySettings, connections_within
 from avinet.dataplane.processes import ProcessId, command_of, identify
 from avinet.errors import AvinetError, Kind, error
+from avinet.model.logs import LogClass
 from avinet.trust.files import write_private
 
 LOCK_TIMEOUT_S = 5.0
@@ -137,6 +138,10 @@ def make_ready(files: EnvoyFiles, binary: EnvoyBinary, settings: EnvoySettings) 
     files.prepare_runtime()
     files.socket.unlink(missing_ok=True)
     files.rotate_log()
+    for log_class in LogClass:
+        files.logs.set_aside(
+            log_class
+        )  # it may end in the middle of a line, behind which a new one must not go on
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     limit = hard if hard != resource.RLIM_INFINITY else 1 << 20
     files.write_bootstrap(connections_within(settings, limit))

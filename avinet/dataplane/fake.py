@@ -5,11 +5,12 @@ can make it refuse a resource, be down, take its time, or drift from what it was
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import attrs
 from twisted.internet.defer import Deferred, fail, succeed
 
-from avinet.dataplane.interface import DataPlaneDownError, RejectedError, Status
+from avinet.dataplane.interface import DataPlaneDownError, LogFiles, RejectedError, Status
 from avinet.model.resources import Resource, hashes_of
 
 
@@ -30,6 +31,8 @@ class RecordingDataPlane:
     calls: list[str] = attrs.field(factory=list)
     force: dict[str, str] = attrs.field(factory=dict)
     """What ``in_force`` answers; ``apply`` sets it, a test may change it behind the agent's back."""
+    log_folder: Path = Path("logs")
+    """Of ``log_files``; a test that reads it names one that is there."""
     _on_restart: list[Callable[[], None]] = attrs.field(factory=list)
     _waiting: list[Deferred[None]] = attrs.field(factory=list)
 
@@ -68,6 +71,14 @@ class RecordingDataPlane:
     def status(self) -> Deferred[Status]:
         """``status_now``."""
         return self._call("status").addCallback(lambda _: self.status_now)
+
+    def log_files(self) -> LogFiles:
+        """In ``log_folder``."""
+        return LogFiles(self.log_folder)
+
+    def reopen_logs(self) -> Deferred[None]:
+        """Note the call: whoever writes here opens its files for each line."""
+        return self._call("reopen_logs")
 
     def detach(self) -> Deferred[None]:
         """Note the call; works when down."""

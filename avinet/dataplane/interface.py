@@ -6,13 +6,16 @@ never remembered.
 """
 
 import enum
+import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import ClassVar, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
 
 from avinet.errors import AvinetError, Kind, error
+from avinet.model.logs import LogClass, piece_name
 from avinet.model.resources import Resource
 
 
@@ -219,6 +222,52 @@ class Status:
     servers: tuple[ServerStatus, ...]
     services: tuple[ServiceCounters, ...]
     pools: tuple[PoolCounters, ...] = ()
+    log_writes_failed: int = 0
+    """Writes of request logs that failed since the data plane started, of up to some hundred records each: those are
+    lost."""
+
+
+@attrs.frozen
+class LogFiles:
+    """Where a data plane writes its request logs: NDJSON, one file a class, in a folder that is 0700.
+
+    Whoever takes them renames one (``set_aside``), then has the data plane open it anew (``reopen_logs``); what was
+    renamed before that is final then.  So after a crash between the two, ``reopen_logs`` goes before any look at what
+    lies there: a data plane that was not told still writes to the renamed file.  A file that was renamed may end in
+    the middle of a line when the data plane was killed or its disk was full, and only then.
+    """
+
+    folder: Path
+
+    def current(self, log_class: LogClass) -> Path:
+        """The file that is written now; it may not exist."""
+        return self.folder / f"{log_class.value}.ndjson"
+
+    def pieces(self) -> list[tuple[LogClass, Path]]:
+        """Renamed ones, oldest first.  Blocking."""
+        found = []
+        for path in self.folder.glob("*.*.ndjson"):
+            name, number, _ = path.name.split(".", 2)
+            if name in tuple(LogClass) and number.isdecimal():
+                found.append((int(number), LogClass(name), path))
+        return [(log_class, path) for _, log_class, path in sorted(found, key=lambda one: one[0])]
+
+    def set_aside(self, log_class: LogClass) -> Path | None:
+        """Rename the current file to a piece that was not there before; None when there is nothing in it.  Blocking.
+
+        Pieces are numbered by the clock, in microseconds, so that no name comes again for another content.
+        """
+        current = self.current(log_class)
+        number = time.time_ns() // 1000
+        while (piece := self.folder / piece_name(log_class, number)).exists():
+            number += 1
+        try:
+            if current.stat().st_size == 0:
+                return None
+            current.replace(piece)
+        except FileNotFoundError:
+            return None
+        return piece
 
 
 class DataPlane(Protocol):
@@ -252,6 +301,16 @@ class DataPlane(Protocol):
 
     def status(self) -> Deferred[Status]:
         """Health and counters now; ``DataPlaneDownError`` when it does not answer."""
+
+    def log_files(self) -> LogFiles:
+        """Where its request logs are."""
+
+    def reopen_logs(self) -> Deferred[None]:
+        """Have it write to new files, after a rename; fires when what was renamed before is final.
+
+        What it holds in memory goes to the new files, so twice in a row, each after a rename, gets at everything that
+        was logged before.  At once where none runs; ``DataPlaneDownError`` when it does not answer.
+        """
 
     def detach(self) -> Deferred[None]:
         """Stop looking after it and leave it running."""

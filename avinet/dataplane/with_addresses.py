@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from avinet.dataplane.host_addresses import HostAddressError, HostAddresses
-from avinet.dataplane.interface import DataPlane, RejectedError, Status
+from avinet.dataplane.interface import DataPlane, LogFiles, RejectedError, Status
 from avinet.errors import AvinetError
 from avinet.model.resources import Resource
 from avinet.model.vip_interface import HostAddress, addresses_by_resource, is_vip_interface
@@ -103,6 +103,14 @@ class WithAddresses:
     def status(self) -> Deferred[Status]:
         """The inner one's."""
         return self.inner.status()
+
+    def log_files(self) -> LogFiles:
+        """The inner one's."""
+        return self.inner.log_files()
+
+    def reopen_logs(self) -> Deferred[None]:
+        """The inner one's."""
+        return self.inner.reopen_logs()
 
     def detach(self) -> Deferred[None]:
         """Leave it running, addresses and all."""

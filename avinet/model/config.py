@@ -323,6 +323,37 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """Where they go."""
 
 
+LogRate = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+"""Records a second; 0 for no limit."""
+
+
+class FullClientLogs(msgspec.Struct, frozen=True, kw_only=True):
+    """Logs of requests that are not significant: kept on the service engine until somebody asks for them."""
+
+    enabled: bool = True
+    """When not, none are written."""
+    throttle: LogRate = 0
+    """Of this virtual service, on each service engine, in records a second; what is beyond is counted as dropped. 0 for
+    no limit."""
+
+
+class AnalyticsPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """Which requests are logged, and as what.
+
+    Significant are answers of 500 and above, whatever went wrong on the way, and what is named here.  For TCP that is
+    connections that failed or were cut.
+    """
+
+    full_client_logs: FullClientLogs = FullClientLogs()
+    """The requests that are not significant."""
+    significant_log_throttle: LogRate = 0
+    """As ``full_client_logs.throttle``, of significant ones."""
+    significant_client_errors: tuple[Annotated[int, msgspec.Meta(ge=400, le=499)], ...] = ()
+    """Statuses of the 4xx that are significant, too."""
+    slow_ms: Annotated[int, msgspec.Meta(ge=0, le=3_600_000)] = 1_000
+    """A request that takes so long is significant, WebSockets apart; 0 for none."""
+
+
 class VirtualService(ConfigObject, frozen=True, kw_only=True):
     """What clients connect to: addresses and ports, answered by a pool, or by several after host and path."""
 
@@ -337,7 +368,8 @@ class VirtualService(ConfigObject, frozen=True, kw_only=True):
     pool_ref: PoolRef
     """Who answers what no route takes."""
     routes: tuple[Route, ...] = ()
-    """The first that matches decides; ``pool_ref`` has the rest."""
+    """The first that matches decides; ``pool_ref`` has the rest. Where one of them looks at the path, it is normalised
+    first (``/a/../b`` is ``/b``, ``%41`` is ``A``), for the servers and the logs, too; else they get what the client sent."""
     http_to_https: bool = False
     """Requests on ports without TLS are redirected to the first port with it."""
     ssl_key_and_certificate_refs: tuple[CertificateRef, ...] = ()
@@ -346,6 +378,8 @@ class VirtualService(ConfigObject, frozen=True, kw_only=True):
     """Versions and ciphers that clients may use."""
     se_group_ref: GroupRef
     """Whose service engines serve it."""
+    analytics_policy: AnalyticsPolicy = AnalyticsPolicy()
+    """Its request logs."""
 
 
 KINDS: dict[str, type[ConfigObject]] = {

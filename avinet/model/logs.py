@@ -55,6 +55,56 @@ class DropReason(enum.StrEnum):
     """Envoy could not write it."""
 
 
+class LineField(enum.StrEnum):
+    """The keys of a line after its time and its virtual service's UUID; ``null``, or not there, where it is not known.
+
+    Durations are whole microseconds: what the data plane can say, and as milliseconds it would be 0 for most.
+    """
+
+    BYTES_IN = "bytes_in"
+    """Integer: of the request's body; of a TCP connection all that the client sent."""
+    BYTES_OUT = "bytes_out"
+    CLIENT = "client"
+    """IP address."""
+    CLIENT_PORT = "client_port"
+    """Integer."""
+    CONNECT_US = "connect_us"
+    """Integer: of the connection to the server, which an earlier request may have made."""
+    DURATION_US = "duration_us"
+    """Integer: from the request's first byte to the answer's last; of a TCP connection to its end, in steps of 1,000."""
+    FIRST_BYTE_US = "first_byte_us"
+    """Integer: from the request's first byte to the answer's first."""
+    FLAGS = "flags"
+    """What went wrong, in the data plane's short words with commas between; ``-`` for nothing."""
+    HOST = "host"
+    LISTENER = "listener"
+    """Address and port that the client came to."""
+    METHOD = "method"
+    PATH = "path"
+    """With the query."""
+    POOL = "pool"
+    """Its name."""
+    PROTOCOL = "protocol"
+    """``HTTP/1.0``, ``HTTP/1.1``, ``HTTP/2``; null for TCP."""
+    REASON = "reason"
+    """Where the answer is from, or why there is none."""
+    REQUEST_ID = "request_id"
+    SERVER = "server"
+    """Address and port."""
+    STATUS = "status"
+    """Integer; 0 where no answer was sent, and for TCP."""
+    TLS_CIPHER = "tls_cipher"
+    TLS_VERSION = "tls_version"
+    USER_AGENT = "user_agent"
+    SERVICE = "vs"
+    """The virtual service's name."""
+
+
+def piece_name(log_class: "LogClass", number: int) -> str:
+    """What the data plane's file of this class is renamed to when it is to be written no more."""
+    return f"{log_class.value}.{number}.ndjson"
+
+
 Counter = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Microseconds = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
