@@ -181,6 +181,8 @@ class EnvoyDataPlane:
             return False
         for kind, items in (("lds", listeners), ("cds", clusters)):
             if not self._written.noted(kind):  # by an earlier agent
+                if not self._files.as_written(kind):
+                    return False
                 self._written.note(kind, items)
         if await self._found(wanted.secrets) != digests:
             return False

@@ -10,6 +10,7 @@ that two SEs on one machine do not collide.  All files are 0600 in 0700 folders.
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,14 @@ _CONNECTIONS = (
     "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3"
     ".DownstreamConnectionsConfig"
 )
+
+
+_SILENT = re.compile(r"empty|[0-9a-f]{12}")
+"""Versions of older agents: only the name of the write."""
+
+
+def _digest(typed: Any) -> str:
+    return hashlib.sha256(msgspec.json.encode(typed)).hexdigest()[:32]
 
 
 def _runtime_base() -> Path:
@@ -156,11 +165,24 @@ class EnvoyFiles:
             self.socket.parent.rmdir()
         self._runtime_note.unlink(missing_ok=True)
 
-    def write_xds(self, kind: str, version: str, resources: tuple[dict[str, Any], ...]) -> None:
-        """Rename a new ``lds`` or ``cds`` file into place: Envoy reads it at once."""
+    def write_xds(self, kind: str, write: str, resources: tuple[dict[str, Any], ...]) -> str:
+        """Rename a new ``lds`` or ``cds`` file into place: Envoy reads it at once.
+
+        The version that Envoy then reports: ``write``, which names this write and no other, and what was written.
+        """
         typed = [{"@type": _TYPES[kind], **resource} for resource in resources]
-        content = {"version_info": version, "resources": typed}
-        write_private(self.xds(kind), msgspec.json.encode(content))
+        version = f"{write}-{_digest(typed)}"
+        write_private(self.xds(kind), msgspec.json.encode({"version_info": version, "resources": typed}))
+        return version
+
+    def as_written(self, kind: str) -> bool:
+        """Whether the file has what its version says; also when it is of an agent whose versions did not say."""
+        try:
+            content = msgspec.json.decode(self.xds(kind).read_bytes())
+            write, _, digest = str(content["version_info"]).partition("-")
+            return digest == _digest(content["resources"]) if digest else _SILENT.fullmatch(write) is not None
+        except (OSError, msgspec.DecodeError, KeyError, TypeError):
+            return False
 
     def read_xds(self, kind: str) -> tuple[dict[str, Any], ...]:
         """The resources of the file in place, as ``write_xds`` takes them; none when it is damaged."""

@@ -37,7 +37,7 @@ _DUMPS = {"lds": "dynamic_listeners", "cds": "dynamic_warming_clusters"}
 _log = Logger()
 
 
-def new_version() -> str:
+def new_write() -> str:
     """Names one write of one file, so that what Envoy confirms is this write and no other."""
     return uuid.uuid4().hex[:12]
 
@@ -140,11 +140,10 @@ class EnvoySwitch:
 
     async def _write(self, kind: str, resources: Items, wanted: Rendered | None) -> None:
         """Rename a file into place and wait until Envoy has taken it."""
-        version = new_version()
         try:
             refused = await self._rejections(kind)
         finally:
-            self.files.write_xds(kind, version, resources)
+            version = self.files.write_xds(kind, new_write(), resources)
             self.written.note(kind, resources)
         async for _ in self._tries(f"it does not take the new {kind.upper()} file"):
             stats = await self._outcome(kind)

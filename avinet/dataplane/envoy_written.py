@@ -2,6 +2,7 @@
 
 Envoy reports what it was given, with whatever metadata that has; so a listener that was changed by hand would pass for
 the one that it was.  The files tell: what is in them is what we wrote, and Envoy uses the version that is in them.
+What an earlier agent wrote is not known, as this one may render it otherwise; but the version says what it was.
 """
 
 import hashlib
@@ -56,10 +57,17 @@ class Written:
         return [kind for kind, noted in self._noted.items() if used.get(kind) != noted.version]
 
     def changed(self) -> dict[str, list[str]]:
-        """``lds.json`` and ``cds.json``, those that are not as noted, and the resources whose part of it is not."""
+        """``lds.json`` and ``cds.json``, those that are not as noted, and the resources whose part of it is not.
+
+        Before anything was noted: those that are not as an earlier agent wrote them, and no resources.
+        """
         found: dict[str, list[str]] = {}
-        for kind, noted in self._noted.items():
-            path = self.files.xds(kind)
+        for kind in _RESOURCES:
+            path, noted = self.files.xds(kind), self._noted.get(kind)
+            if noted is None:
+                if not self.files.as_written(kind):
+                    found[path.name] = []
+                continue
             try:
                 whole = path.read_bytes()
             except OSError:

@@ -11,6 +11,8 @@ import contextlib
 import os
 import shutil
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -28,6 +30,10 @@ _BOOTED = Path("/run/systemd/system")
 _CREDENTIAL = "avinet-se-at-rest"
 _TIMEOUT_S = 20.0
 """A TPM takes a second or two."""
+DECRYPT_TRIES = 5
+DECRYPT_PAUSE_S = 3.0
+"""A TPM that is busy or not there yet at boot answers within seconds.  Whoever gives up loses the configuration that the
+SE serves without controllers, and a disk of another machine costs the tries once."""
 
 _log = Logger()
 
@@ -46,6 +52,7 @@ class Vault:
     """Seals for the folder ``folder``; the key is made at the first use."""
 
     folder: Path
+    sleep: Callable[[float], None] = time.sleep
     _key: AESGCM | None = attrs.field(default=None, init=False, repr=False)
 
     def seal(self, data: bytes) -> bytes:
@@ -85,12 +92,23 @@ class Vault:
                 self._tell()
                 return key
         with contextlib.suppress(FileNotFoundError):
-            key = _systemd_creds("decrypt", self._credential.read_bytes())
+            key = self._open(self._credential.read_bytes())
             if len(key) == KEY_BYTES:
                 self._tell()
                 return key
             _log.error("{path} cannot be opened on this machine", path=str(self._credential))
         return None
+
+    def _open(self, credential: bytes) -> bytes:
+        """The key in it; empty when it still cannot be had after some tries."""
+        for left in range(DECRYPT_TRIES - 1, -1, -1):
+            key = _systemd_creds("decrypt", credential)
+            if key or not _can_seal():
+                return key
+            if left:
+                _log.warn("the credential of this machine cannot be opened now; {left} more tries", left=left)
+                self.sleep(DECRYPT_PAUSE_S)
+        return b""
 
     def _tell(self) -> None:
         """Which of the two it is: once in a process, as the key is read once."""
@@ -114,10 +132,15 @@ class Vault:
         return key
 
 
+def _can_seal() -> str | None:
+    """The program, where systemd can seal a credential to this machine."""
+    return shutil.which("systemd-creds") if _BOOTED.is_dir() else None
+
+
 def _systemd_creds(verb: str, data: bytes) -> bytes:
     """The answer of ``systemd-creds``; empty where there is none, or it cannot."""
-    program = shutil.which("systemd-creds")
-    if program is None or not _BOOTED.is_dir():
+    program = _can_seal()
+    if program is None:
         return b""
     try:
         done = subprocess.run(

@@ -192,4 +192,18 @@ async def test_what_was_changed_while_no_agent_ran_is_put_right_by_the_next():
         await bench.applying()
         found = json.loads(bench.files.xds("lds").read_bytes())["resources"]
         assert found[0]["per_connection_buffer_limit_bytes"] == 65536
+        assert await bench.told() == ("file/lds.json",)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_an_older_agent_wrote_otherwise_is_written_anew_and_is_no_drift():
+    async with Watched() as bench:
+        await bench.start()
+        await bench.applier.stop()
+        kept = bench.files.read_xds("lds")
+        older = tuple({**one, "per_connection_buffer_limit_bytes": 1024} for one in kept)
+        bench.files.write_xds("lds", "older", older)
+        await bench.applying()
+        assert bench.files.read_xds("lds") == kept
+        assert bench.drifts == []
         await bench.serves()

@@ -31,6 +31,7 @@ from avinet.dataplane.envoy_start import (
     running,
     started_by_service,
 )
+from avinet.dataplane.envoy_written import Written
 from avinet.dataplane.interface import RejectedError
 from avinet.dataplane.processes import ProcessId, identify, send_signal
 
@@ -213,6 +214,36 @@ class Files(SynchronousTestCase):
         for damage in (b"", b"[]", b"{}"):
             files.xds("cds").write_bytes(damage)
             self.assertEqual(files.read_xds("cds"), ())
+
+    def test_a_file_tells_whether_it_is_as_it_was_written(self):
+        files = EnvoyFiles(new_folder(self))
+        self.assertFalse(files.as_written("cds"))
+        files.prepare()
+        self.assertTrue(files.as_written("cds"))
+        version = files.write_xds("cds", "v", ({"name": "a", "weight": 1.5, "ports": {"b": [80]}},))
+        self.assertTrue(files.as_written("cds"))
+        whole = files.xds("cds").read_bytes()
+        self.assertIn(version.encode(), whole)
+        for damage in (
+            whole.replace(b"80", b"81"),
+            whole.replace(version.encode(), b"mine"),
+            whole.replace(version.encode(), b"mine-"),
+            whole[:-1],
+            b"{}",
+            b"[]",
+            b"",
+        ):
+            files.xds("cds").write_bytes(damage)
+            self.assertFalse(files.as_written("cds"), damage)
+        files.xds("cds").write_bytes(whole.replace(version.encode(), b"0123456789ab"))
+        self.assertTrue(files.as_written("cds"))  # by an agent that did not say
+
+    def test_what_is_not_as_an_earlier_agent_wrote_it_has_changed(self):
+        files = EnvoyFiles(new_folder(self))
+        files.prepare()
+        self.assertEqual(Written(files).changed(), {})
+        files.xds("lds").write_bytes(files.xds("lds").read_bytes()[:-1])
+        self.assertEqual(Written(files).changed(), {"lds.json": []})
 
     def test_preparing_again_leaves_the_last_good_files(self):
         files = EnvoyFiles(new_folder(self))

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.model.ids import ConfigVersion
 from avinet.model.resources import Resource
 from avinet.se import at_rest
-from avinet.se.at_rest import MAGIC, UnsealedError, Vault
+from avinet.se.at_rest import DECRYPT_PAUSE_S, DECRYPT_TRIES, MAGIC, UnsealedError, Vault
 from avinet.se.config_files import ConfigFiles, LastGood, SavedStateError, _SavedResource, _SavedState
 from avinet.trust.files import DiskFullError
 
@@ -50,7 +50,35 @@ class Vaults(SynchronousTestCase):
             self.assertEqual([p.name for p in self.folder.iterdir()], ["at-rest.cred"])
             self.assertEqual(Vault(self.folder).unseal(sealed), SECRET)
         with mock.patch.object(at_rest, "_systemd_creds", return_value=b""):  # another machine
-            self.assertRaises(UnsealedError, Vault(self.folder).unseal, sealed)
+            self.assertRaises(UnsealedError, Vault(self.folder, [].append).unseal, sealed)
+        self.flushLoggedErrors()
+
+    def sealed_by_the_machine(self):
+        with mock.patch.object(at_rest, "_systemd_creds", side_effect=lambda verb, data: data):
+            return Vault(self.folder).seal(SECRET)
+
+    def test_a_credential_that_opens_late_opens(self):
+        sealed, answers, slept = self.sealed_by_the_machine(), [b"", b""], []
+
+        def creds(verb, data):
+            return answers.pop() if answers else data
+
+        with (
+            mock.patch.object(at_rest, "_systemd_creds", creds),
+            mock.patch.object(at_rest, "_can_seal", return_value="systemd-creds"),
+        ):
+            self.assertEqual(Vault(self.folder, slept.append).unseal(sealed), SECRET)
+        self.assertEqual(slept, [DECRYPT_PAUSE_S] * 2)
+
+    def test_one_that_never_opens_is_given_up_after_some_tries_and_without_systemd_at_once(self):
+        sealed, slept = self.sealed_by_the_machine(), []
+        with mock.patch.object(at_rest, "_systemd_creds", return_value=b"") as creds:
+            with mock.patch.object(at_rest, "_can_seal", return_value="systemd-creds"):
+                self.assertRaises(UnsealedError, Vault(self.folder, slept.append).unseal, sealed)
+            self.assertEqual((creds.call_count, len(slept)), (DECRYPT_TRIES, DECRYPT_TRIES - 1))
+            with mock.patch.object(at_rest, "_can_seal", return_value=None):
+                self.assertRaises(UnsealedError, Vault(self.folder, slept.append).unseal, sealed)
+            self.assertEqual(creds.call_count, DECRYPT_TRIES + 1)
         self.flushLoggedErrors()
 
     def test_a_credential_that_does_not_open_again_is_not_believed(self):
