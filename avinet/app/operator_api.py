@@ -15,6 +15,7 @@ from avinet.controller.api_events import event_routes
 from avinet.controller.api_images import ImageApi
 from avinet.controller.api_metrics import metrics_route
 from avinet.controller.api_placement import PlacementApi
+from avinet.controller.api_profiles import profile_routes
 from avinet.controller.api_schemas import components
 from avinet.controller.api_status import StatusApi, Whole
 from avinet.controller.api_tokens import TokenApi
@@ -77,6 +78,7 @@ class OperatorApi:
             *TokenApi(whole.engines, self.events.emit, self.meta, self._has_group).routes(),
             *ImageApi(self.images, whole.engines, self._has_group).routes(),
             *ConfigApi(whole.config, whole.sync, whole.engines, deferToThread).routes(),
+            *profile_routes(),
             *event_routes(self.events, clock),
             *TrafficApi(whole.config, self.traffic, reader).routes(),
             metrics_route(whole, lambda: self.events.counts, (TrafficCollector(self.traffic),)),

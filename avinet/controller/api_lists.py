@@ -4,8 +4,8 @@
 the kind (``?enabled=false``), where a reference is compared by name, UUID or URL.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, cast
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Annotated, Any, TypeVar, cast
 from urllib.parse import urlencode
 
 import msgspec
@@ -18,6 +18,8 @@ from avinet.model.ids import ObjectId
 from avinet.model.intake import READ_ONLY, referred
 from avinet.model.shown import SECRET_FIELDS
 from avinet.rest.problem import InvalidQueryError
+
+T = TypeVar("T")
 
 MAX_PAGE = 1_000
 """Objects in one answer: a MiB or two, and some 10 ms of shaping them."""
@@ -85,10 +87,21 @@ def page_of(
     kind: str, query: ListQuery, now: Configuration, shape: Callable[[Stored], Mapping[str, Any]]
 ) -> dict[str, Any]:
     """The answer to a list; only what is on the page is shaped."""
-    names = _fields(kind, query.fields)
+    names = fields_of(query, (*KINDS[kind].__struct_fields__, *READ_ONLY))
     chosen = [thing for thing in now.all_of(KINDS[kind]) if _matches(thing, query, now)]
+    return paged(kind, query, chosen, lambda thing: shape(now.objects[thing.uuid]), names)
+
+
+def paged(
+    kind: str,
+    query: ListQuery,
+    chosen: Sequence[T],
+    shape: Callable[[T], Mapping[str, Any]],
+    names: Collection[str] | None,
+) -> dict[str, Any]:
+    """The page of ``chosen`` that is asked for, with the fields ``names``, or all."""
     start = (query.page - 1) * query.page_size
-    results = [shape(now.objects[thing.uuid]) for thing in chosen[start : start + query.page_size]]
+    results = [shape(thing) for thing in chosen[start : start + query.page_size]]
     if names is not None:
         results = [{name: value for name, value in one.items() if name in names} for one in results]
     body: dict[str, Any] = {"count": len(chosen), "results": results}
@@ -108,10 +121,15 @@ def _again(query: ListQuery) -> dict[str, str]:
     }
 
 
-def _matches(thing: ConfigObject, query: ListQuery, now: Configuration) -> bool:
-    if query.name is not None and thing.name != query.name:
+def called(name: str, query: ListQuery) -> bool:
+    """Whether ``?name=`` and ``?search=`` let it pass."""
+    if query.name is not None and name != query.name:
         return False
-    if query.search is not None and _searched(query.search) not in thing.name.lower():
+    return query.search is None or _searched(query.search) in name.lower()
+
+
+def _matches(thing: ConfigObject, query: ListQuery, now: Configuration) -> bool:
+    if not called(thing.name, query):
         return False
     for name in query.__struct_fields__:
         wanted = None if name in _OWN else getattr(query, name)
@@ -137,11 +155,11 @@ def _same(value: Any, wanted: Any, now: Configuration) -> bool:
     return stored is not None and referred(wanted) in {value, stored.thing.name}
 
 
-def _fields(kind: str, text: str | None) -> frozenset[str] | None:
-    if text is None:
+def fields_of(query: ListQuery, known: Iterable[str]) -> frozenset[str] | None:
+    """Those that ``?fields=`` names and that always come; None for all.  ``InvalidQueryError``."""
+    if query.fields is None:
         return None
-    known = {*KINDS[kind].__struct_fields__, *READ_ONLY}
-    names = frozenset(name.strip() for name in text.split(","))
-    for name in sorted(names - known):
+    names = frozenset(name.strip() for name in query.fields.split(","))
+    for name in sorted(names - frozenset(known)):
         raise InvalidQueryError(where="fields", what=f"there is no field {name[:64]!r}")
     return names | frozenset(ALWAYS)

@@ -295,7 +295,9 @@ class ApplicationProfile(enum.StrEnum):
     """What a virtual service understands.  The Avi API has objects of these names; here they are fixed."""
 
     HTTP = "System-HTTP"
+    """HTTP, and HTTPS at ports with TLS."""
     TCP = "System-L4-Application"
+    """TCP; TLS is ended at ports that have it."""
 
 
 ApplicationProfileRef = Annotated[ApplicationProfile, msgspec.Meta(extra={"named": "applicationprofile"})]
