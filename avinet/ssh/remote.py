@@ -176,6 +176,10 @@ class _RemoteCommand(Protocol):
     def writeConnectionLost(self) -> None:
         """All input is there."""
 
+    def forget(self) -> None:
+        """Nobody waits for the end any more: what was refused is told as that, and not its end as well."""
+        self.done.addErrback(lambda failure: None)
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """It is over."""
         if self.done.called:
@@ -234,13 +238,13 @@ def run(
     """Run ``command`` by the SE's shell.  Past ``timeout_s`` it is cut (the SE kills it): ``CommandTimeoutError``."""
 
     async def work() -> ExitStatus:
-        channel = await _log_in(reactor, target)
+        channel, remote = await _log_in(reactor, target), _RemoteCommand(streams)
         try:
-            remote = _RemoteCommand(streams)
             session = await _session(channel, remote)
             await _ask(channel, session, b"exec", string(command.encode()), repr(command))
             return await _finish(reactor, remote, session, streams.stdin)
         finally:
+            remote.forget()
             channel.close("done")
 
     running = Deferred.fromCoroutine(work())
@@ -266,9 +270,8 @@ def interactive(
     """A shell, or ``command``, with a terminal: ours is raw meanwhile, and its size follows."""
 
     async def work() -> ExitStatus:
-        channel = await _log_in(reactor, target)
+        channel, remote = await _log_in(reactor, target), _RemoteCommand(streams)
         try:
-            remote = _RemoteCommand(streams)
             session = await _session(channel, remote)
             term = os.environ.get("TERM", "dumb").encode()
             await _ask(
@@ -287,6 +290,7 @@ def interactive(
             with _raw(streams.stdin), _on_resize(reactor, resized):
                 return await _finish(reactor, remote, session, streams.stdin)
         finally:
+            remote.forget()
             channel.close("done")
 
     return Deferred.fromCoroutine(work())
