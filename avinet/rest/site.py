@@ -5,8 +5,9 @@ sends a byte a minute, a body of any length, or a client that never reads its an
 
 - headers, and the TLS handshake before them, arrive within ``HEADER_TIMEOUT_S`` of the first byte or go;
 - a body may be as long as its route says, known before a byte of it is read, and arrives within
-  ``BODY_TIMEOUT_S``; what is over is answered 413 and the rest discarded for a moment, so that the client gets
-  to read the answer (closing with unread input would reset the connection under it);
+  ``BODY_TIMEOUT_S``; what is over is answered 413 and the rest read and discarded up to a bound, so that the client
+  gets to read the answer (most do so only once they have sent all, and closing with unread input would reset the
+  connection under it);
 - an answer that the client does not read stalls for ``STALL_TIMEOUT_S``, then the connection is cut.
 
 How many connections there may be is ``avinet.rest.connections``'s.  HTTP/2 is left out: one more parser before
@@ -33,7 +34,7 @@ from avinet.rest.problem import (
     problem_of,
 )
 from avinet.rest.router import Router
-from avinet.units import KIB
+from avinet.units import KIB, MIB
 
 HEADER_TIMEOUT_S = 15.0
 """nginx and Apache give 60 and 20; a TLS handshake and one small header take a second on the worst of links."""
@@ -49,8 +50,15 @@ LARGE_BODIES = 16
 connections with 8 MiB each would fill a disk."""
 LARGE_RETRY_S = 5.0
 LINGER_S = 2.0
-"""How long what follows a refusal is read and thrown away."""
-LINGER_BYTES = 1024 * 1024
+"""After a refusal, the answer's last chance to be read: how long the connection may then be silent before it is closed."""
+LINGER_BYTES = MIB
+"""How much of what follows a refusal is read and thrown away, of any client."""
+LONG_LINGER_BYTES = 128 * MIB
+"""The same of ``LONG_LINGERS`` at once: a file sent by mistake, whose sender is to learn what was wrong.  To decrypt it
+costs us no more than it costs the sender, and none of it is kept."""
+LONG_LINGERS = 16
+LONG_LINGER_S = 30.0
+"""In all: as long as a body that is accepted may take."""
 
 
 class BoundedChannel(HTTPChannel):
@@ -64,6 +72,9 @@ class BoundedChannel(HTTPChannel):
         self._stall: IDelayedCall | None = None
         self._refused = False
         self._lingered = 0
+        self._linger_end = 0.0
+        self._closing = False
+        self._lingers_long = False
         self._large = False
 
     @property
@@ -80,9 +91,7 @@ class BoundedChannel(HTTPChannel):
     def dataReceived(self, data: bytes) -> None:
         """Parse, unless the request was refused."""
         if self._refused:
-            self._lingered += len(data)
-            if self._lingered > LINGER_BYTES:
-                self._abort()
+            self._discard(len(data))
             return
         if self._deadline is None and not self._handlingRequest:
             self._await_until(HEADER_TIMEOUT_S, self._abort)
@@ -130,6 +139,9 @@ class BoundedChannel(HTTPChannel):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Nothing is left to wait for."""
         self._release()
+        if self._lingers_long:
+            self._lingers_long = False
+            self.site.long_lingers -= 1
         self._stop_waiting()
         self._stop_stall()
         super().connectionLost(reason)
@@ -168,7 +180,25 @@ class BoundedChannel(HTTPChannel):
         ]
         cast(ITransport, self.transport).write("\r\n".join(lines).encode("ascii") + body)
         self.setTimeout(None)
+        self._linger_end = self.site.clock.seconds() + LONG_LINGER_S
         self._await_until(LINGER_S, self._close)
+
+    def _discard(self, size: int) -> None:
+        """So many bytes came after the refusal."""
+        self._lingered += size
+        over = self._lingered > (LONG_LINGER_BYTES if self._may_linger_long() else LINGER_BYTES)
+        left_s = self._linger_end - self.site.clock.seconds()
+        if over or left_s <= 0:
+            self._abort()
+        elif self._deadline is not None and not self._closing:
+            self._deadline.reset(min(LINGER_S, left_s))
+
+    def _may_linger_long(self) -> bool:
+        """It counts from where it needs to until the connection ends."""
+        if self._lingered > LINGER_BYTES and not self._lingers_long:
+            self._lingers_long = self.site.long_lingers < LONG_LINGERS
+            self.site.long_lingers += self._lingers_long
+        return self._lingers_long
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         self.refuse(
@@ -184,6 +214,7 @@ class BoundedChannel(HTTPChannel):
         self.refuse(SlowRequestError(limit_s=BODY_TIMEOUT_S))
 
     def _close(self) -> None:
+        self._closing = True
         self._await_until(STALL_TIMEOUT_S, self._abort)
         self.loseConnection()
 
@@ -255,6 +286,7 @@ class BoundedSite(Site):
         super().__init__(router, parsePOSTFormSubmission=False, timeout=IDLE_TIMEOUT_S, reactor=clock)
         self.router = router
         self.large_bodies = 0
+        self.long_lingers = 0
         self.clock = clock
 
     def log(self, request: http.Request) -> None:

@@ -1,6 +1,9 @@
 """The HTTP surfaces on real sockets: TLS with the SE's checks, the UNIX socket, and clients that do nothing."""
 
+import http.client
+import json
 import socket
+import ssl
 import stat
 
 import pytest
@@ -23,6 +26,7 @@ from avinet.rest.tls import (
     controller_client_options,
     node_context_factory,
 )
+from avinet.units import MIB
 from tests.unit.test_rest_tls import CLUSTER, Root, key_pem, pem
 
 
@@ -90,6 +94,31 @@ async def test_connections_over_the_bound_are_cut_and_places_come_back():
         client = treq.client.HTTPClient(agent(root))
         answer = await client.get(f"https://127.0.0.1:{port.getHost().port}/big", timeout=10)
         assert len(await answer.content()) == 5_000_000
+    finally:
+        await port.stopListening()
+
+
+def send_first_and_read_then(port, size):
+    """A client like most: it looks for the answer once its whole body is sent."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=30, context=context)
+    try:
+        connection.request("POST", "/echo", bytes(size), {"Content-Type": "x/y"})
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())["reason"]
+    finally:
+        connection.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_sender_of_far_too_much_learns_why_it_was_refused():
+    key, certificate = Root().node()
+    options = node_context_factory(key_pem(key), pem(certificate))
+    port = listen_tls(reactor, Place(0, "x", "127.0.0.1"), site(), options)
+    try:
+        told = await deferToThread(send_first_and_read_then, port.getHost().port, 64 * MIB)
+        assert told == (413, "body-too-large")
     finally:
         await port.stopListening()
 

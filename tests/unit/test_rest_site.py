@@ -12,6 +12,7 @@ from avinet.rest.site import (
     IDLE_TIMEOUT_S,
     LINGER_BYTES,
     LINGER_S,
+    LONG_LINGER_S,
     STALL_TIMEOUT_S,
 )
 from tests.unit.rest_client import Client, request_bytes
@@ -121,15 +122,62 @@ class SiteTests(SynchronousTestCase):
         self.send(b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
         self.refused(413, "body-too-large")
 
+    def follow(self, connection, size, step=65536):
+        """What the client sends after it was refused."""
+        for _ in range(size // step):
+            if connection.transport.aborted:
+                return
+            connection.send(bytes(step))
+
+    def refused_connection(self):
+        connection = self.client.connect()
+        connection.send(self.post(b"", "Content-Length: 100000000000\r\n"))
+        return connection
+
     def test_what_follows_a_refusal_is_discarded_and_bounded(self):
-        self.send(self.post(b"", "Content-Length: 100000000\r\n"))
-        sent = 0
-        while sent <= LINGER_BYTES:
-            self.assertFalse(self.transport.aborted)
-            self.send(bytes(65536))
-            sent += 65536
-        self.assertTrue(self.transport.aborted)
+        self.patch(module, "LONG_LINGER_BYTES", 4 * LINGER_BYTES)
+        one = self.refused_connection()
+        self.follow(one, 4 * LINGER_BYTES)
+        self.assertFalse(one.transport.aborted)
+        self.assertEqual(one.answer().status, 413)
+        self.follow(one, LINGER_BYTES)
+        self.assertTrue(one.transport.aborted)
         self.assertEqual(self.bodies, [])
+
+    def test_few_linger_long_and_make_room_when_they_end(self):
+        self.patch(module, "LONG_LINGERS", 2)
+        held = [self.refused_connection() for _ in range(2)]
+        for one in held:
+            self.follow(one, 2 * LINGER_BYTES)
+        more = self.refused_connection()
+        self.follow(more, LINGER_BYTES)
+        self.assertEqual([one.transport.aborted for one in (*held, more)], [False] * 3)
+        self.follow(more, LINGER_BYTES)
+        self.assertTrue(more.transport.aborted)
+        for one in (*held, more):
+            one.lose()
+        self.assertEqual(self.client.site.long_lingers, 0)
+        again = self.refused_connection()
+        self.follow(again, 2 * LINGER_BYTES)
+        self.assertFalse(again.transport.aborted)
+        again.lose()
+
+    def test_who_goes_on_sending_after_a_refusal_is_heard_out_for_a_bounded_time(self):
+        one = self.refused_connection()
+        for _ in range(int(LONG_LINGER_S) - 1):
+            self.clock.advance(1.0)
+            one.send(b"x")
+        self.assertFalse(one.transport.disconnecting or one.transport.aborted)
+        self.clock.advance(1.0)
+        self.assertTrue(one.transport.disconnecting)
+
+    def test_who_is_silent_after_a_refusal_is_let_go(self):
+        one = self.refused_connection()
+        one.send(b"x")
+        self.clock.advance(LINGER_S)
+        self.assertTrue(one.transport.disconnecting)
+        self.clock.advance(STALL_TIMEOUT_S)
+        self.assertTrue(one.transport.aborted)
 
     def test_large_bodies_under_way_are_few_and_make_room_when_they_end(self):
         self.patch(module, "LARGE_BODY_BYTES", 50)
