@@ -1,7 +1,10 @@
 """The demo's live status screen: SEs, state, round trip, configuration, requests served by each."""
 
+import shlex
+import shutil
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -15,6 +18,13 @@ from avinet.app.demo.traffic import Traffic
 
 PLAIN_EVERY_S = 10.0
 """Without a terminal a line is printed this often."""
+
+
+def exported(state: Path) -> str:
+    """The line after which ``avinet`` is this demo's, where a shell does not find the program by itself, too."""
+    mine = Path(sys.executable).parent
+    path = "" if shutil.which("avinet") == str(mine / "avinet") else f"PATH={shlex.quote(str(mine))}:$PATH "
+    return f"export {path}AVINET_STATE={shlex.quote(str(state))}"
 
 
 @attrs.frozen
@@ -45,7 +55,8 @@ class Screen:
         plan = self.plan
         self.say(f"everything is in {plan.folder}")
         self.say(f"the virtual service answers at {plan.url}")
-        self.say(f"in another terminal: export AVINET_STATE={plan.controller_state}; avinet se list")
+        self.say(f"in another terminal: {exported(plan.controller_state)}; avinet se list")
+        self.say(f"its ports are free ones rather than the usual: {plan.settings('controller')}")
         if sys.stdout.isatty():
             self._live = Live(console=self.console, auto_refresh=False)
             self._live.start()
