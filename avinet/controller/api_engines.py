@@ -70,11 +70,11 @@ class EngineRow(msgspec.Struct, frozen=True, kw_only=True):
     """It is deleted once it has drained."""
 
 
-class DisabledEngine(EngineRow, frozen=True, kw_only=True):
+class EmptiedEngine(EngineRow, frozen=True, kw_only=True):
     """One SE that was told to serve nothing."""
 
     stranded: tuple[str, ...] = ()
-    """Names of what it served that no other can take over: it serves them on, unless it was disabled ``now``."""
+    """Names of what it served that no other can take over.  One that was disabled, not ``now``, serves them on."""
 
 
 class EngineDetail(EngineRow, frozen=True, kw_only=True):
@@ -253,10 +253,20 @@ class EngineApi:
 
     async def disable(self, request: Request) -> Response:
         """``POST /api/serviceengine/{uuid}/disable``."""
-        se, wish = self._se(request), request.body
+        wish: Disabling = request.body
+        return await self._empty(
+            self._se(request), lambda se: self.commands.disable(se, wish.note, drains=not wish.now)
+        )
+
+    async def quarantine(self, request: Request) -> Response:
+        """``POST /api/serviceengine/{uuid}/quarantine``."""
+        wish: Remark = request.body
+        return await self._empty(self._se(request), lambda se: self.commands.quarantine(se, wish.note))
+
+    async def _empty(self, se: SeId, run: Callable[[SeId], Awaitable[SeRecord]]) -> Response:
         stranded = self.facts.stranded(se)  # what it serves is another thing a moment after the command
-        row = self.row(await self.commands.disable(se, wish.note, drains=not wish.now))
-        return Response(body=DisabledEngine(**msgspec.structs.asdict(row), stranded=stranded))
+        row = self.row(await run(se))
+        return Response(body=EmptiedEngine(**msgspec.structs.asdict(row), stranded=stranded))
 
     async def delete(self, request: Request) -> Response:
         """``DELETE /api/serviceengine/{uuid}``."""
@@ -328,7 +338,16 @@ class EngineApi:
                 handler=self.disable,
                 summary="Keep it connected, give it nothing to carry; what it has it serves until others do.",
                 request=Disabling,
-                response=DisabledEngine,
+                response=EmptiedEngine,
+                statuses=_COMMANDED,
+            ),
+            Route(
+                method="POST",
+                path=one + "/quarantine",
+                handler=self.quarantine,
+                summary="Empty it as far as it can be reached, and cut it off until it is enabled.",
+                request=Remark,
+                response=EmptiedEngine,
                 statuses=_COMMANDED,
             ),
             self._command(
@@ -342,12 +361,6 @@ class EngineApi:
                 "Allow virtual services on one that enrolled without a token.",
                 Nothing,
                 lambda se, body: commands.place(se),
-            ),
-            self._command(
-                "quarantine",
-                "Empty it as far as it can be reached, and cut it off until it is enabled.",
-                Remark,
-                lambda se, body: commands.quarantine(se, body.note),
             ),
         )
 

@@ -106,6 +106,10 @@ class Leaving(CliCase):
         for words in ("warning: no other", "web, api", "goes on serving", "--now"):
             self.assertIn(words, result.stderr)
         self.assertIn("nobody serves web, api now", self.run_cli("se", "disable", "se-1", "--now").stderr)
+        cut_off = {**row, "state": "QUARANTINED", "held": 0}
+        self.answers["POST", "/api/serviceengine/se-1/quarantine"] = Answer(body=cut_off)
+        said = self.run_cli("se", "quarantine", "se-1", "--yes").stderr
+        self.assertIn("nobody serves web, api now", said)
         body = {**row, "held": 3}
         self.answers["POST", "/api/serviceengine/se-1/disable"] = Answer(body=body)
         self.assertIn("drains 1 virtual service;", self.run_cli("se", "disable", "se-1").stdout)

@@ -179,6 +179,8 @@ class EngineRoutes(Api):
         self.assertEqual((2, 1, 1), (row["services"], row["draining"], row["held"]))
         disabled = self.ask("POST", f"/api/serviceengine/{row['uuid']}/disable", {}).json
         self.assertEqual((["www"], "DISABLED"), (disabled["stranded"], disabled["state"]))
+        cut_off = self.ask("POST", f"/api/serviceengine/{row['uuid']}/quarantine", {}).json
+        self.assertEqual((["www"], "QUARANTINED"), (cut_off["stranded"], cut_off["state"]))
         shown = self.ask("GET", "/api/serviceengine/se-1").json["virtual_services"]
         self.assertEqual([("www", "held")], [(one["name"], one["stage"]) for one in shown])
 

@@ -65,7 +65,10 @@ def run_command(
     if more:
         click.echo(f"It {more}.")
     if stranded := row.get("stranded"):
-        click.echo(f"warning: {_stranded(row, stranded, ended=bool(body.get('now')))}", err=True)
+        click.echo(
+            f"warning: {_stranded(row, stranded, ended=verb == 'quarantine' or bool(body.get('now')))}",
+            err=True,
+        )
 
 
 def _stranded(row: dict[str, Any], names: list[str], *, ended: bool) -> str:

@@ -65,7 +65,7 @@ def init(where: Place, state: Path | None, config: Path | None, passphrase_file:
     print_facts({name.replace("_", " "): value for name, value in made.items()})
     if is_new:
         password = read_private(paths.admin_password).decode().strip()
-        click.echo(f"\nThe admin's password, shown only now: {password}")
+        click.echo(f"\nThe admin's password, which that file keeps and nothing shows again: {password}")
     config_part = f" --config {config}" if config else ""
     click.echo(f"\nNext: twistd -n avicontroller --state {paths.state}{config_part}")
 
