@@ -1,8 +1,6 @@
 """A controller, put together: each part made from the parts below it, started in order, undone in reverse."""
 
 import contextlib
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -13,8 +11,9 @@ from twisted.logger import Logger
 from avinet.app.channel_surface import ChannelSurface
 from avinet.app.facts import facts_of
 from avinet.app.garbage import Garbage
+from avinet.app.image_sources import image_sources
 from avinet.app.listening import awaited
-from avinet.app.local_machines import require_local_envoy
+from avinet.app.local_machines import local_cloud, require_local_envoy
 from avinet.app.operator_api import OperatorApi
 from avinet.app.operator_surface import OperatorSurface
 from avinet.app.records import Records
@@ -22,7 +21,6 @@ from avinet.app.renewal import Renewal, Shown
 from avinet.app.settings import ControllerSettings
 from avinet.app.software import software_version
 from avinet.app.watchdog import Watchdog
-from avinet.cloud.local import LocalCloud, LocalSettings
 from avinet.controller.api_status import Whole, resident_kib
 from avinet.controller.candidates import Candidates
 from avinet.controller.command_classes import ClassTeller
@@ -33,7 +31,7 @@ from avinet.controller.events import Events
 from avinet.controller.expiry import CertificateExpiry
 from avinet.controller.failure_budget import FailureBudget
 from avinet.controller.goodbyes import Goodbyes
-from avinet.controller.images import Images, ImageSources
+from avinet.controller.images import Images
 from avinet.controller.machines import Machines
 from avinet.controller.placement_view import PlacementView
 from avinet.controller.registration_api import RegistrationApi
@@ -43,7 +41,6 @@ from avinet.controller.sessions import About, CurrentList, Knowledge, SessionLis
 from avinet.controller.sync import Sync
 from avinet.controller.traffic import FleetTraffic
 from avinet.controller.traffic_places import Places, fleet_of
-from avinet.dataplane.envoy import stop_data_plane
 from avinet.model.engine import SeRecord
 from avinet.model.ids import SeId
 from avinet.rest.listen import Place, listen_tls
@@ -62,13 +59,6 @@ from avinet.wire.registration import MetaInfo, registration_addresses
 _log = Logger()
 
 
-def image_package() -> Mapping[str, tuple[bytes, int]]:
-    """Software, requirements, unit and install script for an SE image; blocks for a second."""
-    from avinet.app.package import image_files
-
-    return image_files()
-
-
 @attrs.define(eq=False)
 class Controller(SessionListener):
     """One controller.  ``start`` gets an exit stack for what undoes each step."""
@@ -82,7 +72,6 @@ class Controller(SessionListener):
     commands: EngineCommands = attrs.field(init=False)
     images: Images = attrs.field(init=False)
     machines: Machines = attrs.field(init=False)
-    local: LocalCloud = attrs.field(init=False)
     sessions: Sessions = attrs.field(init=False)
     candidates: Candidates = attrs.field(init=False)
     sync: Sync = attrs.field(init=False)
@@ -223,20 +212,11 @@ class Controller(SessionListener):
 
     async def _start_machines(self, stack: contextlib.AsyncExitStack) -> None:
         identity = self.identity
-        sources = ImageSources(
-            identity.root,
-            identity.cluster,
-            lambda: self._current_list().document,
-            software_version(),
-            lambda: deferToThread(image_package),
-        )
+        sources = image_sources(identity, lambda: self._current_list().document)
         self.images = Images(self.records.image_keys, sources, identity.paths.state / "images")
-        self.local = LocalCloud(
-            LocalSettings(base=identity.paths.local_cloud), self.reactor, self.reactor, self._end_data_plane
-        )
         self.machines = Machines(
             self.records.engines,
-            {"local": self.local},
+            {"local": local_cloud(self.reactor, identity.paths.local_cloud)},
             self.images.cloud_file,
             self._meta,
             {"local": require_local_envoy},
@@ -249,9 +229,6 @@ class Controller(SessionListener):
     def _meta(self, token: str) -> MetaInfo:
         addresses = registration_addresses(self.identity.membership)
         return MetaInfo(cluster=self.identity.cluster, controllers=addresses, token=token)
-
-    def _end_data_plane(self, state: Path) -> Deferred[None]:
-        return deferToThread(stop_data_plane, state / "data-plane").addCallback(lambda _: None)
 
     async def _listen_api(self, stack: contextlib.AsyncExitStack) -> None:
         surface = OperatorSurface(self.reactor, self.settings.api, self.identity, self.events.emit)

@@ -1,10 +1,14 @@
-"""Whether service engines can run on the controller's own machine: they need an Envoy beside its avinet."""
+"""Service engines on the controller's own machine: they need an Envoy beside its avinet."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
+from avinet.cloud.local import LocalCloud, LocalSettings
+from avinet.dataplane.envoy import stop_data_plane
 from avinet.dataplane.envoy_binary import EnvoyBinary, find_envoy
 from avinet.errors import AvinetError, Kind, error
 
@@ -25,3 +29,12 @@ async def require_local_envoy(
         await in_thread(find)
     except AvinetError as failure:
         raise NoLocalEnvoyError(why=str(failure)) from failure
+
+
+def local_cloud(reactor: Any, base: Path) -> LocalCloud:
+    """The cloud that is this machine.  An SE's Envoy outlives its agent, so it is ended with the machine."""
+
+    def end_data_plane(state: Path) -> Deferred[None]:
+        return deferToThread(stop_data_plane, state / "data-plane").addCallback(lambda _: None)
+
+    return LocalCloud(LocalSettings(base=base), reactor, reactor, end_data_plane)
