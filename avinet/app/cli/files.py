@@ -67,8 +67,9 @@ def scp_line(scp: str, target: Target, known_hosts: str) -> list[str]:
 @click.argument("destination")
 @place
 def copy(where: Place, source: str, destination: str, recursive: bool) -> int:  # noqa: FBT001 - click's
-    """Copy SOURCE to DESTINATION; one of them is ENGINE:PATH, within the engine's folder for files: its paths
-    begin there, absolute ones too.
+    """Copy SOURCE to DESTINATION; one of them is ENGINE:PATH.
+
+    PATH begins in the engine's folder for files, an absolute one too, and nothing outside is reached.
 
     The exit status is scp's own.
     """

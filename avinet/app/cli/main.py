@@ -29,8 +29,9 @@ from avinet.units import KIB, show_bytes, show_duration
 EPILOG = """\b
 A first tour:
   avinet init --state ./c1
-  twistd -n avicontroller --state ./c1
-  export AVINET_STATE=./c1
+  twistd -n avicontroller --state ./c1   # ports 22, 443 and 8443; others
+                                         # by --config: etc/controller.toml
+  export AVINET_STATE=./c1               # in another terminal
   avinet se create --name se-1 --cloud local
   avinet config apply -f etc/examples/web.yaml
   avinet se list
