@@ -1,0 +1,357 @@
+"""The request logs of one SE on its disk: taken in from the data plane's files, kept within limits, handed out.
+
+A piece (one file that the data plane wrote) is taken in a chunk at a time: split by virtual service, throttled,
+compressed; a pack of segments is written and fsynced, then **one** commit of the index says both that they are here and
+how far the piece was taken in.  Before it nothing has happened, and after it all has: files that the index does not name
+are removed at the next start, and a piece goes on at its offset.  So kill -9 at any point neither loses nor doubles a
+line.  What goes is first removed from the index, together with the count of what was lost, and then from the disk.
+
+Blocking, and safe to use from several threads: only ``take_in``, ``enforce`` and ``repair`` may take long,
+and one of them runs at a time; the others wait for a commit at most.
+"""
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import attrs
+from twisted.logger import Logger
+
+from avinet.errors import AvinetError, Kind, error
+from avinet.logs.split import Split, drops_of, split
+from avinet.logs.spool_index import SpoolIndex
+from avinet.logs.spool_losses import MAX_TOLD
+from avinet.logs.spool_packs import Packs, Placed, punch, whole
+from avinet.logs.spool_pieces import Piece, Pieces
+from avinet.logs.spool_recovery import lost, make_anew, open_index
+from avinet.logs.spool_reserve import Reserve
+from avinet.logs.spool_segments import SegmentMaker
+from avinet.logs.throttle import Throttler, Throttles
+from avinet.model.logs import ClassTotals, Drop, DropReason, LogClass, SegmentHead, Selection, SpoolTotals
+from avinet.units import DAY_S, MIB
+
+CHUNK_BYTES = 16 * MIB
+"""Of a piece, at a time.  With what is gathered and compressed of it beside, some 30 MiB of memory."""
+EVICTED_AT_ONCE = 256
+"""Segments; a commit each time."""
+ROOM_BYTES = 64 * MIB
+"""Made at once on a full disk."""
+_US = 1_000_000
+
+
+@error
+class SegmentGoneError(AvinetError):
+    """The spool has no segment {name} any more."""
+
+    kind: ClassVar[Kind] = Kind.GONE
+    name: str
+
+
+@attrs.frozen
+class Place:
+    """Where a segment's bytes are."""
+
+    path: Path
+    offset: int
+    size: int
+
+
+@attrs.frozen
+class SpoolLimits:
+    """How much is kept; what is beyond goes, the oldest full logs first, and significant ones last."""
+
+    max_bytes: int = 10_000 * MIB
+    """Compressed."""
+    max_age_s: float = 7 * DAY_S
+    """Since the requests; 0 is no limit."""
+    max_segments: int = 500_000
+    """Rows of the index, which takes some 150 MB then."""
+
+
+@attrs.frozen
+class Taken:
+    """What became of one chunk."""
+
+    records: int
+    """In segments now."""
+    segments: int
+    done: bool
+    """The piece is taken in and gone."""
+
+
+class Spool:
+    """An open spool; made by ``open``."""
+
+    def __init__(self, packs: Packs, pieces: Pieces, index: SpoolIndex, now: Callable[[], float]) -> None:
+        self._packs = packs
+        self._pieces = pieces
+        self._index = index
+        self._now = now
+        self._limits = SpoolLimits()
+        self._throttlers = {name: Throttler() for name in LogClass}
+        self._maker = SegmentMaker()
+        self._reserve = Reserve(packs.folder / "reserve")
+        self._working = threading.Lock()
+        self._lock = threading.RLock()
+        self._clean()
+        self._reserve.take()
+
+    _log = Logger()
+
+    @classmethod
+    def open(cls, folder: Path, logs: Path, now: Callable[[], float]) -> "Spool":
+        """The spool in ``folder`` (``STATE/logs``), which takes in what the data plane writes in ``logs``.
+
+        ``now`` is the wall clock's UNIX seconds.  An index that is damaged is made anew, see ``spool_recovery``.
+        """
+        packs, pieces = Packs(folder), Pieces(logs)
+        return cls(packs, pieces, open_index(packs, pieces, int(now() * _US)), now)
+
+    def close(self) -> None:
+        """When nothing uses it any more."""
+        with self._working, self._lock:
+            self._index.close()
+
+    # What is kept, and what is handed out.
+
+    @property
+    def incarnation(self) -> str:
+        """Of the segments to come; those of an index that was lost have another one."""
+        return self._index.incarnation
+
+    def last_counter(self) -> int:
+        """The newest segment's; 0 before the first."""
+        return self._index.counter
+
+    def pending(self, selection: Selection, up_to: int | None, after: int, limit: int) -> list[SegmentHead]:
+        """The oldest ``limit`` (1,000 at most) of a selection with ``after`` < counter <= ``up_to``, by counter."""
+        with self._lock:
+            return self._index.pending(selection, up_to, after, limit)
+
+    def plan(self, selection: Selection, up_to: int | None) -> ClassTotals:
+        """All of a selection together."""
+        with self._lock:
+            return self._index.plan(selection, up_to)
+
+    def place(self, name: str) -> Place:
+        """Where a segment's bytes are; whoever has opened that can read on when it goes.  ``SegmentGoneError``."""
+        with self._lock:
+            placed = self._index.find(name)
+        if placed is None:
+            raise SegmentGoneError(name=name)
+        return Place(self._packs.path(placed.pack_name), placed.offset, placed.head.size)
+
+    def acknowledge(self, names: Sequence[str]) -> None:
+        """They are kept elsewhere, for good: they go.  Names that are gone already are fine."""
+        self._remove(names, None)
+
+    def refused(self, name: str, why: str) -> None:
+        """Somebody found that a segment is not what was written: it is set aside, and counted as lost."""
+        with self._lock:
+            placed = self._index.find(name)
+        if placed is not None:
+            self._refuse(placed, why)
+
+    def drops_since(self, position: int, limit: int = MAX_TOLD) -> tuple[tuple[Drop, ...], int]:
+        """The next ``limit`` drops after ``position``, and the position of the last of them.
+
+        What is before ``position`` is known upstream and forgotten here.  The same position brings the same drops
+        again, and perhaps more.  Positions only grow, from one incarnation to the next as well.
+        """
+        with self._lock:
+            return self._index.drops_since(position, limit)
+
+    def totals(self) -> SpoolTotals:
+        """What is here, and what was lost since the spool was made."""
+        with self._lock:
+            return self._index.totals(self._limits.max_bytes)
+
+    # What comes in.
+
+    def set_limits(self, limits: SpoolLimits) -> None:
+        """From the next ``enforce`` or chunk on."""
+        self._limits = limits
+
+    def set_throttles(self, throttles: Throttles) -> None:
+        """From the next chunk on."""
+        for name, throttler in self._throttlers.items():
+            throttler.throttle = throttles.of(name)
+
+    def note(self, drops: Sequence[Drop]) -> None:
+        """Lost by others, such as what the data plane could not write."""
+        with self._lock:
+            self._index.note(drops)
+
+    def pieces(self) -> list[Piece]:
+        """What was moved out of the data plane's way: significant first, and the oldest of it."""
+        return self._pieces.all()
+
+    def take_in(self, piece: Piece) -> Taken:
+        """The next chunk of a final piece.  An error of ``Kind.NO_SPACE`` when no room can be made: nothing has happened."""
+        with self._working:
+            begun = self._pieces.begin(piece)
+            with self._lock:
+                taken = self._index.pieces().get(piece.name, 0)
+            descriptor = os.open(begun.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                size = os.fstat(descriptor).st_size
+                records = segments = 0
+                if taken < size:
+                    before = self._index.counter
+                    records, taken = self._take_chunk(begun, descriptor, taken, size)
+                    segments = self._index.counter - before
+                    if taken < size:
+                        punch(descriptor, 0, taken)  # a piece of gigabytes does not stay beside its segments
+            finally:
+                os.close(descriptor)
+            if taken < size:
+                return Taken(records, segments, done=False)
+            self._finish([begun])
+            return Taken(records, segments, done=True)
+
+    def enforce(self) -> None:
+        """Hold the limits: by bytes, by count, by age."""
+        with self._working:
+            self._enforce()
+            before_us = int((self._now() - self._limits.max_age_s) * _US)
+            while self._limits.max_age_s:
+                with self._lock:
+                    old = self._index.ended_before(before_us, EVICTED_AT_ONCE)
+                if not old:
+                    break
+                self._evict(old, DropReason.EXPIRED)
+            self._reserve.take()
+
+    def repair(self) -> None:
+        """The index was found damaged (``StoreDamagedError``): make it anew."""
+        with self._working, self._lock:
+            self._index = make_anew(self._index, self._packs, self._pieces, int(self._now() * _US))
+            self._clean()
+
+    def _clean(self) -> None:
+        """After a crash: what the index does not know was never here, and what it knows must be there."""
+        known = self._index.packs()
+        self._packs.remove(name for name in self._packs.all() if name not in known)
+        for name, end in known.items():
+            if self._packs.size(name) < end:
+                for placed in self._index.of_pack(name):
+                    if not whole(placed, self._packs.read(placed)):
+                        self._refuse(placed, "its file is cut off or gone")
+        pieces = self._pieces.all()
+        taken = self._index.pieces()
+        self._index.forget(set(taken) - {piece.name for piece in pieces})
+        done = [piece for piece in pieces if taken.get(piece.name, -1) >= piece.path.stat().st_size]
+        self._finish(done)
+
+    def _finish(self, pieces: Sequence[Piece]) -> None:
+        """The files first: a piece that the index has forgotten would be taken in again."""
+        for piece in pieces:
+            self._pieces.remove(piece)
+        with self._lock:
+            self._index.forget([piece.name for piece in pieces])
+
+    def _take_chunk(self, piece: Piece, descriptor: int, taken: int, size: int) -> tuple[int, int]:
+        """(records kept, how far it is taken in now)."""
+        try:
+            chunk = os.pread(descriptor, CHUNK_BYTES, taken)
+        except OSError as why:
+            if why.errno != errno.EIO:
+                raise
+            return 0, self._skip(piece, taken, size)
+        found = split(chunk, piece.log_class, final=taken + len(chunk) >= size)
+        if not found.consumed:
+            # A chunk without a newline: no request makes such a line.
+            found = split(chunk, piece.log_class, final=True)
+        throttler = self._throttlers[piece.log_class]
+        before = throttler.counted()
+        try:
+            kept = throttler.admit(found.lines)
+            throttled = drops_of(DropReason.THROTTLED, piece.log_class, found.lines, ~kept)
+            if throttled:
+                found = Split(found.lines.only(kept), (*found.drops, *throttled), found.consumed)
+            self._store(chunk, found, piece, taken + found.consumed)
+        except BaseException:
+            throttler.recall(before)
+            raise
+        self._enforce()
+        return len(found.lines.starts), taken + found.consumed
+
+    def _skip(self, piece: Piece, taken: int, size: int) -> int:
+        """The disk does not give a chunk back: it is lost, and the next one may be there."""
+        after = min(taken + CHUNK_BYTES, size)
+        drop = Drop(reason=DropReason.CORRUPT, log_class=piece.log_class, raw_bytes=after - taken)
+        with self._lock:
+            self._index.store((), [drop], piece.name, after)
+        return after
+
+    def _store(self, chunk: bytes, found: Split, piece: Piece, taken: int) -> None:
+        while True:
+            placed: list[Placed] = []
+            made = self._maker.make(
+                chunk, found.lines, piece.log_class, self._index.incarnation, self._index.counter
+            )
+            try:
+                placed = self._packs.write(made)
+                with self._lock:
+                    self._index.store(placed, found.drops, piece.name, taken)
+            except AvinetError as why:
+                if placed:  # they were never here
+                    self._packs.remove([placed[0].pack_name])
+                if not (why.kind is Kind.NO_SPACE and self._make_room()):
+                    raise
+            else:
+                return
+
+    def _make_room(self) -> bool:
+        """The disk is full: whether something was given up."""
+        reserve = self._reserve.give_up()
+        victims = self._victims(ROOM_BYTES, EVICTED_AT_ONCE)
+        if victims:
+            self._evict(victims, DropReason.SPOOL_FULL)
+        return bool(victims) or reserve
+
+    def _enforce(self) -> None:
+        while True:
+            with self._lock:
+                size = self._index.size - self._limits.max_bytes
+                count = self._index.segments - self._limits.max_segments
+            if size <= 0 and count <= 0:
+                return
+            self._evict(self._victims(size, count), DropReason.SPOOL_FULL)
+
+    def _victims(self, size: int, count: int) -> list[Placed]:
+        """The next ones to go, until ``size`` bytes and ``count`` segments are gone or a batch is full."""
+        with self._lock:
+            oldest = self._index.oldest(LogClass.FULL, EVICTED_AT_ONCE) or self._index.oldest(
+                LogClass.SIGNIFICANT, EVICTED_AT_ONCE
+            )
+        chosen: list[Placed] = []
+        for placed in oldest:
+            if size <= 0 and count <= 0:
+                break
+            chosen.append(placed)
+            size -= placed.head.size
+            count -= 1
+        return chosen
+
+    def _evict(self, placed: Sequence[Placed], reason: DropReason) -> None:
+        self._remove([each.head.name for each in placed], reason)
+
+    def _refuse(self, placed: Placed, why: str) -> None:
+        self._log.error("segment {name} is set aside: {why}", name=placed.head.name, why=why)
+        self._packs.set_aside(f"{placed.head.name}.zst", self._packs.read(placed))
+        self._remove([placed.head.name], DropReason.CORRUPT)
+
+    def _remove(self, names: Sequence[str], reason: DropReason | None) -> None:
+        """With a reason, they are lost."""
+        with self._lock:
+            gone = [each for each in map(self._index.find, dict.fromkeys(names)) if each is not None]
+            if not gone:
+                return
+            self._index.remove(gone, [lost(each, reason) for each in gone] if reason else ())
+            left = {each.pack_name for each in gone if self._index.has_pack(each.pack)}
+        self._packs.remove({each.pack_name for each in gone} - left)
+        self._packs.clear(each for each in gone if each.pack_name in left)

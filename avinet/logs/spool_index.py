@@ -1,0 +1,332 @@
+"""What the spool of one SE knows: its segments, how far pieces were taken in, what was lost.  One SQLite file.
+
+A file of the spool counts only if it stands here, so a commit here is what makes a chunk of log taken in, or a segment
+gone: once, whatever is killed.  Blocking; used under the spool's lock.
+"""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from avinet.logs.spool_losses import Losses
+from avinet.logs.spool_packs import Placed
+from avinet.model.ids import ObjectId
+from avinet.model.logs import ClassTotals, Drop, LogClass, SegmentHead, Selection, SpoolTotals
+from avinet.sqlite_file import StoreDamagedError, open_file, rolled_back, translated
+from avinet.trust.files import sync_folder
+
+MAX_PAGE = 1_000
+"""Segments in one answer; half a MiB."""
+_COLUMNS = "incarnation, counter, service, log_class, first_us, last_us, records, raw_bytes, size, sha256, pack, place"
+
+_SUMS = (
+    "SELECT COUNT(*), COALESCE(SUM(records), 0), COALESCE(SUM(raw_bytes), 0), COALESCE(SUM(size), 0), "
+    "COALESCE(MIN(first_us), 0) FROM segment"
+)
+
+
+class SpoolIndex:
+    """An open index; made by ``open`` and ``create``."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self._path = path
+        self._connection = connection
+        found: tuple[str, int] | None = connection.execute(
+            "SELECT incarnation, counter FROM spool"
+        ).fetchone()
+        if found is None:
+            raise StoreDamagedError(where=str(path), detail="it does not say whose it is")
+        self.incarnation, self._counter = found
+        self.losses = Losses(connection)
+        self._held = {name: self._totals("WHERE log_class = ?", (name.value,)) for name in LogClass}
+
+    @classmethod
+    def create(cls, path: Path, incarnation: str, counter: int, position: int) -> "SpoolIndex":
+        """A new, empty one; counters go on from ``counter``, positions of drops from ``position``.
+
+        What is at ``path`` is replaced: the caller gives it its name once it is whole.
+        """
+        path.unlink(missing_ok=True)
+        connection = open_file(path, _scripts())
+        with _translated(path), _transaction(connection):
+            connection.execute("INSERT INTO spool VALUES (1, ?, ?, ?)", (incarnation, counter, position))
+            connection.execute("INSERT INTO sqlite_sequence VALUES ('loss', ?)", (position,))
+        return cls(path, connection)
+
+    @classmethod
+    def open(cls, path: Path) -> "SpoolIndex":
+        """The one that is there; ``StoreDamagedError``."""
+        connection = open_file(path, _scripts())
+        try:
+            with _translated(path):
+                return cls(path, connection)
+        except BaseException:
+            connection.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the file; its log is merged into it."""
+        with _translated(self._path):
+            self._connection.close()
+
+    def abandon(self) -> None:
+        """Let go of a damaged file."""
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.close()
+
+    @property
+    def counter(self) -> int:
+        """The last segment's; 0 before the first."""
+        return self._counter
+
+    def store(self, placed: Sequence[Placed], drops: Iterable[Drop], piece: str, taken: int) -> None:
+        """Segments are in, and ``piece`` is taken in up to the byte ``taken``."""
+        with self._changing() as execute:
+            self._insert(placed)
+            self.losses.add(drops)
+            execute(
+                "INSERT INTO piece VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET taken = excluded.taken",
+                (piece, taken),
+            )
+        self._counter = max((self._counter, *(each.head.counter for each in placed)))
+        self._count(placed, 1)
+
+    def restore(self, placed: Sequence[Placed], drops: Iterable[Drop], pieces: Iterable[str]) -> None:
+        """What was read again after an index was lost; ``pieces`` are not to be taken in."""
+        with self._changing() as execute:
+            self._insert(placed)
+            self.losses.add(drops)
+            for piece in pieces:
+                execute("INSERT INTO piece VALUES (?, ?)", (piece, 2**53))
+        self._count(placed, 1)
+
+    def remove(self, placed: Sequence[Placed], drops: Iterable[Drop] = ()) -> None:
+        """Segments are gone, and what was lost with them.  They must be here."""
+        with self._changing() as execute:
+            for each in placed:
+                execute("DELETE FROM segment WHERE counter = ?", (each.head.counter,))
+            self.losses.add(drops)
+        self._count(placed, -1)
+
+    def note(self, drops: Iterable[Drop]) -> None:
+        """Something was lost that never was a segment."""
+        with self._changing():
+            self.losses.add(drops)
+
+    def drops_since(self, position: int, limit: int) -> tuple[tuple[Drop, ...], int]:
+        """``Losses.since``."""
+        with self._changing():
+            return self.losses.since(position, limit)
+
+    def forget(self, pieces: Iterable[str]) -> None:
+        """Their files are gone for good."""
+        with self._changing() as execute:
+            for piece in pieces:
+                execute("DELETE FROM piece WHERE name = ?", (piece,))
+
+    def pieces(self) -> dict[str, int]:
+        """By name: how many bytes are taken in."""
+        with _translated(self._path):
+            return dict(self._connection.execute("SELECT name, taken FROM piece"))
+
+    def find(self, name: str) -> Placed | None:
+        """The segment of that name."""
+        incarnation, _, counter = name.partition("-")
+        if not counter.isdigit():
+            return None
+        found = self._placed("WHERE counter = ? AND incarnation = ?", (int(counter), incarnation))
+        return found[0] if found else None
+
+    def packs(self) -> dict[str, int]:
+        """By name: where the last segment ends."""
+        with _translated(self._path):
+            rows = self._connection.execute(
+                "SELECT incarnation, pack, MAX(place + size) FROM segment GROUP BY pack, incarnation"
+            )
+            return {f"{incarnation}-{pack:016d}": end for incarnation, pack, end in rows}
+
+    def of_pack(self, pack_name: str) -> list[Placed]:
+        """All that is left in one pack."""
+        incarnation, _, counter = pack_name.partition("-")
+        return self._placed("WHERE pack = ? AND incarnation = ?", (int(counter), incarnation))
+
+    def has_pack(self, pack: int) -> bool:
+        """Whether anything is left in it."""
+        with _translated(self._path):
+            found = self._connection.execute("SELECT 1 FROM segment WHERE pack = ? LIMIT 1", (pack,))
+            return found.fetchone() is not None
+
+    def oldest(self, log_class: LogClass, limit: int) -> list[Placed]:
+        """Of one class."""
+        return self._placed("WHERE log_class = ? ORDER BY counter LIMIT ?", (log_class.value, limit))
+
+    def ended_before(self, last_us: int, limit: int) -> list[Placed]:
+        """Whose last request began before."""
+        return self._placed("WHERE last_us < ? ORDER BY counter LIMIT ?", (last_us, limit))
+
+    def pending(self, selection: Selection, up_to: int | None, after: int, limit: int) -> list[SegmentHead]:
+        """Those of the selection, by counter: ``after`` < counter <= ``up_to``."""
+        where, values = _where(selection, up_to, after)
+        found = self._placed(
+            f"WHERE {where} ORDER BY counter LIMIT ?", (*values, max(0, min(limit, MAX_PAGE)))
+        )
+        return [each.head for each in found]
+
+    def plan(self, selection: Selection, up_to: int | None) -> ClassTotals:
+        """All of the selection together."""
+        where, values = _where(selection, up_to, 0)
+        return self._totals(f"WHERE {where}", values)
+
+    @property
+    def size(self) -> int:
+        """Compressed bytes of all segments."""
+        return sum(held.size for held in self._held.values())
+
+    @property
+    def segments(self) -> int:
+        """How many there are."""
+        return sum(held.segments for held in self._held.values())
+
+    def totals(self, limit_bytes: int) -> SpoolTotals:
+        """All that is here."""
+        significant, full = (
+            msgspec.structs.replace(held, oldest_us=self._oldest_us(name))
+            for name, held in self._held.items()
+        )
+        with _translated(self._path):
+            drops = self.losses.totals()
+        return SpoolTotals(significant=significant, full=full, limit_bytes=limit_bytes, drops=drops)
+
+    def _oldest_us(self, log_class: LogClass) -> int:
+        """Segments are in the order of their last requests' ends, so the oldest start is in one of the first."""
+        return min((each.head.first_us for each in self.oldest(log_class, MAX_PAGE)), default=0)
+
+    def _count(self, placed: Sequence[Placed], sign: int) -> None:
+        for head in (each.head for each in placed):
+            held = self._held[head.log_class]
+            self._held[head.log_class] = ClassTotals(
+                segments=held.segments + sign,
+                records=held.records + sign * head.records,
+                raw_bytes=held.raw_bytes + sign * head.raw_bytes,
+                size=held.size + sign * head.size,
+            )
+
+    def _totals(self, where: str, values: Sequence[Any]) -> ClassTotals:
+        with _translated(self._path):
+            row = self._connection.execute(f"{_SUMS} {where}", values).fetchone()
+        return ClassTotals(segments=row[0], records=row[1], raw_bytes=row[2], size=row[3], oldest_us=row[4])
+
+    def _placed(self, where: str, values: Sequence[Any]) -> list[Placed]:
+        with _translated(self._path):
+            rows = self._connection.execute(
+                f"SELECT {_COLUMNS} FROM segment {where}",  # noqa: S608 - our own words; values are bound
+                values,
+            ).fetchall()
+        return [
+            Placed(
+                SegmentHead(
+                    incarnation=row[0],
+                    counter=row[1],
+                    service=ObjectId(row[2]),
+                    log_class=LogClass(row[3]),
+                    first_us=row[4],
+                    last_us=row[5],
+                    records=row[6],
+                    raw_bytes=row[7],
+                    size=row[8],
+                    sha256=row[9],
+                ),
+                row[10],
+                row[11],
+            )
+            for row in rows
+        ]
+
+    def _insert(self, placed: Sequence[Placed]) -> None:
+        self._connection.executemany(
+            f"INSERT INTO segment ({_COLUMNS}) VALUES (?{', ?' * 11})",  # noqa: S608 - our own words
+            [
+                (
+                    head.incarnation,
+                    head.counter,
+                    head.service,
+                    head.log_class.value,
+                    head.first_us,
+                    head.last_us,
+                    head.records,
+                    head.raw_bytes,
+                    head.size,
+                    head.sha256,
+                    each.pack,
+                    each.offset,
+                )
+                for each in placed
+                for head in (each.head,)
+            ],
+        )
+        if placed:
+            last = placed[-1].head.counter
+            self._connection.execute("UPDATE spool SET counter = MAX(counter, ?)", (last,))
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[Any]:
+        with _translated(self._path), _transaction(self._connection):
+            yield self._connection.execute
+
+
+def _where(selection: Selection, up_to: int | None, after: int) -> tuple[str, list[Any]]:
+    where = ["counter > ?", "first_us <= ?", "last_us >= ?"]
+    values: list[Any] = [after, selection.until_us, selection.since_us]
+    if up_to is not None:
+        where.append("counter <= ?")
+        values.append(up_to)
+    for column, wanted, everything in (
+        ("log_class", [name.value for name in selection.classes], len(LogClass)),
+        ("service", list(selection.services), 0),
+    ):
+        if len(set(wanted)) != everything:
+            where.append(f"{column} IN ({', '.join('?' * len(wanted))})")
+            values.extend(wanted)
+    return " AND ".join(where), values
+
+
+def _scripts() -> Traversable:
+    return files("avinet.logs") / "migrations" / "spool"
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        rolled_back(connection)
+        raise
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as why:
+        raise translated(why, path) from why
+
+
+def set_aside(path: Path) -> Path:
+    """A damaged index gets another name, for whoever wants to look into it; the one before it goes."""
+    aside = path.with_name(f"{path.name}.damaged")
+    for suffix in ("-wal", "-shm", "-journal"):
+        # The log first: alone it is nothing, and beside a new index it would be taken for its own.
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(f"{path.name}{suffix}").replace(aside.with_name(f"{aside.name}{suffix}"))
+    with contextlib.suppress(FileNotFoundError):
+        path.replace(aside)
+    sync_folder(path.parent)
+    return aside

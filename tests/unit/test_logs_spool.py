@@ -1,0 +1,358 @@
+"""The spool keeps what it takes in, hands it out, and counts what it loses."""
+
+import tempfile
+from pathlib import Path
+
+import zstandard
+from twisted.trial.unittest import SynchronousTestCase
+
+from avinet.logs import spool as spool_module
+from avinet.logs.spool import SegmentGoneError, Spool, SpoolLimits
+from avinet.logs.spool_packs import whole
+from avinet.logs.throttle import Throttle, Throttles
+from avinet.model.logs import DropReason, LogClass, Selection, piece_name
+from tests.unit.log_lines import BASE_US, line, service
+
+FULL, SIGNIFICANT = LogClass.FULL, LogClass.SIGNIFICANT
+S = 1_000_000
+
+
+class Kit(SynchronousTestCase):
+    """A spool in a folder of its own; what Envoy writes is ``write``."""
+
+    def setUp(self):
+        held = tempfile.TemporaryDirectory()
+        self.addCleanup(held.cleanup)
+        self.folder, self.logs = Path(held.name, "logs"), Path(held.name, "data-plane")
+        self.logs.mkdir()
+        self.now = BASE_US / S
+        self.spool = None
+        self.last_piece = 0
+        self.open()
+        self.addCleanup(lambda: self.spool.close())  # noqa: PLW0108 - the one of that time
+
+    def open(self):
+        if self.spool is not None:
+            self.spool.close()
+        self.spool = Spool.open(self.folder, self.logs, lambda: self.now)
+
+    def write(self, log_class, *lines):
+        with (self.logs / f"{log_class}.ndjson").open("ab") as file:
+            file.write(b"".join(lines))
+
+    def rotate(self, log_class):
+        self.last_piece += 1
+        (self.logs / f"{log_class}.ndjson").rename(self.logs / piece_name(log_class, self.last_piece))
+
+    def take_in(self):
+        for piece in self.spool.pieces():
+            while not self.spool.take_in(piece).done:
+                pass
+
+    def spooled(self, log_class, *lines):
+        self.write(log_class, *lines)
+        self.rotate(log_class)
+        self.take_in()
+
+    def heads(self, **selection):
+        return self.spool.pending(Selection(**selection), None, 0, 1000)
+
+    def content(self, head):
+        place = self.spool.place(head.name)
+        with place.path.open("rb") as file:
+            file.seek(place.offset)
+            data = file.read(place.size)
+        self.assertEqual(len(data), head.size)
+        return zstandard.ZstdDecompressor().decompress(data)
+
+    def drops(self, position=0):
+        drops, self.position = self.spool.drops_since(position)
+        return [(d.reason, d.service, d.records) for d in drops]
+
+
+class Spooling(Kit):
+    def test_a_piece_becomes_a_segment_for_each_service_and_is_gone(self):
+        self.spooled(FULL, line(1, path="/a"), line(2, BASE_US + 3), line(1, BASE_US + 9, path="/b"))
+        first, second = self.heads()
+        self.assertEqual(
+            (first.service, first.records, first.first_us, first.last_us),
+            (service(1), 2, BASE_US, BASE_US + 9),
+        )
+        self.assertEqual(self.content(first), line(1, path="/a") + line(1, BASE_US + 9, path="/b"))
+        self.assertEqual(self.content(second), line(2, BASE_US + 3))
+        self.assertEqual([first.counter, second.counter, self.spool.last_counter()], [1, 2, 2])
+        self.assertEqual({first.incarnation}, {self.spool.incarnation})
+        self.assertEqual(list(self.logs.iterdir()), [])
+        totals = self.spool.totals()
+        self.assertEqual((totals.full.segments, totals.full.records, totals.significant.segments), (2, 3, 0))
+        self.assertEqual(totals.full.oldest_us, BASE_US)
+        for file in (*self.folder.rglob("*.pack"), self.folder / "spool.db"):
+            self.assertEqual(file.stat().st_mode & 0o777, 0o600)
+
+    def test_all_is_as_it_was_after_a_restart(self):
+        self.spooled(FULL, line(1), line(2))
+        self.spooled(SIGNIFICANT, line(1, status=500))
+        heads, totals, incarnation = self.heads(), self.spool.totals(), self.spool.incarnation
+        self.open()
+        self.assertEqual(
+            (self.heads(), self.spool.totals(), self.spool.incarnation), (heads, totals, incarnation)
+        )
+        self.spooled(FULL, line(1))
+        self.assertEqual(self.heads()[-1].counter, 4)
+
+    def test_a_selection_is_by_service_class_time_and_counter(self):
+        self.spooled(FULL, line(1), line(2, BASE_US + 10))
+        self.spooled(SIGNIFICANT, line(1, BASE_US + 20), line(3, BASE_US + 30))
+
+        def counters(up_to=None, after=0, limit=10, **selection):
+            chosen = Selection(**selection)
+            found = [head.counter for head in self.spool.pending(chosen, up_to, after, limit)]
+            if limit == 10 and not after:
+                self.assertEqual(self.spool.plan(chosen, up_to).segments, len(found))
+            return found
+
+        self.assertEqual(counters(), [1, 2, 3, 4])
+        self.assertEqual(counters(services=(service(1),)), [1, 3])
+        self.assertEqual(counters(services=(service(1), service(3))), [1, 3, 4])
+        self.assertEqual(counters(classes=(SIGNIFICANT,)), [3, 4])
+        self.assertEqual(counters(classes=()), [])
+        self.assertEqual(counters(since_us=BASE_US + 10, until_us=BASE_US + 20), [2, 3])
+        self.assertEqual(counters(up_to=3, after=1), [2, 3])
+        self.assertEqual(counters(limit=2, after=1), [2, 3])
+
+    def test_acknowledged_segments_go_and_their_pack_with_the_last(self):
+        self.spooled(FULL, line(1), line(2))
+        first, second = self.heads()
+        place = self.spool.place(first.name)
+        self.spool.acknowledge([first.name, "0" * 32 + "-0000000000000001", "what", first.name])
+        self.assertEqual(self.heads(), [second])
+        self.assertRaises(SegmentGoneError, self.spool.place, first.name)
+        self.assertEqual(self.content(second), line(2))
+        with place.path.open("rb") as file:
+            self.assertEqual(file.read(first.size), bytes(first.size))
+        self.spool.acknowledge([second.name])
+        self.assertFalse(place.path.exists())
+        self.assertEqual(self.drops(), [])
+        self.assertEqual(self.spool.totals().full.size, 0)
+
+    def test_a_refused_segment_is_set_aside_and_counted(self):
+        self.spooled(SIGNIFICANT, line(1), line(2))
+        first, second = self.heads()
+        data = self.spool.place(first.name).path.read_bytes()[: first.size]
+        self.spool.refused(first.name, "its hash is another")
+        self.spool.refused(first.name, "its hash is another")
+        self.assertEqual(self.heads(), [second])
+        self.assertEqual((self.folder / "bad" / f"{first.name}.zst").read_bytes(), data)
+        self.assertEqual(self.drops(), [(DropReason.CORRUPT, service(1), 1)])
+
+    def test_a_piece_of_many_chunks_is_taken_in_by_and_by(self):
+        self.patch(spool_module, "CHUNK_BYTES", 1000)
+        lines = [line(n % 3, BASE_US + n, n=n) for n in range(100)]
+        self.spooled(FULL, *lines)
+        self.assertGreater(len(self.heads()), 20)
+        got = b"".join(map(self.content, self.heads()))
+        self.assertEqual(sorted(got.splitlines(True)), sorted(lines))
+        self.assertEqual(self.drops(), [])
+
+    def test_a_line_longer_than_a_chunk_is_dropped_and_the_next_kept(self):
+        self.patch(spool_module, "CHUNK_BYTES", 1000)
+        self.spooled(FULL, line(1), line(2, path="x" * 5000), line(3))
+        self.assertEqual([head.service for head in self.heads()], [service(1), service(3)])
+        self.assertIn(DropReason.TORN, [reason for reason, _, _ in self.drops()])
+
+    def test_significant_pieces_come_first(self):
+        self.write(FULL, line(1))
+        self.rotate(FULL)
+        self.write(SIGNIFICANT, line(1))
+        self.rotate(SIGNIFICANT)
+        self.write(FULL, line(2))
+        self.open()
+        self.rotate(FULL)
+        self.assertEqual([piece.name for piece in self.spool.pieces()], ["significant.2", "full.1", "full.3"])
+
+    def test_throttled_records_are_counted_by_service(self):
+        self.spool.set_throttles(Throttles(full=Throttle(per_se=3, per_service={service(1): 1})))
+        lines = [line(n % 2 + 1, BASE_US + n) for n in range(8)] + [line(1, BASE_US + S)]
+        self.spooled(FULL, *lines)
+        self.spooled(SIGNIFICANT, *lines)
+        kept = {(h.log_class, h.service): self.content(h) for h in self.heads()}
+        self.assertEqual(kept[FULL, service(1)], lines[0] + lines[8])
+        self.assertEqual(kept[FULL, service(2)], lines[1] + lines[3])
+        self.assertEqual(kept[SIGNIFICANT, service(2)].count(b"\n"), 4)
+        self.assertEqual(
+            sorted(self.drops()),
+            [(DropReason.THROTTLED, service(1), 3), (DropReason.THROTTLED, service(2), 2)],
+        )
+        self.assertEqual(self.spool.totals().drops, {DropReason.THROTTLED: 5})
+
+
+class Limits(Kit):
+    def test_the_oldest_full_segments_go_first_and_significant_ones_last(self):
+        for n in range(3):
+            self.spooled(SIGNIFICANT, line(1, BASE_US + n))
+            self.spooled(FULL, line(2, BASE_US + n))
+        self.spool.set_limits(SpoolLimits(max_segments=4))
+        self.spool.enforce()
+        self.assertEqual([head.counter for head in self.heads()], [1, 3, 5, 6])
+        self.spool.set_limits(SpoolLimits(max_bytes=max(head.size for head in self.heads())))
+        self.spool.enforce()
+        self.assertEqual([head.counter for head in self.heads()], [5])
+        self.assertEqual(
+            sorted(self.drops()),
+            [(DropReason.SPOOL_FULL, service(1), 2), (DropReason.SPOOL_FULL, service(2), 3)],
+        )
+        self.assertEqual(len(list((self.folder / "segments").iterdir())), 1)
+
+    def test_the_limit_holds_while_a_piece_is_taken_in(self):
+        self.spool.set_limits(SpoolLimits(max_segments=2))
+        for n in range(5):
+            self.spooled(FULL, line(n))
+        self.assertEqual([head.counter for head in self.heads()], [4, 5])
+
+    def test_what_is_too_old_goes(self):
+        self.spooled(SIGNIFICANT, line(1))
+        self.spooled(FULL, line(1, BASE_US + 50 * S))
+        self.spool.set_limits(SpoolLimits(max_age_s=100))
+        self.now += 120
+        self.spool.enforce()
+        self.assertEqual([head.log_class for head in self.heads()], [FULL])
+        self.assertEqual(self.drops(), [(DropReason.EXPIRED, service(1), 1)])
+
+
+class Losses(Kit):
+    def drop(self, at_us, number=1, records=1, reason=DropReason.THROTTLED):
+        from avinet.model.logs import Drop
+
+        self.spool.note(
+            [
+                Drop(
+                    reason=reason,
+                    log_class=FULL,
+                    service=service(number),
+                    first_us=at_us,
+                    last_us=at_us,
+                    records=records,
+                )
+            ]
+        )
+
+    def test_drops_of_a_minute_are_one_until_they_are_told(self):
+        self.drop(60 * S)
+        self.drop(61 * S, records=2)
+        self.drop(120 * S)
+        drops, position = self.spool.drops_since(0)
+        self.assertEqual(
+            [(d.first_us, d.last_us, d.records) for d in drops], [(60 * S, 61 * S, 3), (120 * S, 120 * S, 1)]
+        )
+        self.drop(62 * S)  # what was told stays as it was told
+        self.assertEqual(self.spool.drops_since(0)[0][:2], drops)
+        more, after = self.spool.drops_since(position)
+        self.assertEqual([d.records for d in more], [1])
+        self.assertEqual(self.spool.drops_since(after), ((), after))
+
+    def test_they_outlive_a_restart_told_or_not(self):
+        self.drop(60 * S)
+        _, position = self.spool.drops_since(0)
+        self.open()
+        self.drop(60 * S)
+        self.open()
+        drops, after = self.spool.drops_since(position)
+        self.assertEqual([d.records for d in drops], [1])
+        self.assertGreater(after, position)
+        self.assertEqual(self.spool.totals().drops, {DropReason.THROTTLED: 2})
+
+    def test_rows_are_bounded_and_counts_stay_exact(self):
+        self.spool._index.losses._max_rows = 20
+        for n in range(500):
+            self.drop(n * 3600 * S, number=n % 7)
+        drops, _ = self.spool.drops_since(0, 1000)
+        self.assertLessEqual(len(drops), 45)
+        self.assertEqual(sum(d.records for d in drops), 500)
+        self.assertEqual(min(d.first_us for d in drops), 0)
+        self.assertEqual(max(d.last_us for d in drops), 499 * 3600 * S)
+
+
+class Damage(Kit):
+    def test_a_damaged_index_is_made_anew_from_the_packs(self):
+        self.spooled(FULL, line(1), line(2), line(3))
+        self.spooled(SIGNIFICANT, line(1, BASE_US + 5))
+        heads, incarnation = self.heads(), self.spool.incarnation
+        self.spool.acknowledge([heads[1].name])
+        del heads[1]
+        self.spool.close()
+        (self.folder / "spool.db").write_bytes(b"x" * 5000)
+        self.spool = Spool.open(self.folder, self.logs, lambda: self.now)
+        self.assertEqual(self.heads(), heads)
+        self.assertNotEqual(self.spool.incarnation, incarnation)
+        self.assertEqual(self.spool.last_counter(), 4)
+        self.spooled(FULL, line(1))
+        self.assertEqual(self.heads()[-1].counter, 5)
+        self.assertEqual([self.content(head)[:9] for head in self.heads()], [line(1)[:9]] * 4)
+        self.assertTrue((self.folder / "spool.db.damaged").exists())
+
+    def test_it_is_made_anew_while_in_use_as_well(self):
+        self.spooled(FULL, line(1))
+        heads, incarnation = self.heads(), self.spool.incarnation
+        self.spool.repair()
+        self.assertEqual(self.heads(), heads)
+        self.assertNotEqual(self.spool.incarnation, incarnation)
+
+    def test_of_pieces_that_were_begun_nobody_knows_how_much_is_in_segments(self):
+        self.patch(spool_module, "CHUNK_BYTES", 1000)
+        self.write(FULL, *[line(1, BASE_US + n) for n in range(50)])
+        self.rotate(FULL)
+        self.write(FULL, line(2))
+        self.rotate(FULL)
+        self.spool.take_in(self.spool.pieces()[0])
+        kept = self.heads()
+        self.spool.repair()
+        self.assertEqual(self.heads(), kept)
+        [drop] = self.spool.drops_since(0)[0]
+        self.assertEqual((drop.reason, drop.records), (DropReason.CORRUPT, 0))
+        self.assertEqual(drop.raw_bytes, 5000)
+        self.take_in()
+        self.assertEqual(self.heads()[len(kept) :][0].service, service(2))
+        self.assertEqual(list(self.logs.iterdir()), [])
+
+    def test_a_segment_that_its_pack_does_not_hold_is_counted(self):
+        self.spooled(FULL, line(1), line(2))
+        self.spooled(FULL, line(3))
+        self.spooled(FULL, line(4))
+        first, _, third, _ = self.heads()
+        pack = self.spool.place(first.name).path
+        self.spool.place(third.name).path.unlink()
+        pack.write_bytes(pack.read_bytes()[: first.size + 3])
+        self.open()
+        self.assertEqual([head.service for head in self.heads()], [service(1), service(4)])
+        self.assertEqual(
+            sorted(self.drops()), [(DropReason.CORRUPT, service(2), 1), (DropReason.CORRUPT, service(3), 1)]
+        )
+
+    def test_a_flipped_bit_is_found_when_the_index_is_made_anew(self):
+        self.spooled(FULL, line(1), line(2))
+        first, second = self.heads()
+        pack = self.spool.place(first.name).path
+        data = bytearray(pack.read_bytes())
+        data[5] ^= 1
+        pack.write_bytes(data)
+        self.spool.repair()
+        self.assertEqual(self.heads(), [second])
+        self.assertEqual(self.drops(), [(DropReason.CORRUPT, service(1), 1)])
+        self.assertEqual((self.folder / "bad" / f"{first.name}.zst").read_bytes(), bytes(data[: first.size]))
+
+    def test_a_pack_without_a_table_is_set_aside_whole(self):
+        self.spooled(FULL, line(1))
+        pack = self.spool.place(self.heads()[0].name).path
+        pack.write_bytes(pack.read_bytes()[:-1])
+        self.spool.repair()
+        self.assertEqual(self.heads(), [])
+        self.assertEqual([reason for reason, _, _ in self.drops()], [DropReason.CORRUPT])
+        self.assertTrue((self.folder / "bad" / pack.name).exists())
+
+    def test_packs_hold_what_their_table_says(self):
+        self.spooled(FULL, *[line(n) for n in range(10)])
+        packs = self.spool._packs
+        [name] = packs.all()
+        table = packs.table(name)
+        self.assertEqual([each.head for each in table], self.heads())
+        self.assertTrue(all(whole(each, packs.read(each)) for each in table))
