@@ -15,8 +15,8 @@ from avinet.model.configuration import Configuration
 from avinet.model.ids import ObjectId, SeId
 from avinet.model.moves import Moves
 from avinet.model.placement import Engine, Placement
-from avinet.model.projection import Projector, resource_name
-from avinet.model.resources import EMPTY_STATE_HASH, Delta, delta_between, hashes_of
+from avinet.model.projection import Projector, resource_name, told_of_group
+from avinet.model.resources import EMPTY_STATE_HASH, Delta, Resource, delta_between, hashes_of
 
 KNOWN_STATES = 2_000
 """States whose resources are remembered to send deltas from; SEs of one group mostly share theirs."""
@@ -199,14 +199,14 @@ def _placing(configuration: Configuration, uuid: ObjectId) -> object:
 def _told_otherwise(
     before: Configuration, after: Configuration, changed: Iterable[ObjectId]
 ) -> set[ObjectId]:
-    """Virtual services whose group puts addresses elsewhere now: they come with what says so."""
+    """Virtual services whose group tells SEs something else now: they come with what says so."""
 
-    def interface(configuration: Configuration, uuid: ObjectId) -> str:
+    def told(configuration: Configuration, uuid: ObjectId) -> tuple[Resource, ...]:
         stored = configuration.objects.get(uuid)
         thing = None if stored is None else stored.thing
-        return thing.vip_interface if isinstance(thing, ServiceEngineGroup) else ""
+        return told_of_group(thing) if isinstance(thing, ServiceEngineGroup) else ()
 
-    groups = {uuid for uuid in changed if interface(before, uuid) != interface(after, uuid)}
+    groups = {uuid for uuid in changed if told(before, uuid) != told(after, uuid)}
     if not groups:
         return set()
     return {

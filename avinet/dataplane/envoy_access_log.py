@@ -22,6 +22,12 @@ CLIENT_LEFT = 1 << 14
 
 _FILE = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog"
 _CEL = "type.googleapis.com/envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"
+_HANDSHAKE = "connection.transport_failure_reason"
+"""Of a client's TLS, where it failed; an attribute that is not there is asked for by ``has`` alone."""
+_CUT = "connection.termination_details"
+"""Why Envoy ended a connection."""
+_HANDSHAKE_FAILED = f"has({_HANDSHAKE})"
+_HANDSHAKE_LATE = f"has({_CUT}) && {_CUT} == 'transport socket timeout was reached'"
 _TIME = "%START_TIME(%Y-%m-%dT%H:%M:%S.%6fZ)%"
 _POOL = f"%METADATA(CLUSTER:{METADATA_KEY}:{NAME_KEY})%"
 _CONNECTION = {
@@ -51,8 +57,7 @@ _HTTP = {
 _TCP = {
     # All that Envoy has of a connection is milliseconds.
     LineField.DURATION_US: "%TYPED_CEL(request.duration.getSeconds() * 1000000 + request.duration.getMilliseconds() * 1000)%",
-    LineField.HOST: "%REQUESTED_SERVER_NAME%",
-    LineField.REASON: "%CONNECTION_TERMINATION_DETAILS%",
+    LineField.REASON: f"%CEL({_HANDSHAKE_FAILED} ? {_HANDSHAKE} : {_CUT})%",
 }
 
 
@@ -93,14 +98,19 @@ def _status(op: str, value: int) -> dict[str, Any]:
 
 def _flags(op: str, value: int) -> dict[str, Any]:
     # Envoy's own filter for flags has no opposite.
-    cel = {"@type": _CEL, "expression": f"response.flags {op} {value}"}
+    return _cel(f"response.flags {op} {value}")
+
+
+def _cel(expression: str) -> dict[str, Any]:
+    cel = {"@type": _CEL, "expression": expression}
     return {"extension_filter": {"name": "envoy.access_loggers.extension_filters.cel", "typed_config": cel}}
 
 
 def _conditions(policy: AnalyticsPolicy, *, http: bool) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """What makes a request significant, each with its opposite."""
     if not http:
-        return [(_flags("!=", 0), _flags("==", 0))]
+        asked = (_HANDSHAKE_FAILED, f"has({_CUT})")
+        return [(_flags("!=", 0), _flags("==", 0)), *((_cel(one), _cel(f"!{one}")) for one in asked)]
     found = [
         (
             _all((_flags("!=", 0), _any((_status("NE", SWITCHING), _flags("!=", CLIENT_LEFT))))),
@@ -127,6 +137,16 @@ def access_logs(
     if policy.full_client_logs.enabled:
         wanted.append((LogClass.FULL, _all(no for _, no in conditions)))
     return [_logger(logs, log_class, line, chosen) for log_class, chosen in wanted]
+
+
+def refused_log(service: VirtualService, listener: str, logs: LogFiles) -> list[dict[str, Any]]:
+    """The loggers of a whole listener with TLS and HTTP: connections whose handshake failed.
+
+    No request came of those, so the connection manager does not know of them; a TCP proxy does.
+    """
+    line = _line(service, listener, _TCP)
+    failed = _any((_cel(_HANDSHAKE_FAILED), _cel(_HANDSHAKE_LATE)))
+    return [_logger(logs, LogClass.SIGNIFICANT, line, failed)]
 
 
 def _logger(

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from avinet.dataplane.envoy_access_log import access_logs
+from avinet.dataplane.envoy_access_log import access_logs, refused_log
 from avinet.dataplane.envoy_cluster import METADATA_KEY
 from avinet.dataplane.envoy_downstream_tls import client_facing_tls
 from avinet.dataplane.envoy_http import Pools, connection_manager, pool_refs
@@ -106,6 +106,8 @@ def render_listeners(
             "per_connection_buffer_limit_bytes": BUFFER_BYTES,
             "filter_chains": [_chain(service, port, pools, secrets, loggers)],
         }
+        if logs is not None and http and port.enable_ssl:
+            listener["access_log"] = refused_log(service, place, logs)
         made_of = {
             "resource": name,
             "clusters": clusters,

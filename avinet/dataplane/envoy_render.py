@@ -2,7 +2,7 @@
 
 Resources are named ``<kind>/<uuid>`` and their bodies are MessagePack of the stored configuration Structs.  Only what
 an enabled virtual service uses is rendered.  An empty carrier cluster has in its metadata what Envoy has no other
-use for (a disabled virtual service, a monitor nobody refers to), and for each virtual service the digest and the
+use for (a disabled virtual service, a monitor nobody refers to, what the agent is to keep of logs), and for each virtual service the digest and the
 listeners that it must have: so the whole state can be read back from Envoy.
 
 Whatever cannot work is refused here, with the resource at fault, before Envoy sees anything.
@@ -21,6 +21,8 @@ from avinet.dataplane.envoy_listener import endpoints_of, render_listeners
 from avinet.dataplane.envoy_secret import Secret, sds_config, secret_of
 from avinet.dataplane.interface import LogFiles, RejectedError
 from avinet.model.config import HealthMonitor, Pool, SSLKeyAndCertificate, VirtualService
+from avinet.model.log_settings import KIND as LOG_LIMITS_KIND
+from avinet.model.log_settings import LogLimits
 from avinet.model.resources import Resource
 
 CARRIER = "avinet-carrier"
@@ -29,12 +31,13 @@ POOL_KIND = "pool"
 MONITOR_KIND = "healthmonitor"
 CERTIFICATE_KIND = "sslkeyandcertificate"
 
-_Thing = VirtualService | Pool | HealthMonitor | SSLKeyAndCertificate
+_Thing = VirtualService | Pool | HealthMonitor | SSLKeyAndCertificate | LogLimits
 _KINDS: dict[str, type[_Thing]] = {
     SERVICE_KIND: VirtualService,
     POOL_KIND: Pool,
     MONITOR_KIND: HealthMonitor,
     CERTIFICATE_KIND: SSLKeyAndCertificate,
+    LOG_LIMITS_KIND: LogLimits,
 }
 _Object = TypeVar("_Object")
 

@@ -28,6 +28,10 @@ def check_service(service: VirtualService) -> Found:
         ("vip", [canonical_address(vip.ip_address.addr) for vip in service.vip]),
         ("services", [item.port for item in service.services]),
         ("ssl_key_and_certificate_refs", service.ssl_key_and_certificate_refs),
+        (
+            "analytics_policy.significant_client_errors",
+            service.analytics_policy.significant_client_errors,
+        ),
     ):
         yield from _twice(name, values)
     for index, vip in enumerate(service.vip):

@@ -240,6 +240,8 @@ class CommandClass(enum.StrEnum):
 
 
 DOWN_DELAY_S = 60.0
+LogRate = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+"""Records a second; 0 for no limit."""
 
 
 class ServiceEngineGroup(ConfigObject, frozen=True, kw_only=True):
@@ -271,6 +273,15 @@ class ServiceEngineGroup(ConfigObject, frozen=True, kw_only=True):
     hosts, which needs CAP_NET_ADMIN there. When empty, addresses must be there already."""
     commands: tuple[CommandClass, ...] = tuple(CommandClass)
     """What its SEs accept through the reverse forward."""
+    log_disksz: Annotated[int, msgspec.Meta(ge=100, le=10_000_000)] = 10_000
+    """MiB on the disk of each SE for request logs that no controller has yet. Beyond it the oldest go first, and those
+    that are significant last."""
+    log_age_h: Annotated[int, msgspec.Meta(ge=0, le=8_760)] = 168
+    """Hours for which an SE keeps them at most; 0 for no limit."""
+    significant_log_throttle: LogRate = 0
+    """Of each SE, over all virtual services, in records a second; what is beyond is counted as dropped. 0 for no limit."""
+    full_log_throttle: LogRate = 0
+    """As ``significant_log_throttle``, of the others."""
 
 
 class Vip(msgspec.Struct, frozen=True, kw_only=True):
@@ -323,10 +334,6 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """``BEGINS_WITH /api`` takes ``/api`` and ``/api/...``, not ``/apis``."""
     pool_ref: PoolRef
     """Where they go."""
-
-
-LogRate = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
-"""Records a second; 0 for no limit."""
 
 
 class FullClientLogs(msgspec.Struct, frozen=True, kw_only=True):

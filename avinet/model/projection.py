@@ -9,12 +9,12 @@ from collections.abc import Collection, Iterable, Mapping
 import attrs
 import msgspec
 
+from avinet.model import log_settings, vip_interface
 from avinet.model.config import ConfigObject, ServiceEngineGroup, kind_of
 from avinet.model.configuration import Configuration
 from avinet.model.ids import ObjectId
 from avinet.model.references import references_of
 from avinet.model.resources import Resource
-from avinet.model.vip_interface import resource_of_group
 
 
 def resource_name(thing: ConfigObject) -> str:
@@ -25,6 +25,15 @@ def resource_name(thing: ConfigObject) -> str:
 def resource_of(thing: ConfigObject) -> Resource:
     """An object as an SE gets it."""
     return Resource(resource_name(thing), msgspec.msgpack.encode(thing))
+
+
+def told_of_group(group: ServiceEngineGroup) -> tuple[Resource, ...]:
+    """What an SE gets of a group: where to put addresses, and what to keep of logs.
+
+    Placement is the controller's business.
+    """
+    told = (vip_interface.resource_of_group(group), log_settings.resource_of_group(group))
+    return tuple(resource for resource in told if resource is not None)
 
 
 @attrs.define
@@ -56,7 +65,7 @@ class Projector:
         return found
 
     def _collect(self, service: ObjectId) -> tuple[Resource, ...]:
-        found: dict[ObjectId, Resource] = {}
+        found: dict[ObjectId, tuple[Resource, ...]] = {}
         wanted = [service]
         while wanted:
             uuid = wanted.pop()
@@ -64,14 +73,11 @@ class Projector:
             if uuid in found:
                 continue
             if isinstance(thing, ServiceEngineGroup):
-                # Placement is the controller's business; of a group an SE is told where to put addresses.
-                told = resource_of_group(thing)
-                if told is not None:
-                    found[uuid] = told
+                found[uuid] = told_of_group(thing)
                 continue
-            found[uuid] = self._resource(uuid, thing)
+            found[uuid] = (self._resource(uuid, thing),)
             wanted.extend(ref for _, ref in references_of(thing))
-        return tuple(found.values())
+        return tuple(resource for several in found.values() for resource in several)
 
     def _resource(self, uuid: ObjectId, thing: ConfigObject) -> Resource:
         made = self._made.get(uuid)

@@ -12,7 +12,7 @@ what differed.
 Without any controller the last good state is applied at start: the SE is headless, not dead.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -25,7 +25,7 @@ from avinet.dataplane.interface import DataPlane, DataPlaneDownError, RejectedEr
 from avinet.errors import AvinetError
 from avinet.model.fence import Fence
 from avinet.model.ids import ConfigVersion
-from avinet.model.resources import hashes_of, state_hash
+from avinet.model.resources import Resource, hashes_of, state_hash
 from avinet.se.config_files import ConfigFiles, LastGood, SavedStateError
 from avinet.se.drift import Drift, differences
 from avinet.se.receiver import ConfigMessage, Push, Receiver, Refusal, compose
@@ -71,6 +71,8 @@ class Applier:
     in_thread: InThread = execute
     drifted: Callable[[Drift], None] = lambda drift: None
     """Told of what was found to differ from what should be in force."""
+    settled: Callable[[Mapping[str, Resource]], None] = lambda state: None
+    """Told of the last good state, at the start and when there is another one."""
     _last: LastGood = attrs.field(factory=LastGood, init=False)
     _fence: Fence = attrs.field(factory=Fence, init=False)
     _saved_fence: Fence = attrs.field(factory=Fence, init=False)
@@ -113,6 +115,7 @@ class Applier:
             _log.error("starting without a configuration: {why}", why=str(failure))
         self._fence = self._saved_fence = await self.in_thread(self.files.load_fence)
         self._reported_hash = self._last.hash
+        self.settled(self._last.state)
         self.dataplane.on_restart(self._restarted)
         await self.dataplane.start(self._last.state)
         await self._check(starting=True)
@@ -211,6 +214,7 @@ class Applier:
         self._last = candidate
         self._reported_hash = candidate.hash
         self._retry_s = self._retry_at = 0.0
+        self.settled(candidate.state)
         return None
 
     def _nack(self, refusal: Refusal) -> Nack:

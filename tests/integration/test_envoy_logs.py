@@ -15,7 +15,7 @@ from twisted.internet.threads import deferToThread
 from avinet.model.config import AnalyticsPolicy, ApplicationProfile, FullClientLogs
 from avinet.model.logs import LINE_HEAD, LINE_SERVICE, TIME_BYTES, LineField, LogClass
 from tests.integration.pool_kit import Echo, Origin
-from tests.integration.service_kit import WebSocketEcho, certificate, curl, pool, service, upgraded
+from tests.integration.service_kit import WebSocketEcho, certificate, curl, handshake, pool, service, upgraded
 from tests.integration.test_envoy import Load, free_port
 from tests.integration.test_envoy_services import Services
 
@@ -155,6 +155,38 @@ async def test_a_tcp_connection_is_logged_when_it_ends_and_is_significant_when_i
         assert 250_000 < good["duration_us"] < 5_000_000
         assert (bad["_vs"], bad["pool"], bad["status"]) == ("virtualservice-b", "dead", 0)
         assert "UF" in bad["flags"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_handshake_that_fails_is_logged_with_its_reason_and_others_are_not_logged_twice():
+    async with Logged() as bench:
+        port, tcp = free_port(), free_port()
+        known = (certificate("a"),)
+        state = service(
+            tls=(port,), pools=(pool("one", bench.started(Origin, "one")),), certificates=known, name=UUID
+        )
+        state |= service(
+            tls=(tcp,),
+            pools=(pool("tcp", bench.started(Echo, "echo")),),
+            certificates=known,
+            name="tcp",
+            application_profile_ref=ApplicationProfile.TCP,
+        )
+        await bench.serving(state)
+        for one in (port, tcp):
+            assert await raw(one, request("/not-tls")) == b""
+            await handshake(one, "a.test")
+        assert (await curl(f"https://127.0.0.1:{port}/good", host="a.test")).status == 200
+        found = await bench.lines(4)
+        failed, good = (list(map(json.loads, found[c])) for c in (LogClass.SIGNIFICANT, LogClass.FULL))
+        assert {line["listener"] for line in failed} == {f"127.0.0.1:{one}" for one in (port, tcp)}
+        for line in failed:
+            assert "HTTP_REQUEST" in line["reason"]
+            assert (line["status"], line["flags"], line["client"]) == (0, "-", "127.0.0.1")
+        assert {(line.get("host"), line.get("path"), line["reason"]) for line in good} == {
+            (f"a.test:{port}", "/good", "via_upstream"),
+            (None, None, None),
+        }
 
 
 @pytest_twisted.ensureDeferred

@@ -522,6 +522,7 @@ class Proportion(Case):
             [pool("unused")],
             [{"kind": "ServiceEngineGroup", "name": "Default-Group", "vip_interface": "eth0"}],
             [{"kind": "ServiceEngineGroup", "name": "Default-Group", "vip_interface": "eth1"}],
+            [{"kind": "ServiceEngineGroup", "name": "Default-Group", "log_disksz": 500}],
             [{"kind": "ServiceEngineGroup", "name": "Default-Group"}],
         ]
         for documents in changes:

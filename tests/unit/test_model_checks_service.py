@@ -33,6 +33,17 @@ class Secured(Case):
         none = {"ssl_key_and_certificate_refs": ["tls", "none"]}
         self.assertEqual(self.wrong(services=PORTS, **none), ["ssl_key_and_certificate_refs[1]"])
 
+    def test_what_is_significant_is_named_once_and_within_bounds(self):
+        for policy, path in (
+            ({"significant_client_errors": [404, 403, 404]}, "significant_client_errors[2]"),
+            ({"significant_client_errors": [500]}, "significant_client_errors[0]"),
+            ({"slow_ms": -1}, "slow_ms"),
+            ({"full_client_logs": {"enabled": "yes"}}, "full_client_logs.enabled"),
+            ({"full_client_logs": {"throttle": 2_000_000}}, "full_client_logs.throttle"),
+        ):
+            self.assertEqual(self.wrong(analytics_policy=policy), [f"analytics_policy.{path}"])
+        self.read(service(analytics_policy={"slow_ms": 0, "significant_client_errors": [404]}), SECURED)
+
     def test_tcp_has_nothing_of_http(self):
         routes = [{"path": "/a", "pool_ref": "web"}]
         self.assertEqual(

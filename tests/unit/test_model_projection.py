@@ -20,6 +20,7 @@ from tests.unit.test_model_placement import configuration, group, service
 
 MONITOR = HealthMonitor(uuid=ObjectId("healthmonitor-1"), name="ping")
 WATCHED = Pool(uuid=ObjectId("pool-1"), name="web", health_monitor_refs=(MONITOR.uuid,))
+FOUND = {"virtualservice/virtualservice-1", "pool/pool-1", "healthmonitor/healthmonitor-1"}
 THINGS = configuration(group(), MONITOR, service(1), service(2), Pool(uuid=ObjectId("pool-9"), name="unused"))
 
 
@@ -69,6 +70,16 @@ class Projection(SynchronousTestCase):
                 "sslkeyandcertificate/sslkeyandcertificate-server",
             },
         )
+
+    def test_what_a_group_says_of_addresses_and_logs_comes_along_where_it_is_not_as_usual(self):
+        for more, kinds in (
+            ({}, set()),
+            ({"log_disksz": 500}, {"loglimits"}),
+            ({"vip_interface": "eth0", "full_log_throttle": 5}, {"loglimits", "vipinterface"}),
+        ):
+            things = configuration(msgspec.structs.replace(group(), **more), service(1), WATCHED, MONITOR)
+            found = Projector(things).resources_for([ObjectId("virtualservice-1")])
+            self.assertEqual(set(found) - FOUND, {f"{kind}/{group().uuid}" for kind in kinds})
 
     def test_what_is_shared_is_there_once(self):
         both = [ObjectId("virtualservice-1"), ObjectId("virtualservice-2")]

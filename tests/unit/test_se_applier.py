@@ -38,6 +38,7 @@ class Base(SynchronousTestCase):
         self.replies = []
         self.announced = []
         self.drifts = []
+        self.settled = []
         self.applier = self.start_applier()
 
     def make_applier(self):
@@ -48,6 +49,7 @@ class Base(SynchronousTestCase):
             clock=self.clock,
             announce=self.announced.append,
             drifted=self.drifts.append,
+            settled=lambda state: self.settled.append({name: r.body for name, r in state.items()}),
         )
 
     def start_applier(self):
@@ -92,6 +94,13 @@ class Pushes(Base):
         self.assertEqual(self.replies, [Ack(push=1, version=ConfigVersion(7), hash=hash_of(AB))])
         self.assertEqual((self.applier.version, self.applier.hash), (7, hash_of(AB)))
         self.assertEqual(self.dataplane.force, hashes_of(Resource(n, b) for n, b in AB.items()))
+
+    def test_whoever_needs_it_is_told_the_last_good_state_at_the_start_and_after_each(self):
+        self.push(A)
+        self.dataplane.rejects["pool/b"] = "no"
+        self.push(AB, have=A, version=2, number=2)
+        self.start_applier()
+        self.assertEqual(self.settled, [{}, A, A])
 
     def test_a_delta_leads_from_what_is_there(self):
         self.push(AB, version=1)
