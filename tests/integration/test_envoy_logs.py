@@ -73,7 +73,7 @@ def raw(port, data, *, wait_s=0.3):
             try:
                 while part := connection.recv(65536):
                     answer += part
-            except TimeoutError:
+            except (TimeoutError, ConnectionResetError):
                 pass
             return answer
 
