@@ -223,8 +223,8 @@ def _character(escape: str) -> int:
     return ord({"a": "\a", "f": "\f", "t": "\t", "n": "\n", "r": "\r", "v": "\v"}.get(escape, escape))
 
 
-def check_regex(text: str) -> str:
-    """Why RE2 and Envoy would refuse it; empty when they would not."""
+def check_regex(text: str, most: int = MAX_SIZE, taker: str = "the data plane") -> str:
+    """Why RE2 and ``taker`` (which takes ``most`` instructions) would refuse it; empty when they would not."""
     parser = _Parser(text)
     try:
         part = parser.alternatives()
@@ -233,6 +233,6 @@ def check_regex(text: str) -> str:
     except _Refused as why:
         return str(why)
     size = part.size + _OVERHEAD
-    if size > MAX_SIZE * (_SLACK if "|" in text else 1):
-        return f"it compiles to about {size} steps; the data plane takes {MAX_SIZE}. Use fewer or shorter repetitions"
+    if size > most * (_SLACK if "|" in text else 1):
+        return f"it compiles to about {size} steps; {taker} takes {most}. Use fewer or shorter repetitions"
     return ""

@@ -62,7 +62,8 @@ _ALL = (
     Field("time", Type.TIME, "When the request began.", key="_time"),
     Field("vs", Type.TEXT, "The virtual service's name then.", ("virtual_service", "virtualservice")),
     Field("vs_uuid", Type.TEXT, "The virtual service's UUID.", key="_vs"),
-    Field("se", Type.TEXT, "The service engine, by name or UUID.", ("service_engine",), logged=False),
+    Field("se", Type.TEXT, "The service engine's name then.", ("service_engine",), logged=False),
+    Field("se_uuid", Type.TEXT, "The service engine's UUID.", logged=False),
     Field(
         "class",
         Type.TEXT,
@@ -108,7 +109,7 @@ BY_WORD: Mapping[str, Field] = {word: field for field in _ALL for word in (field
 CLIENT_HIGH = Field("client_high", Type.HALF, "Upper 64 bits of the client's address.", logged=False)
 CLIENT_LOW = Field("client_low", Type.HALF, "Lower 64 bits of the client's address.", logged=False)
 COLUMNS: Mapping[str, Field] = {field.name: field for field in (*_ALL, CLIENT_HIGH, CLIENT_LOW)}
-"""What the store writes.  All may be null, but for ``time``, ``vs_uuid``, ``se`` and ``class``."""
+"""What the store writes.  All may be null, but for ``time``, ``vs_uuid``, ``se_uuid`` and ``class``."""
 
 MAPPED = 0xFFFF << 32
 """An IPv4 address counts as ``::ffff:a.b.c.d`` (RFC 4291, 2.5.5.2), so that both kinds fit the same two columns."""
