@@ -115,7 +115,7 @@ class _Parser:
 
     def _atom(self) -> _Part:
         character = self._peek()
-        if character in {"*", "+", "?"}:
+        if character in {"*", "+", "?"} or _REPEAT.match(self.text, self.at):
             raise _Refused(f"at character {self.at + 1}: there is nothing to repeat")
         if character == "(":
             return self._group()

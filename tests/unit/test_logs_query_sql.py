@@ -25,6 +25,7 @@ from avinet.logs.query.shapes import (
     Query,
     Records,
     Top,
+    Whole,
     aggregates_of,
     fields_of,
     interval_of,
@@ -195,6 +196,13 @@ class ShapeTests(SynchronousTestCase):
         self.assertEqual([row["time"] for row in found.results], sorted(row["time"] for row in found.results))
         by = self.ask(Histogram(10 * MINUTE_US, ("status",)))
         self.assertEqual({row["status"] for row in by.results}, {200, 500})
+
+    def test_whole_records_have_every_field_oldest_first(self):
+        rendered = duckdb_sql(Query(shape=Whole()))
+        found = self.store.connection.execute(rendered.sql, rendered.parameters)
+        self.assertEqual([column[0] for column in found.description], list(FIELDS))
+        times = [row[0] for row in found.fetchall()]
+        self.assertEqual((len(times), times), (30, sorted(times)))
 
     def test_queries_go_through_messagepack(self):
         query = Query(

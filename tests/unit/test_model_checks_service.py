@@ -138,6 +138,8 @@ class Routes(Case):
             (r"/(a)\1", "back-references"),
             (r"/a**", "at character 4"),
             ("*a", "at character 1: there is nothing to repeat"),
+            ("{2}a", "at character 1: there is nothing to repeat"),
+            ("a|{2,}", "at character 3: there is nothing to repeat"),
             (r"/(a", "not closed"),
             (r"/a)", "at character 3"),
             (r"/[a", "the class is not closed"),

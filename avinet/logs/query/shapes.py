@@ -110,7 +110,11 @@ class Records(msgspec.Struct, frozen=True, tag="records"):
     oldest_first: bool = False
 
 
-Shape = Count | Top | GroupBy | Percentiles | Histogram | Records
+class Whole(msgspec.Struct, frozen=True, tag="whole"):
+    """All records and every field, oldest first: for a file."""
+
+
+Shape = Count | Top | GroupBy | Percentiles | Histogram | Records | Whole
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):

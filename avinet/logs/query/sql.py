@@ -35,6 +35,7 @@ from avinet.logs.query.shapes import (
     Query,
     Records,
     Top,
+    Whole,
     quantile_name,
 )
 
@@ -81,6 +82,12 @@ def statement_of(query: Query, *, approximate: bool = False) -> Statement:
             found = _limited(_over_time(interval_us, by, [(_count(), Column(("count",)))]), limit)
         case Records() as shape:
             found = _records(shape)
+        case Whole():
+            shown = [column(name) for name in FIELDS]
+            tree = exp.select(*shown).order_by(
+                exp.Ordered(this=column("time"), desc=False, nulls_first=False)
+            )
+            found = Statement(tree, tuple(Column((name,)) for name in FIELDS))
     where = [*_range(query), *([_condition(query.filter)] if query.filter is not None else [])]
     tree = found.tree.from_(exp.to_identifier(SOURCE, quoted=True))
     return attrs.evolve(found, tree=tree.where(*where) if where else tree)
