@@ -31,7 +31,7 @@ SQL_TYPES = {
     Type.ADDRESS: "VARCHAR",
     Type.INTEGER: "INTEGER",
     Type.BYTES: "BIGINT",
-    Type.MILLISECONDS: "DOUBLE",
+    Type.MICROSECONDS: "BIGINT",
     Type.HALF: "UBIGINT",
 }
 NASTY = (
@@ -54,7 +54,8 @@ TEXTS = st.sampled_from(("web", "web-2", "GET", "/api/v1", "/api/v1?a=b c", "x",
     st.characters(exclude_categories=["Cs"]), max_size=8
 )
 NUMBERS = st.sampled_from((0, 1, 200, 404, 499, 500, 503, 599)) | st.integers(0, 2**31 - 1)
-TIMES_MS = st.sampled_from((0.0, 0.25, 1.5, 250.0)) | st.floats(0, 1e6, allow_nan=False)
+TIMES_MS = st.sampled_from((0.0, 0.25, 1.5, 250.0)) | st.integers(0, 10**9).map(lambda us: us / 1_000)
+BETWEEN_MS = TIMES_MS | st.floats(0.001, 1e6)
 ADDRESSES = st.sampled_from(
     ("10.0.0.1", "10.1.2.3", "192.168.1.1", "2001:db8::1", "::1", "::")
 ) | st.ip_addresses().map(str)
@@ -102,7 +103,7 @@ def _leaves():
     matches = st.builds(lambda f, v: Compare(f.name, Op.MATCHES, v), st.sampled_from(PLAIN), REGEXES)
     orders = st.sampled_from((Op.EQUAL, Op.LESS, Op.AT_MOST, Op.MORE, Op.AT_LEAST))
     numbers = st.sampled_from(NUMERIC).flatmap(
-        lambda f: st.builds(Compare, st.just(f.name), orders, value_of(f))
+        lambda f: st.builds(Compare, st.just(f.name), orders, BETWEEN_MS if f.column else value_of(f))
     )
     listed = st.sampled_from(PLAIN + NUMERIC).flatmap(
         lambda f: st.builds(
@@ -160,6 +161,8 @@ def _leaf(part, value):
         case Within(_, networks):
             return any(ipaddress.ip_address(value) in ipaddress.ip_network(one) for one in networks)
     wanted = part.value
+    if isinstance(wanted, float):  # as the store has them: whole microseconds
+        value, wanted = round(value * 1_000), round(wanted * 1_000, 3)
     return {
         Op.EQUAL: lambda: value == wanted,
         Op.LESS: lambda: value < wanted,
@@ -204,6 +207,9 @@ class MemoryStore:
         for row in rows:
             high, low = address_halves(row["client"] or "") or (None, None)
             whole = row | {"client_high": high, "client_low": low}
+            for field in FIELDS.values():
+                if field.column:
+                    whole[field.column] = None if row[field.name] is None else round(row[field.name] * 1_000)
             at = dt.datetime(1970, 1, 1) + dt.timedelta(microseconds=row["time"])  # noqa: DTZ001 - as DuckDB has it
             values.extend(at if name == "time" else whole[name] for name in COLUMNS)
         if values:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.logs.query.fields import BY_WORD, COLUMNS, FIELDS, address_halves, nearest_field, network_range
+from avinet.model.logs import LineField
 
 
 class FieldsTests(SynchronousTestCase):
@@ -14,7 +15,11 @@ class FieldsTests(SynchronousTestCase):
         words = [word for field in FIELDS.values() for word in (field.name, *field.aliases)]
         self.assertEqual(len(words), len(set(words)))
         self.assertEqual(set(words), set(BY_WORD))
-        self.assertLessEqual(set(FIELDS), set(COLUMNS))
+        self.assertLessEqual({field.column or field.name for field in FIELDS.values()}, set(COLUMNS))
+
+    def test_what_the_data_plane_writes_is_what_the_store_reads(self):
+        keys = {field.key or field.name for field in COLUMNS.values() if field.logged}
+        self.assertEqual(keys - {"_time", "_vs"}, {field.value for field in LineField})
 
     def test_a_slip_of_the_pen_finds_its_field(self):
         self.assertEqual(nearest_field("staus"), "status")

@@ -90,6 +90,9 @@ def _between(of: exp.Column, first: int, last: int, bind: Bind) -> exp.Expr:
 _REPLACED: dict[type[exp.Expr], Callable[[Any, Bind], exp.Expr]] = {
     nodes.Instant: lambda node, bind: exp.func("make_timestamp", bind(node.this)),
     nodes.Micros: lambda node, bind: exp.func("epoch_us", node.this),
+    nodes.Milliseconds: lambda node, bind: exp.paren(
+        exp.Div(this=node.this, expression=exp.Literal.number("1000.0"))
+    ),
     nodes.TimeBucket: _time_bucket,
     nodes.Quantiles: _quantiles,
     nodes.Distinct: _distinct,

@@ -27,7 +27,9 @@ class Type(enum.Enum):
     BYTES = "bytes"
     """A whole number that may be written as ``10KiB``."""
     MILLISECONDS = "milliseconds"
-    """A number that may be written as ``1.5s``."""
+    """A number that may be written as ``1.5s``; what people see of whole microseconds in a column."""
+    MICROSECONDS = "microseconds"
+    """A whole number; not for people."""
     HALF = "half of an address"
     """64 bits without sign; not for people."""
 
@@ -44,6 +46,8 @@ class Field:
     """All there are, where that is known."""
     key: str = ""
     """Its key in the data plane's JSON, where that is not the name."""
+    column: str = ""
+    """The column that it is made of, where that is not the name."""
     logged: bool = True
     """Whether the data plane says it; the rest is added by the controller, which knows who sent the segment."""
 
@@ -82,7 +86,10 @@ _ALL = (
     Field("path", Type.TEXT, "The path as the client sent it, with its query.", ("uri", "url")),
     Field("protocol", Type.TEXT, "HTTP/1.1, HTTP/2, and so on."),
     Field(
-        "status", Type.INTEGER, "The answer's status; 5xx stands for 500 to 599.", ("code", "response_code")
+        "status",
+        Type.INTEGER,
+        "The answer's status, 0 for none; 5xx stands for 500 to 599.",
+        ("code", "response_code"),
     ),
     Field("flags", Type.TEXT, "Envoy's response flags, such as UF; - for none.", ("response_flags",)),
     Field("reason", Type.TEXT, "Why it was answered so, in Envoy's words.", ("details",)),
@@ -91,11 +98,18 @@ _ALL = (
     Field(
         "duration_ms",
         Type.MILLISECONDS,
-        "From the request's first byte to the last.",
+        "From the request's first byte to the answer's last.",
         ("duration", "latency"),
+        column="duration_us",
     ),
-    Field("first_byte_ms", Type.MILLISECONDS, "Until the answer's first byte.", ("first_byte", "ttfb")),
-    Field("connect_ms", Type.MILLISECONDS, "To connect to the server.", ("connect",)),
+    Field(
+        "first_byte_ms",
+        Type.MILLISECONDS,
+        "From the request's first byte to the answer's first.",
+        ("first_byte", "ttfb"),
+        column="first_byte_us",
+    ),
+    Field("connect_ms", Type.MILLISECONDS, "To connect to the server.", ("connect",), column="connect_us"),
     Field("request_id", Type.TEXT, "The request's id, as in X-Request-Id.", ("id",)),
     Field("tls_version", Type.TEXT, "The client's TLS version.", ("tls",)),
     Field("tls_cipher", Type.TEXT, "The client's TLS cipher.", ("cipher",)),
@@ -108,7 +122,11 @@ BY_WORD: Mapping[str, Field] = {word: field for field in _ALL for word in (field
 """By name and by alias."""
 CLIENT_HIGH = Field("client_high", Type.HALF, "Upper 64 bits of the client's address.", logged=False)
 CLIENT_LOW = Field("client_low", Type.HALF, "Lower 64 bits of the client's address.", logged=False)
-COLUMNS: Mapping[str, Field] = {field.name: field for field in (*_ALL, CLIENT_HIGH, CLIENT_LOW)}
+_STORED = tuple(
+    Field(field.column, Type.MICROSECONDS, field.help) if field.column else field
+    for field in (*_ALL, CLIENT_HIGH, CLIENT_LOW)
+)
+COLUMNS: Mapping[str, Field] = {field.name: field for field in _STORED}
 """What the store writes.  All may be null, but for ``time``, ``vs_uuid``, ``se_uuid`` and ``class``."""
 
 MAPPED = 0xFFFF << 32

@@ -25,6 +25,12 @@ class Micros(exp.Expression):
     arg_types = {"this": True}  # noqa: RUF012
 
 
+class Milliseconds(exp.Expression):
+    """Whole microseconds as milliseconds, a number with a point.  ``this``: a column."""
+
+    arg_types = {"this": True}  # noqa: RUF012
+
+
 class TimeBucket(exp.Expression):
     """Where the interval that a time is in begins, as microseconds.  ``this``: a column; ``interval_us``: its length."""
 
@@ -61,4 +67,4 @@ class InNetwork(exp.Expression):
     arg_types = {"this": True}  # noqa: RUF012
 
 
-OWN = (Bound, Instant, Micros, TimeBucket, Quantiles, Distinct, Regex, Contains, InNetwork)
+OWN = (Bound, Instant, Micros, Milliseconds, TimeBucket, Quantiles, Distinct, Regex, Contains, InNetwork)

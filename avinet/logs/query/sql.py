@@ -21,6 +21,7 @@ from avinet.logs.query.expressions import (
     Not,
     OneOf,
     Op,
+    Value,
     Within,
 )
 from avinet.logs.query.fields import FIELDS, Type
@@ -83,7 +84,7 @@ def statement_of(query: Query, *, approximate: bool = False) -> Statement:
         case Records() as shape:
             found = _records(shape)
         case Whole():
-            shown = [column(name) for name in FIELDS]
+            shown = [_named(name) for name in FIELDS]
             tree = exp.select(*shown).order_by(
                 exp.Ordered(this=column("time"), desc=False, nulls_first=False)
             )
@@ -96,6 +97,28 @@ def statement_of(query: Query, *, approximate: bool = False) -> Statement:
 def column(name: str) -> exp.Column:
     """A column by name."""
     return exp.column(exp.to_identifier(name, quoted=True))
+
+
+def _shown(name: str) -> exp.Expr:
+    """A field as people see it."""
+    field = FIELDS[name]
+    return nodes.Milliseconds(this=column(field.column)) if field.column else column(name)
+
+
+def _named(name: str) -> exp.Expr:
+    return _as(_shown(name), name) if FIELDS[name].column else column(name)
+
+
+def _bound(field: str, value: Value) -> nodes.Bound:
+    """A value as the field's column has it."""
+    if FIELDS[field].column and not isinstance(value, str):
+        micros = round(value * 1_000, 3)
+        return nodes.Bound(this=int(micros) if micros == int(micros) else micros)
+    return nodes.Bound(this=value)
+
+
+def _column_of(field: str) -> exp.Column:
+    return column(FIELDS[field].column or field)
 
 
 def _as(expression: exp.Expr, name: str) -> exp.Expr:
@@ -148,16 +171,16 @@ _COMPARED: dict[Op, Callable[..., exp.Expr]] = {
 def _leaf(part: Leaf, *, negated: bool) -> exp.Expr:
     match part:
         case Has(field):
-            unknown = exp.Is(this=column(field), expression=exp.null())
+            unknown = exp.Is(this=_column_of(field), expression=exp.null())
             return unknown if negated else exp.not_(exp.paren(unknown))
         case Compare(field, Op.EQUAL, value) if negated:
-            return exp.NullSafeNEQ(this=column(field), expression=nodes.Bound(this=value))
+            return exp.NullSafeNEQ(this=_column_of(field), expression=_bound(field, value))
         case Compare(field, op, value):
-            test = _COMPARED[op](this=column(field), expression=nodes.Bound(this=value))
+            test = _COMPARED[op](this=_column_of(field), expression=_bound(field, value))
         case OneOf(field, values):
-            test = exp.In(this=column(field), expressions=[nodes.Bound(this=value) for value in values])
+            test = exp.In(this=_column_of(field), expressions=[_bound(field, value) for value in values])
         case Between(field, low, high):
-            test = exp.Between(this=column(field), low=nodes.Bound(this=low), high=nodes.Bound(this=high))
+            test = exp.Between(this=_column_of(field), low=nodes.Bound(this=low), high=nodes.Bound(this=high))
         case Within(_, networks):
             tests = [nodes.InNetwork(this=network) for network in networks]
             test = tests[0] if len(tests) == 1 else exp.or_(*tests, copy=False)
@@ -177,7 +200,7 @@ def _limited(found: Statement, limit: int) -> Statement:
 
 def _grouped(fields: tuple[str, ...], aggregates: tuple[Aggregate, ...], *, approximate: bool) -> Statement:
     figures = _figures(aggregates, approximate=approximate)
-    keys = [column(name) for name in fields]
+    keys = [_shown(name) for name in fields]
     first = exp.column(exp.to_identifier(_first_name(figures[0]), quoted=True))
     # A list of quantiles is ordered by its first, which is the one that was asked for first.
     tree = (
@@ -192,7 +215,7 @@ def _first_name(figure: tuple[exp.Expr, Column]) -> str:
     return figure[0].alias
 
 
-def _ascending(keys: list[exp.Column]) -> list[exp.Expr]:
+def _ascending(keys: list[exp.Expr]) -> list[exp.Expr]:
     return [exp.Ordered(this=key, desc=False, nulls_first=False) for key in keys]
 
 
@@ -213,7 +236,7 @@ def _figures(aggregates: tuple[Aggregate, ...], *, approximate: bool) -> list[tu
 
 
 def _figure(one: Aggregate, *, approximate: bool) -> exp.Expr:
-    of = column(one.field) if one.field else exp.Star()
+    of = _shown(one.field) if one.field else exp.Star()
     match one.function:
         case Function.SUM:
             return exp.Sum(this=of)
@@ -232,7 +255,7 @@ def _figure(one: Aggregate, *, approximate: bool) -> exp.Expr:
 def _quantiles(
     field: str, quantiles: tuple[float, ...], names: tuple[str, ...], *, approximate: bool
 ) -> tuple[exp.Expr, Column]:
-    made = nodes.Quantiles(this=column(field), quantiles=quantiles, approximate=approximate)
+    made = nodes.Quantiles(this=_shown(field), quantiles=quantiles, approximate=approximate)
     return _as(made, f"quantiles_{field}"), Column(names, listed=True)
 
 
@@ -243,7 +266,7 @@ def _percentiles(
     figures = [(_count(), Column(("count",))), _quantiles(field, quantiles, names, approximate=approximate)]
     if interval_us:
         return _over_time(interval_us, by, figures)
-    keys = [column(name) for name in by]
+    keys = [_shown(name) for name in by]
     tree = exp.select(*keys, *(figure for figure, _ in figures))
     if keys:
         count = exp.column(exp.to_identifier("count", quoted=True))
@@ -255,7 +278,10 @@ def _percentiles(
 
 def _over_time(interval_us: int, by: tuple[str, ...], figures: list[tuple[exp.Expr, Column]]) -> Statement:
     bucket = _as(nodes.TimeBucket(this=column("time"), interval_us=interval_us), "bucket")
-    keys = [exp.column(exp.to_identifier("bucket", quoted=True)), *(column(name) for name in by)]
+    keys: list[exp.Expr] = [
+        exp.column(exp.to_identifier("bucket", quoted=True)),
+        *(_shown(name) for name in by),
+    ]
     tree = (
         exp.select(bucket, *keys[1:], *(figure for figure, _ in figures))
         .group_by(*keys)
@@ -268,7 +294,7 @@ def _over_time(interval_us: int, by: tuple[str, ...], figures: list[tuple[exp.Ex
 def _records(shape: Records) -> Statement:
     names = tuple(FIELDS)
     shown = [
-        _as(nodes.Micros(this=column(name)), "micros") if FIELDS[name].type is Type.TIME else column(name)
+        _as(nodes.Micros(this=column(name)), "micros") if FIELDS[name].type is Type.TIME else _named(name)
         for name in names
     ]
     tree = exp.select(*shown).order_by(
