@@ -1,10 +1,13 @@
 """What benchmarks claim: targets are judged as their text says, and the link keeps its promises."""
 
+import json
 from unittest import TestCase
 
+from avinet.model.logs import LINE_HEAD, LINE_SERVICE, TIME_BYTES, LineField
 from benchmarks.harness import at_least, at_most, quantile, times_peer
 from benchmarks.link import Direction
 from benchmarks.load import length_of
+from benchmarks.log_records import BLOCK_LINES, blocks, services
 
 MIB = 1024 * 1024
 
@@ -73,3 +76,29 @@ class LinkTests(TestCase):
 
     def test_a_rated_link_is_read_a_millisecond_at_a_time(self):
         self.assertEqual(Direction(0.035, 12_500_000, MIB).room, 12_500)
+
+
+class LogRecordTests(TestCase):
+    def lines(self, count, among=3, **options):
+        return b"".join(blocks(count, services(among), **options)).splitlines()
+
+    def test_a_line_is_what_a_data_plane_writes(self):
+        for line in self.lines(100):
+            service = line.index(LINE_SERVICE)
+            self.assertEqual((line.index(LINE_HEAD), service), (0, len(LINE_HEAD) + TIME_BYTES))
+            record = json.loads(line)
+            self.assertEqual(list(record), ["_time", "_vs", *sorted(LineField)])
+            self.assertIn(record["vs"], {"shop-0", "shop-1", "shop-2"})
+
+    def test_there_are_as_many_as_asked_for_and_each_is_another_request(self):
+        lines = self.lines(BLOCK_LINES + 1)
+        self.assertEqual(len(lines), BLOCK_LINES + 1)
+        self.assertEqual(len({json.loads(line)["request_id"] for line in lines}), len(lines))
+
+    def test_times_go_on_at_the_rate_asked_for(self):
+        first, *_, last = (json.loads(line)["_time"] for line in self.lines(101, start_s=0, per_s=10))
+        self.assertEqual((first[:20], last[:20]), ("1970-01-01T00:00:00.", "1970-01-01T00:00:10."))
+
+    def test_weights_say_who_is_called_how_often(self):
+        called = [json.loads(line)["vs"] for line in self.lines(1_000, among=2, weights=[1, 9])]
+        self.assertTrue(50 < called.count("shop-0") < 200)
