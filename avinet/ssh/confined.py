@@ -4,7 +4,8 @@ Every path is taken apart here and walked one name at a time from the folder's o
 following symbolic links, so that neither ``..`` nor a link nor a rename in the middle of a call leads outside.  Only
 regular files and folders are opened; what else lies there (a link, a device, a FIFO) can be listed and removed.
 
-Blocking: called in a thread.
+Blocking: called in threads, of several sessions at once.  What changes the folder is done by one at a time: between a look
+and what is done upon it another session would otherwise find bytes to have that nobody counts.
 """
 
 import collections
@@ -13,7 +14,7 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -30,11 +31,15 @@ MAX_BYTES = 2 * GIB
 """All files together: room for an upgrade's archive and a support bundle or two."""
 MAX_ENTRIES = 10_000
 """Files and folders: a walk over all of them takes some 50 ms."""
+MAX_OPEN = 256
+"""Files and folders, of all sessions, the latter with two descriptors each: a process has 1,024 for everything, where nobody
+gave it more."""
 FILE_MODE, FOLDER_MODE = 0o600, 0o700
 _MODE_BITS = 0o777
 """Never set-user-ID and the like."""
 _WALK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @error
@@ -52,6 +57,14 @@ class FolderFullError(AvinetError):
 
     kind: ClassVar[Kind] = Kind.NO_SPACE
     why: str
+
+
+@error
+class TooManyOpenError(AvinetError):
+    """{limit} files and folders are open in the folder for files, over all sessions. Close some, or try again later."""
+
+    kind: ClassVar[Kind] = Kind.LIMITED
+    limit: int
 
 
 def names_of(path: bytes) -> list[bytes]:
@@ -79,35 +92,61 @@ def _shown(path: bytes) -> str:
 
 
 @attrs.define(eq=False)
+class Listing:
+    """A folder that is being listed, a part at a time: a local user may have put a million entries there."""
+
+    _folder: int
+    """Its descriptor; the entries have one more."""
+    _closed: Callable[[], None]
+    _entries: "os._ScandirIterator[str]" = attrs.field(init=False)
+
+    @_entries.default
+    def _entries_of_the_folder(self) -> "os._ScandirIterator[str]":
+        return os.scandir(self._folder)
+
+    def some(self, count: int) -> list[tuple[bytes, os.stat_result]]:
+        """The next ``count`` entries with what ``lstat`` says, in no order; fewer at the end, then none."""
+        found: list[tuple[bytes, os.stat_result]] = []
+        for entry in self._entries:
+            with contextlib.suppress(FileNotFoundError):
+                found.append((os.fsencode(entry.name), entry.stat(follow_symlinks=False)))
+            if len(found) >= count:
+                break
+        return found
+
+    def close(self) -> None:
+        """Give its descriptor back."""
+        self._entries.close()
+        os.close(self._folder)
+        self._closed()
+
+
+@attrs.define(eq=False)
 class ConfinedFolder:
     """``root`` is made at the first use.  Its size is counted when somebody comes and kept up from then on."""
 
     root: Path
     max_bytes: int = MAX_BYTES
     max_entries: int = MAX_ENTRIES
+    max_open: int = MAX_OPEN
     _bytes: int = attrs.field(default=0, init=False)
     _entries: int = attrs.field(default=0, init=False)
     _opened: "collections.Counter[tuple[int, int]]" = attrs.field(
         factory=collections.Counter, init=False, repr=False
     )
     """Files that are open, by device and inode: what is removed meanwhile takes its space until it is closed."""
-    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
+    _open: int = attrs.field(default=0, init=False)
+    """Descriptors that sessions hold: of these files, and of folders that are being listed."""
+    _lock: threading.RLock = attrs.field(factory=threading.RLock, init=False, repr=False)
 
     def survey(self) -> None:
         """Make the folder if need be, and count what is in it, unless files are open: what is counted then is more than
         what can be seen, since removed ones are held and writes are under way.
         """
-        self.root.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-        count, size = 0, 0
-        for folder, folders, files, descriptor in os.fwalk(self.root, follow_symlinks=False):
-            del folder
-            count += len(folders) + len(files)
-            for name in files:
-                with contextlib.suppress(OSError):
-                    size += os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_size
         with self._lock:
+            self.root.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
             if not self._opened:
-                self._bytes, self._entries = size, count
+                self._entries, self._bytes = _count(os.open(self.root, _LIST), MAX_DEPTH)
 
     @contextlib.contextmanager
     def _folder(self, names: list[bytes]) -> Iterator[int]:
@@ -133,7 +172,8 @@ class ConfinedFolder:
 
     def open(self, path: bytes, flags: int, mode: int = FILE_MODE) -> int:
         """A descriptor of a regular file, open as ``flags`` (of ``os.open``) say."""
-        with self._place(path) as (at, name):
+        with self._lock, self._place(path) as (at, name):
+            self._require_descriptor()
             creates = bool(flags & os.O_CREAT) and _look(name, at) is None
             if creates:
                 self._reserve_entry()
@@ -148,8 +188,8 @@ class ConfinedFolder:
             if not stat.S_ISREG(found.st_mode):
                 os.close(file)
                 raise PathRefusedError(path=_shown(path), why="it is not a regular file")
-            with self._lock:
-                self._opened[found.st_dev, found.st_ino] += 1
+            self._opened[found.st_dev, found.st_ino] += 1
+            self._open += 1
             if flags & os.O_TRUNC:
                 os.ftruncate(file, 0)
                 self._free(found.st_size)
@@ -157,15 +197,16 @@ class ConfinedFolder:
 
     def close(self, file: int) -> None:
         """Of a file from ``open``."""
-        found = os.fstat(file)
-        os.close(file)
         with self._lock:
+            found = os.fstat(file)
+            os.close(file)
+            self._open -= 1
             self._opened[found.st_dev, found.st_ino] -= 1
-            is_last = self._opened[found.st_dev, found.st_ino] <= 0
-            if is_last:
-                del self._opened[found.st_dev, found.st_ino]
-        if is_last and not found.st_nlink:
-            self._free(found.st_size)
+            if self._opened[found.st_dev, found.st_ino] > 0:
+                return
+            del self._opened[found.st_dev, found.st_ino]
+            if not found.st_nlink:
+                self._free(found.st_size)
 
     @contextlib.contextmanager
     def settable(self, path: bytes) -> Iterator[int]:
@@ -173,7 +214,7 @@ class ConfinedFolder:
         names = names_of(path)
         if not names or stat.S_ISDIR(self.stat(path).st_mode):
             with self._folder(names) as at:
-                folder = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
+                folder = os.open(b".", _LIST, dir_fd=at)
                 try:
                     yield folder
                 finally:
@@ -185,18 +226,22 @@ class ConfinedFolder:
         finally:
             self.close(file)
 
-    def scan(self, path: bytes) -> list[tuple[bytes, os.stat_result]]:
-        """Every entry of a folder with what ``lstat`` says, by name."""
-        found = []
-        with self._folder(names_of(path)) as at:
-            readable = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
+    def scan(self, path: bytes) -> Listing:
+        """Every entry of a folder; to be closed."""
+        with self._lock, self._folder(names_of(path)) as at:
+            self._require_descriptor()
+            folder = os.open(b".", _LIST, dir_fd=at)
             try:
-                for name in sorted(os.fsencode(entry.name) for entry in os.scandir(readable)):
-                    with contextlib.suppress(FileNotFoundError):
-                        found.append((name, os.stat(name, dir_fd=at, follow_symlinks=False)))
-            finally:
-                os.close(readable)
-        return found
+                listing = Listing(folder, self._listed)
+            except OSError:
+                os.close(folder)
+                raise
+            self._open += 1
+            return listing
+
+    def _listed(self) -> None:
+        with self._lock:
+            self._open -= 1
 
     def stat(self, path: bytes) -> os.stat_result:
         """Of the entry itself, never of what a link leads to."""
@@ -208,7 +253,7 @@ class ConfinedFolder:
 
     def make_folder(self, path: bytes) -> None:
         """``FileExistsError`` where there is something."""
-        with self._place(path) as (at, name):
+        with self._lock, self._place(path) as (at, name):
             self._reserve_entry()
             try:
                 os.mkdir(name, FOLDER_MODE, dir_fd=at)
@@ -218,20 +263,20 @@ class ConfinedFolder:
 
     def remove(self, path: bytes) -> None:
         """A file, or whatever else is not a folder."""
-        with self._place(path) as (at, name):
+        with self._lock, self._place(path) as (at, name):
             found = os.stat(name, dir_fd=at, follow_symlinks=False)
             os.unlink(name, dir_fd=at)
             self._free(self._size(found), entries=1)
 
     def remove_folder(self, path: bytes) -> None:
         """An empty one."""
-        with self._place(path) as (at, name):
+        with self._lock, self._place(path) as (at, name):
             os.rmdir(name, dir_fd=at)
             self._free(0, entries=1)
 
     def rename(self, old: bytes, new: bytes, *, replace: bool) -> None:
         """``replace`` puts it in the place of another file at once; without, ``FileExistsError``."""
-        with self._place(old) as (old_at, old_name), self._place(new) as (new_at, new_name):
+        with self._lock, self._place(old) as (old_at, old_name), self._place(new) as (new_at, new_name):
             replaced = _look(new_name, new_at)
             if replaced is not None and not replace:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
@@ -247,23 +292,35 @@ class ConfinedFolder:
 
     def write(self, file: int, data: bytes | memoryview, offset: int) -> None:
         """All of ``data`` at ``offset``; ``FolderFullError`` before anything is written."""
-        before = os.fstat(file).st_size
-        grows = max(0, offset + len(data) - before)
-        self._reserve(grows)
-        written = 0
-        try:
-            while written < len(data):
-                written += os.pwrite(file, data[written:], offset + written)
-        except OSError:
-            self._free(max(0, before + grows - os.fstat(file).st_size))
-            raise
+        with self._lock:
+            before = os.fstat(file).st_size
+            grows = max(0, offset + len(data) - before)
+            self._reserve(grows)
+            written = 0
+            try:
+                while written < len(data):
+                    written += os.pwrite(file, data[written:], offset + written)
+            except OSError:
+                self._free(max(0, before + grows - os.fstat(file).st_size))
+                raise
+
+    def append(self, file: int, data: bytes | memoryview) -> None:
+        """All of ``data`` at the end, which another session may be moving, too."""
+        with self._lock:
+            self.write(file, data, os.fstat(file).st_size)
 
     def truncate(self, file: int, size: int) -> None:
         """Cut a file, or lengthen it with zeros, which count as if they were there."""
-        before = os.fstat(file).st_size
-        self._reserve(max(0, size - before))
-        os.ftruncate(file, size)
-        self._free(max(0, before - size))
+        with self._lock:
+            before = os.fstat(file).st_size
+            grows = max(0, size - before)
+            self._reserve(grows)
+            try:
+                os.ftruncate(file, size)
+            except OSError:
+                self._free(grows)
+                raise
+            self._free(max(0, before - size))
 
     def space(self) -> tuple[int, int]:
         """Bytes that may be here in all, and how many are left; the disk may have less."""
@@ -271,17 +328,21 @@ class ConfinedFolder:
         with self._lock:
             return self.max_bytes, max(0, min(self.max_bytes - self._bytes, disk.f_bavail * disk.f_frsize))
 
+    # Below, the lock is held.
+
     def _reserve(self, size: int) -> None:
-        with self._lock:
-            if self._bytes + size > self.max_bytes:
-                raise FolderFullError(why=f"{show_bytes(self.max_bytes)} is the most for all files together")
-            self._bytes += size
+        if self._bytes + size > self.max_bytes:
+            raise FolderFullError(why=f"{show_bytes(self.max_bytes)} is the most for all files together")
+        self._bytes += size
 
     def _reserve_entry(self) -> None:
-        with self._lock:
-            if self._entries >= self.max_entries:
-                raise FolderFullError(why=f"{self.max_entries} files and folders is the most")
-            self._entries += 1
+        if self._entries >= self.max_entries:
+            raise FolderFullError(why=f"{self.max_entries} files and folders is the most")
+        self._entries += 1
+
+    def _require_descriptor(self) -> None:
+        if self._open >= self.max_open:
+            raise TooManyOpenError(limit=self.max_open)
 
     def _size(self, found: os.stat_result) -> int:
         """What goes with a regular file: nothing while it is open, and of anything else."""
@@ -289,9 +350,26 @@ class ConfinedFolder:
         return found.st_size if stat.S_ISREG(found.st_mode) and not is_open else 0
 
     def _free(self, size: int, entries: int = 0) -> None:
-        with self._lock:
-            self._bytes = max(0, self._bytes - size)
-            self._entries = max(0, self._entries - entries)
+        self._bytes = max(0, self._bytes - size)
+        self._entries = max(0, self._entries - entries)
+
+
+def _count(folder: int, depth: int) -> tuple[int, int]:
+    """(entries, bytes of files) in and below a folder, whose descriptor is closed; not below what a path reaches."""
+    entries, size = 0, 0
+    with contextlib.ExitStack() as closed:
+        closed.callback(os.close, folder)
+        found = closed.enter_context(os.scandir(folder))
+        for entry in found:
+            entries += 1
+            with contextlib.suppress(OSError):
+                seen = entry.stat(follow_symlinks=False)
+                if stat.S_ISREG(seen.st_mode):
+                    size += seen.st_size
+                elif stat.S_ISDIR(seen.st_mode) and depth:
+                    more, below = _count(os.open(entry.name, _LIST, dir_fd=folder), depth - 1)
+                    entries, size = entries + more, size + below
+    return entries, size
 
 
 def _look(name: bytes, at: int) -> os.stat_result | None:

@@ -15,7 +15,14 @@ import attrs
 
 from avinet.errors import AvinetError, RemoteProtocolError
 from avinet.ssh import sftp_wire as wire
-from avinet.ssh.confined import FILE_MODE, ConfinedFolder, FolderFullError, PathRefusedError, names_of
+from avinet.ssh.confined import (
+    FILE_MODE,
+    ConfinedFolder,
+    FolderFullError,
+    Listing,
+    PathRefusedError,
+    names_of,
+)
 from avinet.ssh.fields import Reader, malformed, string, uint32
 from avinet.units import show_bytes
 
@@ -47,13 +54,6 @@ class _File:
     put: int = 0
 
 
-@attrs.define
-class _Listing:
-    """A handle to a folder: what has not been told yet."""
-
-    entries: list[tuple[bytes, os.stat_result]]
-
-
 @attrs.define(eq=False)
 class SftpServer:
     """One session on ``folder``.  One call at a time; ``close`` when it is over."""
@@ -65,7 +65,7 @@ class SftpServer:
     transfers: int = attrs.field(default=0, init=False)
     told: list[str] = attrs.field(factory=list, init=False)
     """What was moved, in words: the first ``MAX_TOLD``."""
-    _handles: dict[bytes, _File | _Listing] = attrs.field(factory=dict, init=False, repr=False)
+    _handles: dict[bytes, _File | Listing] = attrs.field(factory=dict, init=False, repr=False)
     _next_handle: int = attrs.field(default=0, init=False)
     _greeted: bool = attrs.field(default=False, init=False)
 
@@ -98,7 +98,7 @@ class SftpServer:
 
     # Handles
 
-    def _new_handle(self, made: _File | _Listing, request: int) -> bytes:
+    def _new_handle(self, made: _File | Listing, request: int) -> bytes:
         self._next_handle += 1  # never used again, so that a late request cannot mean another file
         name = self._next_handle.to_bytes(wire.MAX_HANDLE_BYTES, "big")
         self._handles[name] = made
@@ -118,11 +118,13 @@ class SftpServer:
         found = self._handles.pop(reader.string(), None)
         if found is None:
             raise malformed("a handle that is not open")
-        if isinstance(found, _File):
-            self._end(found)
+        self._end(found)
         return wire.status(request, wire.OK)
 
-    def _end(self, file: _File) -> None:
+    def _end(self, file: _File | Listing) -> None:
+        if isinstance(file, Listing):
+            file.close()
+            return
         self.folder.close(file.descriptor)
         if file.put or file.writes:
             self._tell(f"put {file.path} ({show_bytes(file.put)})")
@@ -138,9 +140,8 @@ class SftpServer:
         """Close what is open still."""
         handles, self._handles = self._handles, {}
         for found in handles.values():
-            if isinstance(found, _File):
-                with contextlib.suppress(OSError):
-                    self._end(found)
+            with contextlib.suppress(OSError):
+                self._end(found)
 
     # Files
 
@@ -177,10 +178,11 @@ class SftpServer:
         if not file.writes:
             return wire.status(request, wire.PERMISSION_DENIED, "it is not open for writing")
         if file.appends:
-            offset = os.fstat(file.descriptor).st_size
-        if offset > _MAX_OFFSET - len(data):
+            self.folder.append(file.descriptor, data)
+        elif offset > _MAX_OFFSET - len(data):
             return wire.status(request, wire.FAILURE, "the file would be too large")
-        self.folder.write(file.descriptor, data, offset)
+        else:
+            self.folder.write(file.descriptor, data, offset)
         file.put += len(data)
         self.moved_bytes += len(data)
         return wire.status(request, wire.OK)
@@ -235,13 +237,13 @@ class SftpServer:
 
     def _open_folder(self, request: int, reader: Reader) -> bytes:
         self._require_room()
-        return self._new_handle(_Listing(self.folder.scan(reader.string())), request)
+        return self._new_handle(self.folder.scan(reader.string()), request)
 
     def _read_folder(self, request: int, reader: Reader) -> bytes:
         listing = self._handles.get(reader.string())
-        if not isinstance(listing, _Listing):
+        if not isinstance(listing, Listing):
             raise malformed("a handle that is no open folder")
-        some, listing.entries = listing.entries[:ENTRIES_A_REPLY], listing.entries[ENTRIES_A_REPLY:]
+        some = listing.some(ENTRIES_A_REPLY)
         if not some:
             return wire.status(request, wire.EOF, "the end")
         now = self.now()

@@ -2,7 +2,10 @@
 
 import os
 import struct
+import subprocess
+import sys
 import tempfile
+import threading
 from pathlib import Path
 from unittest import mock
 
@@ -136,6 +139,51 @@ class Sftp(SynchronousTestCase):
             self.assertEqual(self.ask(wire.OPENDIR, string(b"/"))[0], wire.HANDLE)
         self.assertEqual(self.status(wire.OPENDIR, string(b"/")), wire.FAILURE)
 
+    def test_all_sessions_together_have_a_bound_of_what_is_open(self):
+        self.folder.max_open = MAX_HANDLES
+        self.put(b"a", b"x")
+        handles = [self.ask(wire.OPENDIR, string(b"/"))[1] for _ in range(MAX_HANDLES // 2)]
+        handles += [self.opened(b"a") for _ in range(MAX_HANDLES // 2)]
+        other = SftpServer(self.folder)
+        self.addCleanup(other.close)
+        other.handle(wire.INIT, uint32(3))
+        ask = lambda: other.handle(wire.OPENDIR, uint32(7) + string(b"/"))[0]
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for refused in (
+            ask,
+            lambda: other.handle(wire.OPEN, uint32(7) + string(b"a") + uint32(READS) + NO_ATTRIBUTES)[0],
+        ):
+            self.assertEqual(refused(), wire.STATUS)
+        for handle in handles:
+            self.assertEqual(self.status(wire.CLOSE, handle), wire.OK)
+        self.assertEqual(len(list(Path("/proc/self/fd").iterdir())), before - MAX_HANDLES * 3 // 2)
+        self.assertEqual(ask(), wire.HANDLE)
+
+    def test_a_listing_is_read_as_it_is_told(self):
+        for n in range(2_000):
+            (self.root / f"n{n}").touch()
+        with mock.patch.object(os, "stat", wraps=os.stat) as looked:
+            listings = [self.ask(wire.OPENDIR, string(b"/"))[1] for _ in range(MAX_HANDLES)]
+        self.assertLess(looked.call_count, 2_000)
+        told = 0
+        while (answer := self.ask(wire.READDIR, listings[0]))[0] == wire.NAME:
+            told += int.from_bytes(answer[1][:4], "big")
+        self.assertEqual(told, 2_000)
+
+    def test_folders_of_a_local_user_that_are_deeper_than_any_path_keep_nobody_out(self):
+        at = os.open(self.root, os.O_RDONLY)
+        for _ in range(1_500):
+            os.mkdir("d", dir_fd=at)
+            below = os.open("d", os.O_RDONLY, dir_fd=at)
+            os.close(at)
+            at = below
+        os.close(at)
+        self.addCleanup(subprocess.run, ["rm", "-r", self.root / "d"], check=True)
+        self.server.close()
+        self.server = SftpServer(self.folder)
+        self.server.handle(wire.INIT, uint32(3))
+        self.assertEqual(self.ask(wire.STAT, string(b"d" + b"/d" * 20))[0], wire.ATTRS)
+
     def test_handles_are_good_until_they_are_closed_and_for_what_they_are(self):
         self.put(b"a", b"x")
         handle = self.opened(b"a")
@@ -180,6 +228,35 @@ class Sftp(SynchronousTestCase):
         SftpServer(self.folder).handle(wire.INIT, uint32(3))
         other = self.opened(b"b", WRITES)
         self.assertEqual(self.status(wire.WRITE, other, offset(0), string(bytes(2_000))), wire.FAILURE)
+
+    def test_sessions_side_by_side_count_what_is_there(self):
+        """Looks and deeds of four threads, mixed as finely as the interpreter mixes them."""
+        before = sys.getswitchinterval()
+        self.addCleanup(sys.setswitchinterval, before)
+        sys.setswitchinterval(1e-6)
+        rename = string(b"posix-rename@openssh.com")
+
+        def work(number):
+            server = SftpServer(self.folder)
+            server.handle(wire.INIT, uint32(3))
+            ask = lambda kind, *fields: server.handle(kind, uint32(7) + b"".join(fields))
+            for step in range(150):
+                name, other = (string(b"%d" % ((step * number + n) % 3)) for n in (0, 1))
+                opened = ask(wire.OPEN, name, uint32(WRITES | wire.FLAG_TRUNCATE * (step % 2)), NO_ATTRIBUTES)
+                ask(wire.WRITE, opened[5:], offset(step * 7), string(bytes(500)))
+                ask(wire.EXTENDED, rename, name, other)
+                ask(wire.FSETSTAT, opened[5:], uint32(1), offset(step % 5 * 100))
+                ask(wire.REMOVE, other)
+                ask(wire.CLOSE, opened[5:])
+            server.close()
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(1, 5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        there = [path.stat().st_size for path in self.root.iterdir()]
+        self.assertEqual((self.folder._bytes, self.folder._entries), (sum(there), len(there)))
 
     def test_folders_do_not_move_deeper(self):
         for name in (b"a", b"b"):
