@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 
 from avinet.model.checks_certificate import check_certificate
@@ -26,17 +27,16 @@ from avinet.model.references import pools_of
 
 MAX_NAME = 128
 
-_NAME = re.compile(r"[^\x00-\x1f\x7f/]+")
-
-
 _INTERFACE = re.compile(r"(?!\.{1,2}$|-)[A-Za-z0-9._-]{1,15}")
 """Of those that Linux takes; no aliases (``eth0:1``), which are no interfaces."""
 
 
 def check_object(thing: ConfigObject) -> Found:
     """Problems within one object."""
-    if not 1 <= len(thing.name) <= MAX_NAME or not _NAME.fullmatch(thing.name):
-        yield "name", f"it must be 1 to {MAX_NAME} characters without control characters or '/'"
+    if not 1 <= len(thing.name) <= MAX_NAME or "/" in thing.name:
+        yield "name", f"it must be 1 to {MAX_NAME} characters without '/'"
+    elif not thing.name.isprintable() or thing.name != unicodedata.normalize("NFC", thing.name.strip()):
+        yield "name", f"{thing.name!a} has what cannot be seen: {_unseen(thing.name)}"
     match thing:
         case VirtualService():
             yield from check_service(thing)
@@ -48,6 +48,16 @@ def check_object(thing: ConfigObject) -> Found:
             yield from check_certificate(thing)
         case ServiceEngineGroup():
             yield from _group(thing)
+
+
+def _unseen(name: str) -> str:
+    """What tells a name from another that looks the same, or makes a terminal show something else."""
+    odd = next((letter for letter in name if not letter.isprintable()), "")
+    if odd:
+        return f"the character U+{ord(odd):04X}"
+    if name != name.strip():
+        return "spaces around it"
+    return "letters and their accents apart (it must be in Unicode's form NFC)"
 
 
 def _group(group: ServiceEngineGroup) -> Found:
@@ -87,6 +97,8 @@ def check_together(changed: Mapping[ObjectId, int], after: Configuration) -> Bla
     for service in services:
         if service.application_profile_ref is ApplicationProfile.TCP:
             yield from _pools(changed, after, service)
+        if service.enabled and (service.uuid in changed or service.se_group_ref in changed):
+            yield from _on_interface(changed, after, service)
     for pool in after.all_of(Pool):
         if pool.uuid in changed or any(ref in changed for ref in pool.health_monitor_refs):
             yield from _ports(changed, after, pool)
@@ -135,6 +147,24 @@ def _addresses(changed: Mapping[ObjectId, int], services: list[VirtualService]) 
                     f"services[{where}].port",
                     f"{place[0]} port {place[1]} belongs to virtual service {first.name!r} already",
                 )
+
+
+def _on_interface(changed: Mapping[ObjectId, int], after: Configuration, service: VirtualService) -> Blamed:
+    """What a group's SEs add to an interface must be an address that one can have there."""
+    stored = after.objects.get(service.se_group_ref)
+    group = stored.thing if stored is not None else None
+    if not isinstance(group, ServiceEngineGroup) or not group.vip_interface:
+        return
+    for index, vip in enumerate(service.vip):
+        address = ipaddress.ip_address(vip.ip_address.addr)
+        if not address.is_unspecified and not address.is_loopback:
+            continue
+        cannot = f"{address} cannot be added to an interface"
+        if service.uuid in changed:
+            why = f"{cannot}, as group {group.name!r} wants it ({group.vip_interface})"
+            yield service.uuid, f"vip[{index}].ip_address", why
+        else:
+            yield group.uuid, "vip_interface", f"{cannot}; virtual service {service.name!r} has it"
 
 
 def _pools(changed: Mapping[ObjectId, int], after: Configuration, service: VirtualService) -> Blamed:

@@ -23,6 +23,9 @@ REDIRECT_CODES = (301, 302, 307, 308)
 WITHOUT_BODY = frozenset({204, 205, 304})
 """Statuses whose answer ends with its header (RFC 9110)."""
 
+UNSPECIFIED = frozenset({"0.0.0.0", "::"})  # noqa: S104 - nobody binds them here
+"""To connect there is to connect to oneself, by accident."""
+
 _DEFAULT = FailAction()
 
 
@@ -43,6 +46,8 @@ def _servers(pool: Pool) -> Found:
         first = seen.setdefault((canonical_address(server.ip.addr), server.port), index)
         if first != index:
             yield f"servers[{index}]", f"{server.ip.addr} port {server.port} is servers[{first}] already"
+        if canonical_address(server.ip.addr) in UNSPECIFIED:
+            yield f"servers[{index}].ip", f"{quoted(server.ip.addr)} is no server's address"
         if server.hostname and not is_host_name(server.hostname):
             yield f"servers[{index}].hostname", f"{quoted(server.hostname)} is not a host name"
     if len(pool.health_monitor_refs) > MAX_MONITORS:

@@ -288,7 +288,7 @@ class Vip(msgspec.Struct, frozen=True, kw_only=True):
     """An address that a virtual service answers on."""
 
     ip_address: IpAddr
-    """Of the service engines' hosts; no name."""
+    """Of the service engines' hosts; no name.  ``0.0.0.0`` or ``::`` for all that no other virtual service has."""
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):

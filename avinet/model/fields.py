@@ -47,6 +47,6 @@ class ConfigObject(msgspec.Struct, frozen=True, kw_only=True):
 
     uuid: ObjectId
     name: str
-    """Unique among objects of its kind; 1 to 128 characters without control characters and ``/``."""
+    """Unique among objects of its kind; 1 to 128 characters that print, without ``/``."""
     description: str = ""
     """For people."""

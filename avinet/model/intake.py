@@ -154,8 +154,11 @@ class Reader:
     def _address(self, text: str, given: Any, path: str) -> Any:
         try:
             # An address with a zone (fe80::1%eth0) means something on one host only.
-            version = ipaddress.ip_address(text.replace("%", "/")).version
-            found = IpAddrType.V4 if version == 4 else IpAddrType.V6
+            address = ipaddress.ip_address(text.replace("%", "/"))
+            found = IpAddrType.V4 if address.version == 4 else IpAddrType.V6
+            if why := _no_place(address):
+                self._tell((path, f"{quoted(text)} {why}"))
+                return _WRONG
         except ValueError:
             found = IpAddrType.DNS
             if not is_host_name(text):
@@ -219,6 +222,21 @@ _SCALARS: dict[type[inspect.Type], Any] = {
     inspect.FloatType: float,
     inspect.BoolType: bool,
 }
+
+
+def _no_place(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    """Why nobody can listen at an address, or be reached there by TCP; empty when that can be."""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return f"is an IPv4 address; write {address.ipv4_mapped}"
+        if address.is_link_local:
+            return "is different on each interface of a host, and none can be named here"
+    if address.is_multicast or address == _BROADCAST:
+        return "is the address of many"
+    return ""
+
+
+_BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 
 
 def _wanted(info: inspect.Type, value: Any) -> str:

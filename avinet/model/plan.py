@@ -98,8 +98,8 @@ class _Planner:
 
     def _clash(self, kind: str, name: str, uuid: Any, existing: Stored | None) -> tuple[str, str] | None:
         """Why a document cannot be about the object that its name or UUID says: (path, why)."""
-        if uuid is not None and (existing is None or existing.thing.uuid != uuid):
-            return "uuid", f"there is no {kind} {quoted(uuid)}; leave it out to create one"
+        if why := _misnamed(kind, name, uuid, existing):
+            return why
         twin = self.wanted.get((kind, name))
         if twin is not None:
             return "name", f"document {twin.number} has this name already"
@@ -177,6 +177,15 @@ class _Planner:
             thing = self.before.objects[uuid].thing
             if (kind_of(thing), thing.name) in BUILT_IN:
                 self._blame(0, kind_of(thing), thing.name, "", "it cannot be deleted: it is built in")
+
+
+def _misnamed(kind: str, name: str, uuid: Any, existing: Stored | None) -> tuple[str, str] | None:
+    """A UUID that nothing has, or one in the place of a name: (path, why)."""
+    if uuid is not None and (existing is None or existing.thing.uuid != uuid):
+        return "uuid", f"there is no {kind} {quoted(uuid)}; leave it out to create one"
+    if uuid is None and existing is not None and existing.thing.name != name:
+        return "name", f"it is the UUID of {title(existing.thing)}; to rename that, give it as uuid"
+    return None
 
 
 def _apart(path: str, told: Sequence[str]) -> bool:

@@ -86,6 +86,14 @@ class Shorthand(Case):
         ):
             self.assertEqual(self.paths(pool(servers=[{"ip": text, "port": 80}])), ["servers[0].ip"], text)
 
+    def test_what_is_the_address_of_none_or_of_many_is_refused(self):
+        for text in ("::ffff:10.0.0.1", "::FFFF:a00:1", "224.0.0.1", "ff02::1", "255.255.255.255", "fe80::1"):
+            self.assertEqual(self.paths(pool(servers=[{"ip": text, "port": 80}])), ["servers[0].ip"], text)
+            self.assertEqual(self.paths(service(address=text)), ["vip[0].ip_address"], text)
+        for text in ("0.0.0.0", "::", "0:0::"):
+            self.assertEqual(self.paths(pool(servers=[{"ip": text, "port": 80}])), ["servers[0].ip"], text)
+            self.read(service(address=text))
+
     def test_an_address_of_another_type_than_it_says_is_refused(self):
         for value in (
             {"addr": "10.0.0.1", "type": "V6"},
@@ -241,6 +249,21 @@ class Refusals(Case):
         for name in ("a/b", "a\nb", "\x1b[2J", "x" * 129, "\x7f", "\ud800"):
             self.assertEqual(self.paths(pool(name)), ["name"], ascii(name))
 
+    def test_names_that_look_like_others_are_refused(self):
+        for name in (
+            "web ",
+            " web",
+            "we\u200bb",
+            "\u202ebew",
+            "web\u00a0",
+            "\x9b2J",
+            "cafe\u0301",
+            "\ufeffweb",
+        ):
+            self.assertEqual(self.paths(pool(name)), ["name"], ascii(name))
+        for name in ("caf\u00e9", "\u0432\u0435\u0431", "\u8d1f\u8f7d", "web 2", "web.2-a_b:c"):
+            self.assertEqual(self.read(pool(name)).name, name)
+
     def test_the_number_of_problems_told_is_bounded(self):
         many = [pool(f"p{n}", colour=n) for n in range(MAX_PROBLEMS * 3)]
         self.assertEqual(len(self.problems(*many)), MAX_PROBLEMS)
@@ -371,6 +394,9 @@ class Together(Case):
         self.assertEqual(
             (plan.puts[0].uuid, plan.puts[0].name, plan.updated), ("pool-1", "new", ("pool/new",))
         )
+
+    def test_the_uuid_of_another_is_no_name(self):
+        self.assertEqual(self.paths(pool("pool-1")), ["name"])
 
     def test_a_name_that_another_has_cannot_be_taken(self):
         other = Pool(uuid=ObjectId("pool-2"), name="other")
