@@ -60,4 +60,5 @@ def quoted(value: Any) -> str:
 
 def plain(value: Any) -> str:
     """The same for what stands for a name: without quotes, where it is one."""
-    return value if isinstance(value, str) and quoted(value) == repr(value) else quoted(value)
+    is_name = isinstance(value, str) and value.isprintable() and quoted(value) == repr(value)
+    return str(value) if is_name else quoted(value)

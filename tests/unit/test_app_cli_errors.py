@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from unittest import mock
 
+import yaml
 from click.testing import CliRunner
 
 from avinet.app.cli.main import cli
@@ -44,6 +45,39 @@ class InJson(CliCase):
         shown = CliRunner().invoke(cli, ["--help"]).output
         for word in ('"error"', "AVINET_PASSWORD", "124"):
             self.assertIn(word, shown)
+
+
+HOSTILE = "\x1b[2J\x9b31m\u202eevil\r"
+"""What clears a terminal, colours it, and turns the direction of writing."""
+
+
+class OfOthersMaking(CliCase):
+    """Texts of other operators, and of SEs."""
+
+    def assert_visible(self, text):
+        odd = [letter for letter in text if not letter.isprintable() and letter != "\n"]
+        self.assertEqual(odd, [])
+
+    def test_json_and_yaml_mean_the_same_and_can_be_seen(self):
+        row = {"kind": "pool", "name": "caf\u00e9", "description": HOSTILE}
+        self.answers["GET", "/api/pool/web"] = Answer(body=row)
+        told = self.answer_of("config", "get", "pool", "web")
+        self.assert_visible(told)
+        self.assertEqual(yaml.safe_load(told)["description"], HOSTILE)
+        told = self.answer_of("config", "get", "pool", "web", "--json")
+        self.assert_visible(told)
+        self.assertIn("caf\u00e9", told)
+        self.assertIn(json.dumps(HOSTILE)[1:-1], told)
+
+    def test_errors_can_be_seen(self):
+        self.answers["GET", "/api/serviceengine"] = problem(
+            400, "invalid-config", f"No,\n  {HOSTILE}.", why=HOSTILE
+        )
+        for more in ([], ["--json"]):
+            with mock.patch("click._compat.strip_ansi", lambda text: text):
+                result = self.run_cli("se", "list", *more)
+            self.assertIn("evil", result.stderr)
+            self.assert_visible(result.stderr)
 
 
 class OnAnEngine(CliCase):

@@ -249,6 +249,17 @@ class Refusals(Case):
         for name in ("a/b", "a\nb", "\x1b[2J", "x" * 129, "\x7f", "\ud800"):
             self.assertEqual(self.paths(pool(name)), ["name"], ascii(name))
 
+    def test_errors_have_nothing_in_them_that_a_screen_would_do(self):
+        hostile = "\x1b[2J\u202e"
+        wrong = [
+            pool(hostile),
+            {"kind": hostile, "name": hostile},
+            pool("a", **{hostile: 1}),
+            pool("b", servers=[{hostile: 1}]),
+        ]
+        why = self.assertRaises(InvalidConfigError, plan_change, BEFORE, wrong)
+        self.assertTrue(str(why).replace("\n", "").isprintable(), ascii(str(why)))
+
     def test_names_that_look_like_others_are_refused(self):
         for name in (
             "web ",

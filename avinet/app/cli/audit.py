@@ -1,6 +1,5 @@
 """``avinet audit``: who changed what."""
 
-import json
 import time
 from typing import Any
 
@@ -9,7 +8,7 @@ import click
 from avinet.app.cli.client import Client, path_to
 from avinet.app.cli.context import Command, Place, examples, place
 from avinet.app.cli.events import followed
-from avinet.app.cli.output import moment, print_json, text_of
+from avinet.app.cli.output import json_of, moment, print_json, text_of
 
 PAGE = 1_000
 """The most that one answer holds."""
@@ -61,7 +60,7 @@ def _all(client: Client, since: int | None, user: str | None, limit: int) -> tup
 
 def _tell(entry: dict[str, Any], where: Place) -> None:
     if where.json:
-        click.echo(json.dumps(entry, ensure_ascii=False))
+        click.echo(json_of(entry))
     else:
         _show(entry)
 

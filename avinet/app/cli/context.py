@@ -4,7 +4,6 @@
 too, on stderr: ``{"error": {"reason": ..., "detail": ..., facts}}``.
 """
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from avinet.app.cli.errors import (
     exit_status,
     facts_of,
 )
+from avinet.app.cli.output import json_of, visible
 from avinet.app.cli.pin import read_login
 from avinet.errors import AvinetError
 from avinet.trust.files import read_private
@@ -212,12 +212,12 @@ def _end(where: Place, lines: list[str], status: int, reason: str) -> NoReturn:
     if where.json:
         _end_in_json({"reason": reason, "detail": " ".join(lines)}, status)
     for number, line in enumerate(lines):
-        click.echo(f"avinet: {line}" if number == 0 else f"  {line}", err=True)
+        click.echo(visible(f"avinet: {line}" if number == 0 else f"  {line}"), err=True)
     sys.exit(status)
 
 
 def _end_in_json(facts: dict[str, Any], status: int) -> NoReturn:
-    click.echo(json.dumps({"error": facts}, indent=2, ensure_ascii=False, default=str), err=True)
+    click.echo(json_of({"error": facts}, indent=2), err=True)
     sys.exit(status)
 
 

@@ -1,6 +1,5 @@
 """``avinet events``: what happened, and what happens."""
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +9,7 @@ import click
 from avinet.app.cli.client import Client, path_to
 from avinet.app.cli.context import Command, Place, examples, place
 from avinet.app.cli.errors import ConnectionLostError, ControllerUnreachableError, NoAnswerError, RefusedError
-from avinet.app.cli.output import moment, print_json, text_of
+from avinet.app.cli.output import json_of, moment, print_json, text_of
 from avinet.errors import AvinetError
 
 PAGE = 1_000
@@ -95,7 +94,7 @@ def _list(client: Client, since: int | None, limit: int | None) -> tuple[list[di
 
 def _tell(event: dict[str, Any], where: Place) -> None:
     if where.json:
-        click.echo(json.dumps(event, ensure_ascii=False))
+        click.echo(json_of(event))
     else:
         _show(event)
 

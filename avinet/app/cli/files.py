@@ -12,6 +12,7 @@ import click
 
 from avinet.app.cli.context import Command, Place, examples, place
 from avinet.app.cli.errors import FileError, UsageError
+from avinet.app.cli.output import visible
 from avinet.app.cli.remote import reach
 from avinet.errors import AvinetError, Kind, error
 from avinet.model.config import CommandClass
@@ -110,7 +111,7 @@ def _run(line: list[str]) -> tuple[int, str]:
     with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, errors="replace") as scp:
         assert scp.stderr is not None  # noqa: S101 - it was asked for
         while one := scp.stderr.readline(MAX_LINE_CHARS):
-            click.echo(one, nl=False, err=True)
+            click.echo(visible(one), nl=False, err=True)
             said.append(one)
     return scp.returncode, "".join(said)
 

@@ -20,7 +20,28 @@ _WAITING = frozenset({"PENDING", "CREATING", "ENROLLED", "DISABLED", "expired", 
 
 def print_json(value: Any) -> None:
     """One JSON document, the same on a terminal and in a pipe."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    click.echo(json_of(value, indent=2))
+
+
+def json_of(value: Any, indent: int | None = None) -> str:
+    """JSON in which everything can be read, and nothing of what others wrote is a command to a terminal."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    if _is_visible(text):
+        return text
+    return "".join(
+        letter if letter == "\n" or letter.isprintable() else json.dumps(letter)[1:-1] for letter in text
+    )
+
+
+def visible(text: str) -> str:
+    """Lines of others' making, without what a terminal would do rather than show."""
+    if _is_visible(text):
+        return text
+    return "".join(letter if letter in "\n\t" or letter.isprintable() else "\ufffd" for letter in text)
+
+
+def _is_visible(text: str) -> bool:
+    return text.replace("\n", "").isprintable()
 
 
 class _Dumper(yaml.SafeDumper):
@@ -36,9 +57,17 @@ _Dumper.add_representer(str, _represented)
 
 def yaml_of(rows: Sequence[Mapping[str, Any]], *, explicit_start: bool) -> str:
     """Documents as ``avinet config apply`` takes them."""
-    return yaml.dump_all(
-        rows, Dumper=_Dumper, sort_keys=False, allow_unicode=True, explicit_start=explicit_start
-    )
+    text = ""
+    for as_it_is in (
+        True,
+        False,
+    ):  # YAML takes for printable what turns the direction of writing, and the like
+        text = yaml.dump_all(
+            rows, Dumper=_Dumper, sort_keys=False, allow_unicode=as_it_is, explicit_start=explicit_start
+        )
+        if _is_visible(text):
+            break
+    return text
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
@@ -82,7 +111,7 @@ def text_of(value: Any) -> str:
         return ", ".join(text_of(item) for item in value) or "-"
     if isinstance(value, dict):
         return ", ".join(f"{name} {text_of(item)}" for name, item in value.items()) or "-"
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in str(value))
+    return visible(str(value)).replace("\n", "\ufffd").replace("\t", "\ufffd")
 
 
 def moment(at: float | None) -> str:
