@@ -1,0 +1,463 @@
+"""One channel of a log service, on the controller: what comes is gathered, written, verified, kept, acknowledged.
+
+A ``LogLink`` reads while there is room in its buffer and few segments wait for their answer.  One write of it is under
+way at a time, in the pool that all links share, so that many SEs share the disk evenly; what comes meanwhile is gathered,
+and when that is full the channel's window closes.  A disk that is full, or a quota, stops the reading, too: what has
+come waits, nothing is acknowledged, and the SE keeps it all.
+
+Whatever breaks the protocol cuts the channel; the control session goes on.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from avinet.controller.log_writes import Verdict, Writes
+from avinet.controller.pull_records import ledger_key
+from avinet.errors import RemoteProtocolError
+from avinet.logs.incoming import Part
+from avinet.logs.ledger import Segment
+from avinet.logs.receiving import Receiving, Refusal
+from avinet.model.ids import SeId
+from avinet.model.logs import SegmentHead, SpoolTotals
+from avinet.wire.log_codec import PROTOCOL, LogDecoder, encode
+from avinet.wire.log_messages import (
+    MAX_NAMES,
+    Ack,
+    Begin,
+    Dropped,
+    DroppedAck,
+    LogHello,
+    LogMessage,
+    LogUnsupported,
+    LogWelcome,
+    Planned,
+    PullDone,
+    Refuse,
+    RefuseReason,
+    SpoolStatus,
+)
+from avinet.wire.vocabulary import UnknownMessage
+
+HELLO_TIMEOUT_S = 60.0
+"""An SE asks its spool first, which may be busy with a gigabyte."""
+MESSAGES_PER_S = 1_000.0
+"""Small significant segments are 800 a second over a long path; beyond this the link is read no further for a while."""
+MESSAGES_BURST = 2_000.0
+RETRY_S = 5.0
+"""Between tries at a disk that is full."""
+
+
+class LinkOwner(Protocol):
+    """What a link needs of the intake."""
+
+    def write(self, writes: Writes) -> Deferred[None]:
+        """In the pool of all links."""
+
+    def keep(self, part: Part, pull: str) -> Deferred[None]:
+        """A whole segment: fires when it is in the ledger; never fails."""
+
+    def part(self, segment: Segment, offset: int) -> Part:
+        """Its file."""
+
+    def claim(self, link: "LogLink", part: Part) -> bool:
+        """Whether the link may write this segment: no other one does."""
+
+    def release(self, part: Part) -> None:
+        """Nobody writes it any more."""
+
+    def partials(self, link: "LogLink", incarnation: str) -> Deferred[tuple[dict[str, int], int]]:
+        """What is on disk of the SE's segments that have not come whole, and the position of its drops."""
+
+    def add_drops(self, link: "LogLink", message: Dropped) -> Deferred[None]:
+        """Fires when they are in the ledger."""
+
+    def held_up(self, link: "LogLink", why: Failure) -> None:
+        """Nothing can be written for now."""
+
+    def link_ready(self, link: "LogLink") -> None:
+        """It was welcomed."""
+
+    def told(self, link: "LogLink", message: Planned | PullDone) -> None:
+        """About a pull."""
+
+    def arrived(self, link: "LogLink", head: SegmentHead, pull: int) -> None:
+        """A segment is in the ledger."""
+
+    def flowed(self, link: "LogLink", pull: int, size: int) -> None:
+        """Some bytes of a segment have come."""
+
+    def totals(self, link: "LogLink", totals: SpoolTotals) -> None:
+        """What its spool holds."""
+
+    def link_lost(self, link: "LogLink", why: str, broke: str) -> None:
+        """Once, last but for what its thread still does; ``broke`` says how it broke the protocol, if it did."""
+
+
+@attrs.define(eq=False, slots=False)
+class LogLink(TwistedProtocol):
+    """The protocol of one channel."""
+
+    se: SeId
+    live: bool
+    owner: LinkOwner
+    clock: IReactorTime
+    ended: Deferred[None] = attrs.field(factory=Deferred, init=False)
+    """Fires when it is lost and its thread has done with its files."""
+    _receiving: Receiving = attrs.field(factory=Receiving, init=False, repr=False)
+    _decoder: LogDecoder = attrs.field(factory=LogDecoder, init=False, repr=False)
+    _part: Part | None = attrs.field(default=None, init=False)
+    """Of the segment under way."""
+    _pulls: dict[Part, int] = attrs.field(factory=dict, init=False, repr=False)
+    """Of parts of which the thread has not said what becomes of them."""
+    _gathering: Writes | None = attrs.field(default=None, init=False, repr=False)
+    _spare: Writes | None = attrs.field(default=None, init=False, repr=False)
+    _writing: Writes | None = attrs.field(default=None, init=False, repr=False)
+    _acks: list[str] = attrs.field(factory=list, init=False, repr=False)
+    _timers: dict[str, IDelayedCall] = attrs.field(factory=dict, init=False, repr=False)
+    _greeting: bool = attrs.field(default=False, init=False)
+    """The hello is being answered."""
+    _dropping: bool = attrs.field(default=False, init=False)
+    _paused: bool = attrs.field(default=False, init=False)
+    _running: bool = attrs.field(default=False, init=False)
+    """A thread has ``_writing``."""
+    _held_up: bool = attrs.field(default=False, init=False)
+    """What it has cannot be written for now."""
+    _tokens: float = attrs.field(default=MESSAGES_BURST, init=False)
+    _tokens_at: float = attrs.field(default=0.0, init=False)
+    _broke: str = attrs.field(default="", init=False)
+    _lost: bool = attrs.field(default=False, init=False)
+    _log: ClassVar[Logger] = Logger()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it was welcomed and lives."""
+        return self._receiving.greeted and not self._lost
+
+    # What Twisted calls
+
+    def connectionMade(self) -> None:
+        """Wait for the hello."""
+        self._tokens_at = self.clock.seconds()
+        self._later("hello", HELLO_TIMEOUT_S, lambda: self.cut("no log-hello came"))
+
+    def dataReceived(self, data: bytes) -> None:
+        """On transports that have no views."""
+        self.view_received(memoryview(data))
+
+    def view_received(self, view: memoryview) -> None:
+        """What came; the view is good during the call only."""
+        if self._lost or self._broke:
+            return
+        try:
+            for thing in self._decoder.feed(view):
+                if isinstance(thing, memoryview):
+                    self._raw(thing)
+                else:
+                    self._tokens -= 1
+                    self._message(thing)
+        except RemoteProtocolError as failure:
+            self.cut(failure.detail)
+            return
+        self._write()
+        self._settle()
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        """Write what has come, so that the SE need not send it again, and let go of the files."""
+        if self._lost:
+            return
+        self._lost = True
+        for timer in self._timers.values():
+            if timer.active():
+                timer.cancel()
+        self._timers.clear()
+        self._leave()
+        self.owner.link_lost(
+            self, reason.getErrorMessage() if reason is not None else "it closed", self._broke
+        )
+        if self._writing is not None and not self._running:
+            self._forget()
+        self._write()
+
+    def cut(self, why: str) -> None:
+        """End the channel now: the SE broke the protocol, or a newer channel took its place."""
+        self._broke = self._broke or why
+        if self.transport is not None and not self._lost:
+            self._wire().abortConnection()
+
+    def _wire(self) -> Any:
+        """The transport: a channel of ours, whose interface Twisted has not."""
+        return self.transport
+
+    # What others say to the SE
+
+    def send(self, message: LogMessage) -> None:
+        """Send one message."""
+        if not self._lost and self.transport is not None:
+            self.transport.write(encode(message))
+
+    # What comes
+
+    def _message(self, message: LogMessage | UnknownMessage) -> None:
+        if isinstance(message, Begin):
+            self._begin(message)
+        elif isinstance(message, UnknownMessage):
+            self.send(LogUnsupported(tag_=message.tag))
+        elif isinstance(message, LogHello):
+            self._hello(message)
+        elif not self._receiving.greeted:
+            raise _broken(f"{type(message).__name__} before log-hello")
+        elif isinstance(message, Planned | PullDone):
+            self.owner.told(self, message)
+        elif isinstance(message, SpoolStatus):
+            self.owner.totals(self, message.totals)
+        elif isinstance(message, Dropped):
+            self._dropped(message)
+        elif not isinstance(message, LogUnsupported):
+            raise _broken(f"a {type(message).__name__} from a service engine")
+
+    def _hello(self, message: LogHello) -> None:
+        if self._greeting or self._receiving.greeted:
+            raise _broken("a second log-hello")
+        self._greeting = True
+        self._cancel("hello")
+        self.owner.totals(self, message.totals)
+
+        def found(answer: tuple[dict[str, int], int]) -> None:
+            self._greeting = False
+            partials, position = answer
+            if self._lost:
+                return
+            self._receiving.hello(partials)
+            self.send(LogWelcome(partials=partials, drops_position=position))
+            self.owner.link_ready(self)
+            self._settle()
+
+        def failed(failure: Failure) -> None:
+            self._log.error("logs of {se} cannot be taken: {why}", se=self.se, why=failure.getErrorMessage())
+            if self.transport is not None and not self._lost:
+                self._wire().abortConnection()
+
+        self.owner.partials(self, message.incarnation).addCallbacks(found, failed).addErrback(failed)
+
+    def _dropped(self, message: Dropped) -> None:
+        if self._dropping or not self.live:
+            raise _broken("drops that were not waited for")
+        self._dropping = True
+
+        def kept(_: None) -> None:
+            self._dropping = False
+            self.send(DroppedAck(position=message.position))
+
+        def failed(failure: Failure) -> None:
+            # Without an answer the SE tells it again on its next channel.
+            self._log.error("drops are not kept: {why}", why=failure.getErrorMessage())
+
+        self.owner.add_drops(self, message).addCallbacks(kept, failed)
+
+    def _begin(self, message: Begin) -> None:
+        self._leave()
+        answer = self._receiving.begin(message)
+        if isinstance(answer, Refusal):
+            self._say_refused(answer)
+            return
+        part = self.owner.part(Segment(self.se, answer.head), message.offset)
+        if not self.owner.claim(self, part):
+            raise _broken("a segment that comes on another channel already")
+        self._part = part
+        self._pulls[part] = message.pull
+        self._gather().begin(part)
+
+    def _raw(self, piece: memoryview) -> None:
+        flight = self._receiving.raw(len(piece))
+        part = self._part
+        if flight is None or part is None:
+            return
+        self._gather().add(part, piece, last=not flight.left)
+        if flight.pull:
+            self.owner.flowed(self, flight.pull, len(piece))
+        if not flight.left:
+            self._part = None
+
+    def _leave(self) -> None:
+        """The segment under way goes on later, if at all."""
+        part, self._part = self._part, None
+        self._receiving.leave()
+        if part is not None:
+            self._gather().leave(part)
+
+    def _gather(self) -> Writes:
+        if self._gathering is None:
+            self._gathering, self._spare = self._spare or Writes(), None
+        return self._gathering
+
+    # Writing
+
+    def _write(self) -> None:
+        """Hand what was gathered to a thread, unless one has something of ours already."""
+        if self._writing is not None:
+            return
+        if not self._gathering:
+            self._spare = None  # idle links keep no buffer
+            self._conclude()
+            return
+        self._writing, self._gathering = self._gathering, None
+        self._run()
+
+    def _run(self) -> None:
+        if self._writing is not None:
+            self._running = True
+            writing = self.owner.write(self._writing)
+            writing.addCallbacks(self._written, self._not_written).addErrback(self._defect)
+
+    def _written(self, _: None) -> None:
+        self._running = self._held_up = False
+        self._judge_all()
+        writes, self._writing = self._writing, None
+        if writes is not None:
+            writes.clear()
+            self._spare = writes
+        self._write()
+        self._settle()
+
+    def _judge_all(self) -> None:
+        writes = self._writing
+        if writes is None:
+            return
+        try:
+            for part, verdict in writes.take_verdicts():
+                self._judge(part, verdict)
+        except RemoteProtocolError as failure:
+            self.cut(failure.detail)
+
+    def _judge(self, part: Part, verdict: Verdict) -> None:
+        name, pull = part.head.name, self._pulls.pop(part, 0)
+        if verdict is Verdict.TRUE:
+            self.owner.keep(part, ledger_key(pull) if pull else "").addCallback(self._kept, part, pull)
+            return
+        self.owner.release(part)
+        if verdict is Verdict.LEFT:
+            return
+        if self._part is part:
+            self._part = None
+        if verdict is Verdict.KNOWN:
+            self._receiving.skip(name)
+            self._acknowledge(name)
+        elif verdict is Verdict.GONE or part.offset:
+            self._refuse(name, RefuseReason.AGAIN, "what was here of it is not what it should be")
+        else:
+            self._refuse(name, RefuseReason.CORRUPT, "its hash is another one")
+
+    def _kept(self, _: None, part: Part, pull: int) -> None:
+        name = part.head.name
+        self.owner.release(part)
+        self._receiving.acknowledge(name)
+        self.owner.arrived(self, part.head, pull)
+        self._acknowledge(name)
+        self._settle()
+
+    def _acknowledge(self, name: str) -> None:
+        """With others that are kept in the same moment."""
+        self._acks.append(name)
+        self._later("acks", 0, self._send_acks)
+
+    def _send_acks(self) -> None:
+        names, self._acks = self._acks, []
+        for first in range(0, len(names), MAX_NAMES):
+            self.send(Ack(names=tuple(names[first : first + MAX_NAMES])))
+
+    def _refuse(self, name: str, reason: RefuseReason, text: str) -> None:
+        self._say_refused(self._receiving.refuse(name, reason, text))
+
+    def _say_refused(self, refusal: Refusal) -> None:
+        self._log.warn(
+            "a segment of {se} is refused: {reason}, {text}",
+            se=self.se,
+            reason=refusal.reason.value,
+            text=refusal.text,
+        )
+        self.send(Refuse(name=refusal.name, reason=refusal.reason, text=refusal.text))
+
+    def _not_written(self, failure: Failure) -> None:
+        """The disk is full, a quota used up, or the disk is broken: wait, unless there is nobody to wait for."""
+        self._running = False
+        self._held_up = True
+        self._judge_all()
+        self.owner.held_up(self, failure)
+        if self._lost:
+            self._forget()
+            self._write()
+            return
+        self._later("retry", RETRY_S, self._run)
+        self._settle()
+
+    def _forget(self) -> None:
+        """What cannot be written is lost here, and not at the SE."""
+        for part in self._pulls:
+            part.close()
+            self.owner.release(part)
+        self._pulls.clear()
+        self._part = self._writing = self._gathering = None
+
+    def _defect(self, failure: Failure) -> None:
+        self._log.failure("a log link failed", failure)
+        if self.transport is not None and not self._lost:
+            self._wire().abortConnection()
+
+    def _conclude(self) -> None:
+        """The thread has nothing of a lost link any more."""
+        if self._lost and not self.ended.called:
+            self.ended.callback(None)
+
+    # Reading on or not
+
+    def _settle(self) -> None:
+        """Read, or not: for each thing that is full."""
+        if self._lost or self.transport is None:
+            return
+        gathered = self._gathering
+        wait = (
+            self._greeting
+            or self._receiving.full
+            or (self._held_up and gathered is not None)
+            or (gathered is not None and gathered.full)
+            or not self._has_tokens()
+        )
+        if wait != self._paused:
+            self._paused = wait
+            if wait:
+                self._wire().pauseProducing()
+            else:
+                self._wire().resumeProducing()
+
+    def _has_tokens(self) -> bool:
+        now = self.clock.seconds()
+        self._tokens = min(MESSAGES_BURST, self._tokens + (now - self._tokens_at) * MESSAGES_PER_S)
+        self._tokens_at = now
+        if self._tokens > 0:
+            return True
+        self._later("tokens", (1 - self._tokens) / MESSAGES_PER_S, self._settle)
+        return False
+
+    def _later(self, name: str, seconds: float, call: Callable[[], None]) -> None:
+        def run() -> None:
+            del self._timers[name]
+            call()
+
+        if name not in self._timers and not self._lost:
+            self._timers[name] = self.clock.callLater(seconds, run)
+
+    def _cancel(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None and timer.active():
+            timer.cancel()
+
+
+def _broken(detail: str) -> RemoteProtocolError:
+    return RemoteProtocolError(protocol=PROTOCOL, detail=detail)
