@@ -9,6 +9,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from avinet.app.channel_surface import ChannelSurface
+from avinet.app.controller_logs import ControllerLogs
 from avinet.app.facts import facts_of
 from avinet.app.garbage import Garbage
 from avinet.app.image_sources import image_sources
@@ -77,6 +78,7 @@ class Controller(SessionListener):
     sync: Sync = attrs.field(init=False)
     departures: Departures = attrs.field(init=False)
     traffic: FleetTraffic = attrs.field(init=False)
+    logs: ControllerLogs = attrs.field(init=False)
     services: ServiceTable = attrs.field(factory=ServiceTable, init=False)
     channels: ChannelSurface = attrs.field(init=False)
     watchdog: Watchdog = attrs.field(init=False)
@@ -100,6 +102,10 @@ class Controller(SessionListener):
         garbage = Garbage(self.reactor, resident_kib)
         stack.callback(garbage.stop)
         garbage.start()
+        self.logs = await ControllerLogs.open(
+            self.settings.logs, paths.logs, self.reactor, (self.events.emit, self.records.name_of), stack
+        )
+        self.records.engines.listen(self.logs.record_changed)
         self._listen_ssh(stack)
         await self._listen_registration(stack)
         await self._start_machines(stack)
@@ -181,6 +187,7 @@ class Controller(SessionListener):
     def _listen_ssh(self, stack: contextlib.AsyncExitStack) -> None:
         records, settings = self.records, self.settings
         self.services.register(CONTROL_SERVICE, settings.control.port, self.sessions.build, Priority.CONTROL)
+        self.logs.offer(self.services, settings.logs)
         events = ChannelEvents(self.events.emit, records.name_of)
         host_key = self.identity.host_key
         self.channels = ChannelSurface(
@@ -203,7 +210,7 @@ class Controller(SessionListener):
         api = RegistrationApi(
             enrolment,
             lambda: self._current_list().document,
-            {CONTROL_SERVICE: self.settings.control.port},
+            self.settings.services,
         )
         site = BoundedSite(Router(api.routes(), self.reactor), self.reactor)
         place = Place(settings.port, "[registration] port", settings.bind)

@@ -51,7 +51,7 @@ class Records:
         permits = Permits(
             PermitRules(
                 settings.ssh.reverse_port,
-                permit_open=(("localhost", settings.control.port),),
+                permit_open=tuple(("localhost", port) for port in settings.services.values()),
                 networks=lambda group: groups.networks(group),  # noqa: PLW0108 - and the engines from this
             ),
             PermitFiles(paths.aviseuser_keys, paths.known_hosts),

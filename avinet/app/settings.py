@@ -19,6 +19,8 @@ from avinet.controller.stragglers import STRAGGLER_S
 from avinet.errors import AvinetError, Kind, error
 from avinet.ssh.memory import CONNECTION_BYTES, PROCESS_BYTES
 from avinet.units import DAY_S, GIB, HOUR_S, MIB
+from avinet.wire.log_messages import BULK_PORT, BULK_SERVICE, LIVE_PORT, LIVE_SERVICE
+from avinet.wire.messages import CONTROL_SERVICE
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 MAX_S = 31_536_000.0
@@ -141,6 +143,20 @@ class ConfigSection(_Section, frozen=True, kw_only=True):
     """An SE that has been without the configuration that it should have for so long is an event."""
 
 
+class LogsSection(_Section, frozen=True, kw_only=True):
+    """Request logs on their way from SEs into the store."""
+
+    live_port: Port = LIVE_PORT
+    """What an SE asks for behind the channel to push; nothing listens there."""
+    bulk_port: Port = BULK_PORT
+    """The same for what is pulled."""
+    waiting_gib_per_se: Annotated[float, msgspec.Meta(gt=0, le=1_000_000)] = 20.0
+    """Of one SE, compressed, until they are in the store; its spool holds about 10 by default."""
+    waiting_gib: Annotated[float, msgspec.Meta(gt=0, le=1_000_000)] = 100.0
+    free_gib: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)] = 2.0
+    """What is left to others on the file system."""
+
+
 class ControllerSettings(_Section, frozen=True, kw_only=True):
     """``controller.toml``."""
 
@@ -150,6 +166,16 @@ class ControllerSettings(_Section, frozen=True, kw_only=True):
     api: ApiSection = ApiSection()
     control: ControlSection = ControlSection()
     config: ConfigSection = ConfigSection()
+    logs: LogsSection = LogsSection()
+
+    @property
+    def services(self) -> dict[str, int]:
+        """What SEs find behind the secure channel: name to port."""
+        return {
+            CONTROL_SERVICE: self.control.port,
+            LIVE_SERVICE: self.logs.live_port,
+            BULK_SERVICE: self.logs.bulk_port,
+        }
 
     @property
     def name(self) -> str:

@@ -112,6 +112,11 @@ class Uplink:
         """Whether its control session is alive."""
         return self.state is UplinkState.ATTACHED
 
+    @property
+    def channel(self) -> Channel | None:
+        """The secure channel, while there is one."""
+        return self._channel
+
     def start(self) -> None:
         """Begin, and go on for ever."""
         self._machine.start()

@@ -26,6 +26,7 @@ from avinet.model.membership import Membership
 from avinet.se.backoff import BackoffSettings
 from avinet.se.session import SeParts
 from avinet.se.uplink import Place, Reach, Uplink
+from avinet.se.uplink_machine import Channel
 from avinet.ssh.client import SecureChannel, connect
 from avinet.ssh.terms import Terms
 from avinet.wire.messages import Message, Notice
@@ -45,6 +46,8 @@ class Uplinks:
     clock: IReactorTime
     random: Callable[[], float]
     backoff: BackoffSettings = attrs.field(factory=BackoffSettings)
+    attached: Callable[[Channel], None] = lambda channel: None
+    """A controller has welcomed us on this secure channel; its other services may be opened."""
     _uplinks: dict[ControllerName, Uplink] = attrs.field(factory=dict, init=False, repr=False)
     _kept: deque[Notice] = attrs.field(factory=lambda: deque(maxlen=MAX_KEPT_NOTICES), init=False, repr=False)
     _refreshing: Deferred[object] | None = attrs.field(default=None, init=False, repr=False)
@@ -107,6 +110,8 @@ class Uplinks:
     def _attached(self, uplink: Uplink) -> None:
         while self._kept and uplink.session is not None:
             uplink.session.send(self._kept.popleft())
+        if uplink.channel is not None:
+            self.attached(uplink.channel)
 
     def _refresh(self) -> Deferred[object]:
         """One request for the list serves all uplinks that want it."""

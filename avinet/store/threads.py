@@ -1,4 +1,4 @@
-"""Where blocking calls run: a thread of one's own, so that they follow one another and never wait behind others'."""
+"""Where blocking calls run: in threads of one's own, so that they never wait behind others', and begin in order."""
 
 from collections.abc import Callable
 from threading import Thread
@@ -27,11 +27,11 @@ class _DaemonThread(Thread):
 
 
 class OwnThread:
-    """A thread started at once.  A daemon: what it does survives being killed, so it need not hold up an exit."""
+    """A thread started at once, or ``count``.  Daemons: what they do survives being killed, so they hold up no exit."""
 
-    def __init__(self, reactor: Any, name: str) -> None:
+    def __init__(self, reactor: Any, name: str, count: int = 1) -> None:
         self._reactor = reactor
-        self._pool = ThreadPool(minthreads=1, maxthreads=1, name=name)
+        self._pool = ThreadPool(minthreads=count, maxthreads=count, name=name)
         self._pool.threadFactory = _DaemonThread
         self._pool.start()
 
@@ -40,7 +40,7 @@ class OwnThread:
         return deferToThreadPool(self._reactor, self._pool, call)
 
     def stop(self) -> None:
-        """Wait for the thread; it has nothing left to do."""
+        """Wait for what is under way."""
         self._pool.stop()
 
 

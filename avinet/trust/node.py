@@ -89,6 +89,7 @@ class ControllerPaths:
     audit: Path = attrs.field(init=False)
     pid: Path = attrs.field(init=False)
     local_cloud: Path = attrs.field(init=False)
+    logs: Path = attrs.field(init=False)
 
 
 _FILES = {
@@ -113,6 +114,7 @@ _FILES = {
     "audit": "audit.db",
     "pid": "controller.pid",
     "local_cloud": "local",
+    "logs": "logs",
 }
 
 

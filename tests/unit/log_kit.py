@@ -17,7 +17,7 @@ from avinet.logs.ledger import Ledger
 from avinet.logs.spool import Spool
 from avinet.model.logs import LogClass, Selection
 from avinet.se.log_shipper import LogShipper
-from avinet.se.log_sources import LogSource
+from avinet.se.log_sources import LogSource, PulledLogs
 from avinet.ssh.scheduler import Priority
 from avinet.store.threads import InPlace
 from avinet.wire.log_messages import BULK_PORT, BULK_SERVICE, LIVE_PORT, LIVE_SERVICE
@@ -74,6 +74,19 @@ class Engine:
     def open(self):
         self.spool = Spool.open(self.folder, self.logs, lambda: BASE_US / 1e6)
 
+    def open_again(self):
+        """The agent was killed, and starts again."""
+        self.spool.close()
+        self.open()
+
+    def shipper_bulk(self):
+        """The channel of the service ``logs``."""
+        for services in self.shipper._services.values():
+            for service in services:
+                if isinstance(service.role, PulledLogs):
+                    return service.role.channel
+        return None
+
     def log(self, log_class, *lines):
         """Written by the data plane."""
         self.written[log_class].extend(lines)
@@ -121,6 +134,7 @@ class Fleet(SynchronousTestCase):
         self.ssh = Controller()
         self.clock = self.ssh.clock
         self.events = []
+        self.ingested = []
         self.writes, self.commits = InPlace(), InPlace()
         self.intake = None
         self.services_registered = False
@@ -169,6 +183,14 @@ class Fleet(SynchronousTestCase):
         files = {path.name.removesuffix(".zst") for path in (self.state / "received" / se).glob("*")}
         self.assertEqual(files, {one.head.name for one in waiting if one.se == se})
         return found
+
+    def ingest(self, segment):
+        """What the store does with one."""
+        path = self.state / "received" / segment.se / f"{segment.head.name}.zst"
+        raw = zstandard.ZstdDecompressor().decompress(path.read_bytes())
+        self.ingested += raw.splitlines(keepends=True)
+        self.ledger.stored(None, [segment])
+        path.unlink()
 
     def assert_all_here(self, *classes, engine=None):
         """Each line that was written is here once, and the spool has let go of it."""

@@ -1,9 +1,11 @@
 """Logs on their way: pushed and pulled over a real secure channel, broken off anywhere, and each line there once."""
 
+from avinet.controller.log_intake import Threads
 from avinet.logs.incoming import IntakeLimits
+from avinet.model.logs import Drop, DropReason, LogClass
 from avinet.units import KIB, MIB
-from tests.unit.log_kit import FULL, SIGNIFICANT, Fleet
-from tests.unit.log_lines import BASE_US, line
+from tests.unit.log_kit import FULL, SIGNIFICANT, Fleet, Held
+from tests.unit.log_lines import BASE_US, line, service
 
 
 class Pushed(Fleet):
@@ -12,13 +14,11 @@ class Pushed(Fleet):
         self.engine.spooled()
         self.attach()
         self.pump()
-        self.assertEqual(sorted(self.received()[SIGNIFICANT]), sorted(self.engine.written[SIGNIFICANT]))
-        self.assertEqual(self.engine.heads(), [])
+        self.assert_all_here(SIGNIFICANT)
         self.engine.log(SIGNIFICANT, line(1, BASE_US + 9, status=500))
         self.engine.spooled()
         self.pump()
-        self.assertEqual(sorted(self.received()[SIGNIFICANT]), sorted(self.engine.written[SIGNIFICANT]))
-        self.assertEqual(self.received()[FULL], [])
+        self.assert_all_here(SIGNIFICANT)
 
     def test_full_segments_stay_until_somebody_asks(self):
         self.engine.log(FULL, line(1))
@@ -26,6 +26,47 @@ class Pushed(Fleet):
         self.attach()
         self.pump()
         self.assertEqual(len(self.engine.heads()), 1)
+        self.assertEqual(self.received()[FULL], [])
+
+    def test_many_small_segments_share_packets_and_transactions(self):
+        for number in range(300):
+            self.engine.log(SIGNIFICANT, line(number, status=500))
+        self.engine.spooled()
+        self.assertEqual(len(self.engine.heads()), 300)
+        transactions = []
+        receive = self.ledger.receive
+        self.ledger.receive = lambda arrivals: transactions.append(len(arrivals)) or receive(arrivals)
+        held = Held()
+        self.intake.threads = Threads(self.writes, held)
+        self.attach()
+        self.pump()
+        while held.let():
+            self.pump()
+        self.assert_all_here(SIGNIFICANT)
+        self.assertLess(len(transactions), 20)
+
+    def test_what_was_lost_is_told_once(self):
+        drop = Drop(reason=DropReason.TORN, log_class=LogClass.FULL, service=service(1), records=7)
+        self.engine.spool.note([drop])
+        self.attach()
+        self.pump()
+        self.assertEqual([one.drop for one in self.ledger.drops()], [drop])
+        self.lose()
+        self.attach()
+        self.pump()
+        self.engine.spool.note([drop])
+        self.clock.advance(11)
+        self.pump()
+        self.assertEqual(sum(one.drop.records for one in self.ledger.drops()), 14)
+
+    def test_what_the_spool_keeps_is_known(self):
+        self.attach()
+        self.pump()
+        self.engine.log(FULL, line(1), line(1))
+        self.engine.spooled()
+        self.clock.advance(11)
+        self.pump()
+        self.assertEqual(self.intake.spools["se-1"].full.records, 2)
 
 
 class Pulled(Fleet):
@@ -42,3 +83,285 @@ class Pulled(Fleet):
         (share,) = view.shares
         self.assertEqual((share.records, share.records_in_all), (len(self.engine.written[FULL]),) * 2)
         self.assertEqual((share.segments, share.size), (share.segments_in_all, share.size_in_all))
+
+    def test_only_what_was_asked_for_comes(self):
+        self.engine.log(FULL, line(1), line(2), line(1, BASE_US + 5_000_000))
+        self.engine.spooled()
+        self.engine.log(FULL, line(1, BASE_US + 60_000_000))
+        self.engine.spooled()
+        self.attach()
+        self.pump()
+        pull = self.pull(services=(service(1),), until_us=BASE_US + 9_000_000)
+        self.pump()
+        self.assertEqual(self.state_of(pull), "done")
+        self.assertEqual(self.received()[FULL], [line(1), line(1, BASE_US + 5_000_000)])
+        self.assertEqual(len(self.engine.heads()), 2)
+
+    def test_with_nothing_to_send_is_done(self):
+        self.attach()
+        self.pump()
+        pull = self.pull()
+        self.pump()
+        self.assertEqual(self.state_of(pull), "done")
+
+    def test_of_significant_logs_too_is_done_when_they_have_come_as_ever(self):
+        self.engine.log(SIGNIFICANT, line(1, status=500))
+        self.engine.log(FULL, line(1))
+        self.attach()
+        self.pump()
+        pull = self.pull()
+        self.pump()
+        self.clock.advance(1.1)
+        self.pump()
+        self.assertEqual(self.state_of(pull), "done")
+        self.assert_all_here()
+
+    def test_for_an_engine_that_is_not_here_waits_for_it(self):
+        self.engine.log_bulk(FULL, 100 * KIB)
+        pull = self.pull()
+        self.assertEqual(self.state_of(pull), "waiting")
+        self.attach()
+        self.pump()
+        self.assertEqual(self.state_of(pull), "done")
+        self.assert_all_here(FULL)
+
+    def test_with_a_byte_limit_leaves_the_rest_and_says_so(self):
+        for _ in range(4):
+            self.engine.log_bulk(FULL, 300 * KIB)
+        size = self.engine.heads()[0].size
+        self.attach()
+        self.pump()
+        pull = self.pull(byte_limit=2 * size + size // 2)
+        self.pump()
+        (share,) = self.pulls.get(pull).shares
+        self.assertEqual((share.state, share.segments, share.limited), ("done", 2, True))
+        self.assertEqual(len(self.engine.heads()), 2)
+
+    def test_is_held_to_its_rate(self):
+        self.engine.log_bulk(FULL, 2 * MIB)
+        size = self.engine.heads()[0].size
+        self.attach()
+        self.pump()
+        pull = self.pull(rate=256 * KIB)
+        began = self.clock.seconds()
+        while self.state_of(pull) != "done":
+            self.clock.advance(0.05)
+            self.pump()
+        self.assertGreater(self.clock.seconds() - began, size / (256 * KIB) * 0.8)
+        self.assertLess(self.clock.seconds() - began, size / (256 * KIB) * 1.5)
+
+    def test_paused_stops_in_the_middle_of_a_segment_and_resumed_goes_on_there(self):
+        self.engine.log_bulk(FULL, 8 * MIB)
+        (head,) = self.engine.heads()
+        self.attach()
+        self.pump()
+        pull = self.pull()
+        while self.engine.shipper_bulk().sent_bytes < head.size // 3:
+            self.assertTrue(self.step())
+        self.done(self.pulls.pause(pull))
+        self.pump()
+        sent = self.engine.shipper_bulk().sent_bytes
+        self.assertLess(sent, head.size)
+        self.assertEqual(self.state_of(pull), "paused")
+        self.clock.advance(60)
+        self.pump()
+        self.assertEqual(self.engine.shipper_bulk().sent_bytes, sent)
+        self.done(self.pulls.resume(pull))
+        self.pump()
+        self.assertEqual(self.state_of(pull), "done")
+        self.assertEqual(self.engine.shipper_bulk().sent_bytes, head.size)
+        self.assert_all_here(FULL)
+
+    def test_cancelled_ends_for_good_and_the_next_one_takes_up_what_had_come(self):
+        self.engine.log_bulk(FULL, 8 * MIB)
+        (head,) = self.engine.heads()
+        self.attach()
+        self.pump()
+        pull = self.pull()
+        while self.engine.shipper_bulk().sent_bytes < head.size // 3:
+            self.assertTrue(self.step())
+        self.done(self.pulls.cancel(pull))
+        self.pump()
+        self.assertEqual(self.state_of(pull), "cancelled")
+        self.assertEqual(self.received()[FULL], [])
+        again = self.pull()
+        self.pump()
+        self.assertEqual(self.state_of(again), "done")
+        self.assertEqual(self.engine.shipper_bulk().sent_bytes, head.size)
+        self.assert_all_here(FULL)
+
+    def test_of_many_engines_get_on_side_by_side_and_no_more_than_some_at_once(self):
+        engines = [self.engine, *(self.add_engine(number) for number in range(2, 13))]
+        for engine in engines:
+            engine.log_bulk(FULL, 600 * KIB)
+            self.attach(engine)
+        self.pump(*engines)
+        pull = self.pull(*engines)
+        seen = set()
+        while self.state_of(pull) != "done":
+            for engine in engines:
+                self.step(1, engine)
+            states = [share.state for share in self.pulls.get(pull).shares]
+            seen.add(states.count("running"))
+            self.clock.advance(0.01)
+        self.assertEqual(max(seen), 8)
+        for engine in engines:
+            self.assert_all_here(FULL, engine=engine)
+
+
+class Broken(Fleet):
+    """Links that are lost, and processes that end, at any point."""
+
+    def test_links_lost_at_any_point_cost_no_byte_that_had_come(self):
+        self.engine.log_bulk(FULL, 3 * MIB)
+        self.engine.log_bulk(FULL, 50 * KIB)
+        total = sum(head.size for head in self.engine.heads())
+        pull = self.pull()
+        sent = losses = 0
+        while self.state_of(pull) != "done":
+            self.attach()
+            for _ in range(40 + 3 * losses):
+                self.step()
+            bulk = self.engine.shipper_bulk()
+            if self.state_of(pull) == "done":
+                sent += bulk.sent_bytes
+                break
+            sent += 0 if bulk is None else bulk.sent_bytes
+            self.lose()
+            losses += 1
+            self.assertLess(losses, 200)
+        self.assertGreater(losses, 3)
+        self.assert_all_here(FULL)
+        # What was under way when the link was lost is sent again, and no more than that.
+        self.assertLess(sent, total + losses * 2.2 * MIB)
+
+    def test_a_lost_acknowledgement_costs_no_second_copy(self):
+        self.engine.log_bulk(FULL, 1 * MIB)
+        self.attach()
+        self.pump()
+        self.pull()
+        while not self.ledger.waiting(2**62):
+            self.assertTrue(self.step())
+        self.lose()
+        self.assertEqual(len(self.engine.heads()), 1)
+        self.attach()
+        self.pump()
+        self.assert_all_here(FULL)
+        # Known from its head, so that most of it was not even sent.
+        self.assertLess(self.engine.shipper_bulk().sent_bytes, self.ledger.waiting(1)[0].head.size)
+
+    def test_a_controller_that_starts_anew_goes_on(self):
+        self.engine.log_bulk(FULL, 6 * MIB)
+        (head,) = self.engine.heads()
+        self.attach()
+        self.pump()
+        pull = self.pull()
+        while self.engine.shipper_bulk().sent_bytes < head.size // 2:
+            self.assertTrue(self.step())
+        self.engine.pipe.client_end.sent.clear()
+        self.lose()
+        self.ledger.close()
+        self.start_controller()
+        self.assertEqual(self.state_of(pull), "waiting")
+        self.attach()
+        self.pump()
+        self.assertEqual(self.state_of(pull), "done")
+        self.assertLess(self.engine.shipper_bulk().sent_bytes, head.size * 0.9)
+        self.assert_all_here(FULL)
+        (share,) = self.pulls.get(pull).shares
+        self.assertEqual(share.records, len(self.engine.written[FULL]))
+
+    def test_an_engine_that_starts_anew_goes_on(self):
+        self.engine.log_bulk(FULL, 6 * MIB)
+        (head,) = self.engine.heads()
+        self.attach()
+        self.pump()
+        pull = self.pull()
+        while self.engine.shipper_bulk().sent_bytes < head.size // 2:
+            self.assertTrue(self.step())
+        self.lose()
+        self.engine.open_again()
+        self.attach()
+        self.pump()
+        self.assertEqual(self.state_of(pull), "done")
+        self.assertLess(self.engine.shipper_bulk().sent_bytes, head.size * 0.9)
+        self.assert_all_here(FULL)
+
+    def test_what_is_damaged_where_it_waited_is_sent_anew(self):
+        self.engine.log_bulk(FULL, 4 * MIB)
+        (head,) = self.engine.heads()
+        self.attach()
+        self.pump()
+        pull = self.pull()
+        while self.engine.shipper_bulk().sent_bytes < head.size // 2:
+            self.assertTrue(self.step())
+        self.lose()
+        (part,) = (self.state / "incoming" / "se-1").iterdir()
+        data = bytearray(part.read_bytes())
+        data[100] ^= 1
+        part.write_bytes(data)
+        self.attach()
+        self.pump()
+        self.assertEqual(self.state_of(pull), "done")
+        self.assert_all_here(FULL)
+
+    def test_what_the_spool_dropped_meanwhile_is_not_waited_for(self):
+        self.engine.log_bulk(FULL, 1 * MIB)
+        self.engine.log_bulk(FULL, 1 * MIB)
+        first, second = self.engine.heads()
+        self.attach()
+        self.pump()
+        pull = self.pull()
+        self.engine.spool.acknowledge([second.name])
+        self.pump()
+        self.clock.advance(2)
+        self.pump()
+        self.assertEqual(self.state_of(pull), "done")
+        self.assertEqual([one.head for one in self.ledger.waiting(2**62)], [first])
+
+    def test_a_segment_that_rotted_in_the_spool_is_set_aside_and_the_rest_comes(self):
+        self.engine.log_bulk(FULL, 1 * MIB)
+        self.engine.log_bulk(FULL, 1 * MIB)
+        first, second = self.engine.heads()
+        place = self.engine.spool.place(first.name)
+        with place.path.open("r+b") as file:
+            file.seek(place.offset + 1000)
+            byte = file.read(1)
+            file.seek(place.offset + 1000)
+            file.write(bytes([byte[0] ^ 1]))
+        self.attach()
+        self.pump()
+        pull = self.pull()
+        self.pump()
+        self.clock.advance(11)
+        self.pump()
+        self.assertEqual(self.state_of(pull), "done")
+        self.assertEqual([one.head for one in self.ledger.waiting(2**62)], [second])
+        self.assertEqual([one.drop.reason for one in self.ledger.drops()], [DropReason.CORRUPT])
+
+
+class Full(Fleet):
+    """A disk, or a quota, that has no more room."""
+
+    limits = IntakeLimits(free_bytes=0, per_se_bytes=1_200 * KIB)
+
+    def test_quotas_stop_the_reading_and_lose_nothing(self):
+        for _ in range(4):
+            self.engine.log_bulk(FULL, 700 * KIB)
+        self.attach()
+        self.pump()
+        pull = self.pull()
+        self.pump()
+        held = len(self.ledger.waiting(2**62))
+        self.assertLess(held, 4)
+        self.assertEqual(self.events, ["LOG_STORE_FULL"])
+        self.assertEqual(self.state_of(pull), "running")
+        while self.state_of(pull) != "done":
+            for one in self.ledger.waiting(2**62):
+                self.ingest(one)
+            self.clock.advance(6)
+            self.pump()
+        self.assertEqual(self.engine.heads(), [])
+        self.assertEqual(sorted(self.ingested), sorted(self.engine.written[FULL]))
+        self.clock.advance(31)
+        self.assertIn("LOG_STORE_WELL", self.events)

@@ -1,0 +1,87 @@
+"""Request logs on a controller, put together: the ledger, the intake of what SEs send, and pulls."""
+
+import contextlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from avinet.app.settings import LogsSection
+from avinet.app.steady import WallClock
+from avinet.controller.log_intake import Emit, LogIntake, Threads
+from avinet.controller.pulls import Pulls
+from avinet.logs.incoming import IncomingLogs, IntakeLimits
+from avinet.logs.ledger import Ledger
+from avinet.model.engine import Lifecycle, SeRecord
+from avinet.model.ids import SeId
+from avinet.ssh.scheduler import Priority
+from avinet.ssh.services import ServiceTable
+from avinet.store.threads import OwnThread
+from avinet.trust.files import private_dir
+from avinet.units import GIB
+from avinet.wire.log_messages import BULK_SERVICE, LIVE_SERVICE
+
+WRITERS = 2
+"""One hashes while the other waits for the disk; more would wait for the same disk."""
+SYNCERS = 8
+"""Fsyncs side by side, which the file system makes one."""
+
+
+@attrs.frozen(eq=False)
+class ControllerLogs:
+    """All of it; ``open`` before SEs may come."""
+
+    ledger: Ledger
+    intake: LogIntake
+    pulls: Pulls
+
+    @classmethod
+    async def open(
+        cls,
+        settings: LogsSection,
+        folder: Path,
+        reactor: Any,
+        report: tuple[Emit, Callable[[SeId], str]],
+        stack: contextlib.AsyncExitStack,
+    ) -> "ControllerLogs":
+        """In ``folder``, which is made; ``report`` is how events are told, and what an SE is called in them."""
+        emit, name_of = report
+        commits = OwnThread(reactor, "log commits")
+        stack.callback(commits.stop)
+        writes = OwnThread(reactor, "log writes", WRITERS)
+        stack.callback(writes.stop)
+        syncs = stack.enter_context(ThreadPoolExecutor(SYNCERS, "log syncs"))
+
+        def load() -> Ledger:
+            private_dir(folder)
+            return Ledger(folder / "ledger.db")
+
+        ledger = await commits.run(load)
+        stack.callback(ledger.close)
+        limits = IntakeLimits(
+            per_se_bytes=int(settings.waiting_gib_per_se * GIB),
+            total_bytes=int(settings.waiting_gib * GIB),
+            free_bytes=int(settings.free_gib * GIB),
+        )
+        wall = WallClock(reactor).seconds
+        intake = LogIntake(
+            IncomingLogs(folder, ledger, syncs, limits), Threads(writes, commits), reactor, wall, emit, name_of
+        )
+        pulls = Pulls(ledger, intake, reactor, wall)
+        await pulls.start()
+        await intake.start()
+        stack.push_async_callback(intake.stop)
+        return cls(ledger, intake, pulls)
+
+    def offer(self, services: ServiceTable, settings: LogsSection) -> None:
+        """To SEs, behind the secure channel."""
+        services.register(LIVE_SERVICE, settings.live_port, self.intake.build_live, Priority.LIVE_LOGS)
+        services.register(BULK_SERVICE, settings.bulk_port, self.intake.build_bulk, Priority.BULK)
+
+    def record_changed(self, before: SeRecord | None, after: SeRecord) -> None:
+        """Nothing more comes of an SE that is deleted."""
+        if after.lifecycle is Lifecycle.DELETED:
+            self.intake.forget(after.uuid)
+            self.pulls.forget(after.uuid)
