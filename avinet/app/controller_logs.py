@@ -67,7 +67,12 @@ class ControllerLogs:
         )
         wall = WallClock(reactor).seconds
         intake = LogIntake(
-            IncomingLogs(folder, ledger, syncs, limits), Threads(writes, commits), reactor, wall, emit, name_of
+            IncomingLogs(folder, ledger, syncs, limits),
+            Threads(writes, commits),
+            reactor,
+            wall,
+            emit,
+            name_of,
         )
         pulls = Pulls(ledger, intake, reactor, wall)
         await pulls.start()

@@ -95,9 +95,7 @@ class Engine:
 
     def log_bulk(self, log_class, size, service=1, at_us=BASE_US):
         """Lines that do not compress, in one segment of about ``size`` bytes."""
-        lines = [
-            line(service, at_us + n, path=os.urandom(3_000).hex()) for n in range(max(1, size // 3_000))
-        ]
+        lines = [line(service, at_us + n, path=os.urandom(3_000).hex()) for n in range(max(1, size // 3_000))]
         self.log(log_class, *lines)
         self.spooled(log_class)
 
@@ -157,12 +155,15 @@ class Fleet(SynchronousTestCase):
         if not self.services_registered:
             self.services_registered = True
             services = self.ssh.services
-            services.register(
-                LIVE_SERVICE, LIVE_PORT, lambda peer: self.intake.build_live(peer), Priority.LIVE_LOGS
-            )
-            services.register(
-                BULK_SERVICE, BULK_PORT, lambda peer: self.intake.build_bulk(peer), Priority.BULK
-            )
+
+            def live(peer):
+                return self.intake.build_live(peer)
+
+            def bulk(peer):
+                return self.intake.build_bulk(peer)
+
+            services.register(LIVE_SERVICE, LIVE_PORT, live, Priority.LIVE_LOGS)
+            services.register(BULK_SERVICE, BULK_PORT, bulk, Priority.BULK)
 
     def emit(self, code, level, subject, text, **facts):
         self.events.append(code)
@@ -221,7 +222,7 @@ class Fleet(SynchronousTestCase):
     def add_engine(self, number=1):
         engine = Engine(self.folder, number)
         engine.key = self.ssh.enrol(se=engine.se, permit_open=PORTS, loopback=f"127.1.0.{number}")
-        self.addCleanup(lambda: engine.spool.close())
+        self.addCleanup(lambda: engine.spool.close())  # noqa: PLW0108 - the one of that time
         return engine
 
     def attach(self, engine=None):
