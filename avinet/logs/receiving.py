@@ -48,8 +48,8 @@ class Receiving:
 
     greeted: bool = attrs.field(default=False, init=False)
     current: InFlight | None = attrs.field(default=None, init=False)
-    _skipping: bool = attrs.field(default=False, init=False)
-    """Raw bytes of a segment that is not taken may come."""
+    _skipped: int | None = attrs.field(default=None, init=False)
+    """How many bytes of a segment that is not taken may still come; None when none is under way."""
     _partials: dict[str, int] = attrs.field(factory=dict, init=False, repr=False)
     """Bytes of segments that were left in their middle, here or on an earlier channel; the oldest first."""
     _unanswered: set[str] = attrs.field(factory=set, init=False, repr=False)
@@ -75,7 +75,7 @@ class Receiving:
             raise _broken("a segment begins again that has no answer yet")
         if len(self._unanswered) >= 2 * MAX_UNANSWERED:
             raise _broken(f"more than {2 * MAX_UNANSWERED} segments without an answer")
-        self._skipping = True
+        self._skipped = head.size
         if head.first_us > head.last_us:
             return self.refuse(name, RefuseReason.HEAD, "its last request is before its first")
         if head.raw_bytes > head.size * MAX_RATIO:
@@ -85,7 +85,7 @@ class Receiving:
         have = self._partials.pop(name, 0)
         if message.offset not in {0, have} or message.offset >= head.size:
             return self.refuse(name, RefuseReason.AGAIN, f"{have} bytes of it are here")
-        self._skipping = False
+        self._skipped = None
         self._unanswered.add(name)
         self.current = InFlight(head, message.offset, message.pull, resumed=message.offset > 0)
         return self.current
@@ -95,15 +95,22 @@ class Receiving:
         self._need_greeting()
         flight = self.current
         if flight is None:
-            if self._skipping:
-                return None
-            raise _broken("bytes of no segment")
+            self._skip_raw(size)
+            return None
         if size > flight.left:
             raise _broken(f"a segment of more than the {flight.head.size} bytes it should have")
         flight.received += size
         if not flight.left:
             self.current = None
         return flight
+
+    def _skip_raw(self, size: int) -> None:
+        """Bytes of a segment that is not taken, and its sender does not know it yet."""
+        if self._skipped is None:
+            raise _broken("bytes of no segment")
+        self._skipped -= size
+        if self._skipped < 0:
+            raise _broken("a segment of more bytes than it should have")
 
     def leave(self) -> InFlight | None:
         """Nothing more comes of the segment under way for now; which one that was."""
@@ -122,8 +129,8 @@ class Receiving:
         self._unanswered.discard(name)
         self._partials.pop(name, None)
         if self.current is not None and self.current.head.name == name:
+            self._skipped = self.current.left
             self.current = None
-            self._skipping = True
 
     def acknowledge(self, name: str) -> None:
         """It is here for good."""

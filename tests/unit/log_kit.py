@@ -15,7 +15,7 @@ from avinet.controller.pulls import Pulls
 from avinet.logs.incoming import IncomingLogs, IntakeLimits
 from avinet.logs.ledger import Ledger
 from avinet.logs.spool import Spool
-from avinet.model.logs import LogClass, Selection
+from avinet.model.logs import LogClass, Selection, piece_name
 from avinet.se.log_shipper import LogShipper
 from avinet.se.log_sources import LogSource, PulledLogs
 from avinet.ssh.scheduler import Priority
@@ -68,7 +68,7 @@ class Engine:
         self.logs.mkdir()
         self.written = {FULL: [], SIGNIFICANT: []}
         self.key = self.pipe = self.channel = self.shipper = None
-        self.flushed = 0
+        self.flushed = self.last_piece = 0
         self.open()
 
     def open(self):
@@ -102,7 +102,10 @@ class Engine:
     def spooled(self, *classes):
         """Put what was written into segments."""
         for log_class in classes or (SIGNIFICANT, FULL):
-            self.spool.rotate(log_class)
+            current = self.logs / f"{log_class}.ndjson"
+            if current.exists():
+                self.last_piece += 1
+                current.rename(self.logs / piece_name(log_class, self.last_piece))
         for piece in self.spool.pieces():
             while not self.spool.take_in(piece).done:
                 pass
