@@ -1,0 +1,241 @@
+"""DuckDB, held on a short lead: it sees the files it is given, and cannot be told otherwise.
+
+One instance a worker.  File access ends at the folders of the store, extensions are neither loaded nor looked for, and
+its configuration is locked, so that even SQL that somebody smuggled in (values are bound, so there is no way known)
+could read log records, spend bounded memory, processors, disk and time, and nothing else.
+"""
+
+import contextlib
+import datetime as dt
+import decimal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from threading import Event, Lock, Thread
+from typing import Any, Self
+
+import attrs
+import duckdb
+import msgspec
+import pyarrow as pa
+
+from avinet.logs.store.columns import SCHEMA
+from avinet.logs.store.jobs import Export, Exported, ExportFormat, Failed, FailureKind, Rows, Select
+from avinet.logs.store.parquet import COMPRESSION_LEVEL, ROW_GROUP_RECORDS, Facts, whole_file
+from avinet.units import MIB
+
+SPILL_BYTES = 4_096 * MIB
+"""What sorting and grouping may put on the disk when memory ends; then the query fails."""
+FETCH_ROWS = 1_000
+LOOK_S = 0.5
+"""Between two looks at how large an export has become: 100 MiB of a fast disk."""
+SOURCE = "records"
+"""The view that queries read."""
+_encode = msgspec.msgpack.Encoder()
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+class EngineError(Exception):
+    """Why a query has no answer, as a kind that the parent knows."""
+
+    def __init__(self, kind: FailureKind, why: str) -> None:
+        super().__init__(why)
+        self.kind = kind
+        self.why = why
+
+    @property
+    def failed(self) -> Failed:
+        """As an answer."""
+        return Failed(kind=self.kind, why=self.why)
+
+
+@attrs.define
+class Engine:
+    """``folders`` are all of the disk that it sees; ``spill`` is its own."""
+
+    _database: Any
+    _running: dict[int, Any] = attrs.field(factory=dict, init=False)
+    _lock: Lock = attrs.field(factory=Lock, init=False)
+
+    @classmethod
+    def open(cls, folders: Sequence[Path], spill: Path, memory_bytes: int, threads: int) -> "Engine":
+        """An instance without a file."""
+        database = duckdb.connect(
+            ":memory:",
+            config={
+                "memory_limit": f"{memory_bytes // MIB}MiB",
+                "threads": threads,
+                "temp_directory": str(spill),
+                "max_temp_directory_size": f"{SPILL_BYTES // MIB}MiB",
+                "autoinstall_known_extensions": False,
+                "autoload_known_extensions": False,
+                "allow_community_extensions": False,
+                "python_enable_replacements": False,
+            },
+        )
+        # Footers of files that never change, once read, are worth more than their few KiB.
+        database.execute("SET parquet_metadata_cache = true")
+        database.execute("SET validate_external_file_cache = 'NO_VALIDATION'")
+        listed = ", ".join(_quoted(f"{folder}/") for folder in folders)
+        database.execute(f"SET allowed_directories = [{listed}]")
+        database.execute("SET TimeZone = 'UTC'")
+        database.execute("SET enable_external_access = false")
+        database.execute("SET lock_configuration = true")
+        return cls(database)
+
+    def select(self, number: int, job: Select) -> Rows:
+        """The answer, within the job's bounds."""
+        with self._asked(number, job.files) as cursor:
+            cursor.execute(job.sql, dict(job.values))
+            columns = tuple(column[0] for column in cursor.description)
+            rows: list[list[object]] = []
+            room = job.max_bytes
+            while batch := cursor.fetchmany(FETCH_ROWS):
+                for values in batch:
+                    if len(rows) >= job.max_rows:
+                        return Rows(columns=columns, rows=rows, truncated=True)
+                    row = [_plain(value) for value in values]
+                    room -= len(_encode.encode(row))
+                    if room < 0:
+                        raise EngineError(FailureKind.TOO_LARGE, f"the answer is over {job.max_bytes} bytes")
+                    rows.append(row)
+            return Rows(columns=columns, rows=rows)
+
+    def export(self, number: int, job: Export) -> Exported:
+        """The answer as a file; nothing is there when it fails."""
+        target = Path(job.target)
+        with (
+            whole_file(target) as beside,
+            self._asked(number, job.files) as cursor,
+            _Watched(beside, job.max_bytes, cursor),
+        ):
+            cursor.execute(
+                f"COPY ({job.sql}) TO {_quoted(str(beside))} ({_FORMATS[job.format]}, {_IN_PLACE})",
+                dict(job.values),
+            )
+            (records,) = cursor.fetchone()
+        return Exported(records=records, size=target.stat().st_size)
+
+    def sort(self, number: int, sources: Sequence[str], target: Path) -> Facts:
+        """Write the records of several files, sorted, to one."""
+        with self._cursor(number) as cursor:
+            files = f"read_parquet([{', '.join(map(_quoted, sources))}])"
+            cursor.execute(
+                f"COPY (SELECT * FROM {files} ORDER BY vs_uuid, time) TO {_quoted(str(target))} ({_IN_PLACE}, FORMAT parquet,"  # noqa: S608 - names of our own files
+                f" COMPRESSION zstd, COMPRESSION_LEVEL {COMPRESSION_LEVEL}, ROW_GROUP_SIZE {ROW_GROUP_RECORDS})"
+            )
+            (records,) = cursor.fetchone()
+            first, last = cursor.execute(
+                f"SELECT epoch_us(min(time)), epoch_us(max(time)) FROM {files}"  # noqa: S608
+            ).fetchone()
+            services = cursor.execute(f"SELECT DISTINCT vs_uuid FROM {files}").fetchall()  # noqa: S608
+        return Facts(records, first or 0, last or 0, {service for (service,) in services})
+
+    def stop(self, number: int) -> None:
+        """Let the job of this number fail soon, if it runs."""
+        with self._lock:
+            cursor = self._running.get(number)
+            if cursor is not None:
+                cursor.interrupt()
+
+    @contextlib.contextmanager
+    def _asked(self, number: int, files: Sequence[str]) -> Iterator[Any]:
+        with self._cursor(number) as cursor:
+            if files:
+                source = f"SELECT * FROM read_parquet([{', '.join(map(_quoted, files))}])"  # noqa: S608 - names of our own files
+            else:
+                nulls = (f'CAST(NULL AS {_SQL[column.type]}) AS "{column.name}"' for column in SCHEMA)
+                source = f"SELECT {', '.join(nulls)} WHERE false"
+            cursor.execute(f"CREATE OR REPLACE TEMP VIEW {SOURCE} AS {source}")
+            yield cursor
+
+    @contextlib.contextmanager
+    def _cursor(self, number: int) -> Iterator[Any]:
+        """A connection of its own, known by ``number`` to ``stop``; the engine's errors as ours."""
+        cursor = self._database.cursor()
+        with self._lock:
+            self._running[number] = cursor
+        try:
+            yield cursor
+        except duckdb.InterruptException as why:
+            raise EngineError(FailureKind.TIME, "it was stopped") from why
+        except (duckdb.OutOfMemoryException, MemoryError) as why:
+            raise EngineError(FailureKind.MEMORY, _first_line(why)) from why
+        except duckdb.IOException as why:
+            full = "No space left" in str(why)
+            raise EngineError(FailureKind.NO_SPACE if full else FailureKind.BROKEN, _first_line(why)) from why
+        except (duckdb.ProgrammingError, duckdb.DataError, duckdb.PermissionException) as why:
+            raise EngineError(FailureKind.REFUSED, _first_line(why)) from why
+        except duckdb.Error as why:
+            raise EngineError(FailureKind.BROKEN, _first_line(why)) from why
+        finally:
+            with self._lock:
+                self._running.pop(number, None)
+            cursor.close()
+
+
+@attrs.define
+class _Watched:
+    """Interrupts an export that becomes too large."""
+
+    path: Path
+    max_bytes: int
+    cursor: Any
+    too_large: bool = attrs.field(default=False, init=False)
+    _over: Event = attrs.field(factory=Event, init=False)
+    _thread: Thread | None = attrs.field(default=None, init=False)
+
+    def __enter__(self) -> Self:
+        self._thread = Thread(target=self._look, name="export-size", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, why: BaseException | None, _: object) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self.too_large and kind is not None and issubclass(kind, duckdb.InterruptException):
+            raise EngineError(FailureKind.TOO_LARGE, f"the export is over {self.max_bytes} bytes") from why
+
+    def _look(self) -> None:
+        while not self._over.wait(LOOK_S):
+            if self.path.stat().st_size > self.max_bytes:
+                self.too_large = True
+                self.cursor.interrupt()
+
+
+_IN_PLACE = "USE_TMP_FILE false"
+"""The file is one of ours already, with its mode; its size can be watched."""
+_FORMATS = {
+    ExportFormat.NDJSON: "FORMAT json, TIMESTAMPFORMAT '%Y-%m-%dT%H:%M:%S.%fZ'",
+    ExportFormat.CSV: "FORMAT csv, HEADER true, TIMESTAMPFORMAT '%Y-%m-%dT%H:%M:%S.%fZ'",
+    ExportFormat.PARQUET: f"FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL {COMPRESSION_LEVEL}",
+}
+_SQL = {
+    pa.timestamp("us"): "TIMESTAMP",
+    pa.string(): "VARCHAR",
+    pa.int32(): "INTEGER",
+    pa.int64(): "BIGINT",
+    pa.uint64(): "UBIGINT",
+}
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _first_line(why: BaseException) -> str:
+    return str(why).partition("\n")[0][:500]
+
+
+def _plain(value: object) -> object:
+    """As MessagePack has it; times are microseconds of UNIX time."""
+    if isinstance(value, dt.datetime):
+        return (value.replace(tzinfo=dt.UTC) - _EPOCH) // dt.timedelta(microseconds=1)
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        # A sum of many bytes is a HUGEINT.
+        return float(value)
+    if isinstance(value, decimal.Decimal):
+        return float(value)
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value

@@ -1,0 +1,159 @@
+"""The ingesting worker's jobs: segments to one file, and several files to one.
+
+Segments are read and parsed by a few threads ahead of the one that writes (all of it compiled code without Python's
+lock), in the order in which they are written: by virtual service, then by time.  So what is held depends on how many
+are ahead, and not on the size of the job.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import attrs
+import pyarrow as pa
+
+from avinet.logs.store.columns import Columns
+from avinet.logs.store.jobs import BadLines, BadSegment, Ingest, Merge, SegmentFile, Written
+from avinet.logs.store.parquet import Facts, whole_file, written
+from avinet.logs.store.segments import SegmentBadError, read_segment
+from avinet.units import KIB, MIB
+
+AHEAD = 2
+"""Segments that are parsed or wait to be written, besides the one that is written: each 64 MiB, twice."""
+BAD_LINES_BYTES = MIB
+"""Of one job, kept for people to look at."""
+BAD_LINE_BYTES = 4 * KIB
+"""Of one such line."""
+MAX_WHY = 200
+
+_Step = Callable[[str], None]
+
+
+def _no_step(name: str) -> None:
+    """What tests put a crash into."""
+
+
+@attrs.frozen
+class _Parsed:
+    table: pa.Table | None
+    bad: BadSegment | None = None
+    bad_lines: BadLines | None = None
+    lines: tuple[bytes, ...] = ()
+
+
+def ingest(job: Ingest, step: _Step = _no_step) -> Written:
+    """Make the file.  What is bad is told, and does not hinder the rest."""
+    order = sorted(
+        range(len(job.segments)),
+        key=lambda n: (job.segments[n].head.service, job.segments[n].head.first_us, n),
+    )
+    bad: list[BadSegment] = []
+    bad_lines: list[BadLines] = []
+    target = Path(job.target)
+    lines = _BadLinesFile(Path(job.bad_lines))
+    with whole_file(target) as beside:
+        with written(beside) as writer:
+            for number, parsed in _parsed(job.segments, order):
+                step("parsed")
+                if parsed.bad is not None:
+                    bad.append(parsed.bad)
+                if parsed.bad_lines is not None:
+                    bad_lines.append(parsed.bad_lines)
+                    lines.write(parsed.lines)
+                if parsed.table is not None:
+                    writer.add(job.segments[number].head.service, parsed.table)
+        step("written")
+        lines.close()
+        facts = writer.facts
+    step("renamed")
+    return _told(target, facts, tuple(bad), tuple(bad_lines))
+
+
+def merge(job: Merge, sort: Callable[[Sequence[str], Path], Facts]) -> Written:
+    """Make one file of several; ``sort`` is the engine's."""
+    target = Path(job.target)
+    with whole_file(target) as beside:
+        facts = sort(job.sources, beside)
+    return _told(target, facts)
+
+
+def _told(
+    target: Path, facts: Facts, bad: tuple[BadSegment, ...] = (), bad_lines: tuple[BadLines, ...] = ()
+) -> Written:
+    if not facts.records:
+        target.unlink()
+        return Written(records=0, bad=bad, bad_lines=bad_lines)
+    return Written(
+        records=facts.records,
+        size=target.stat().st_size,
+        first_us=facts.first_us,
+        last_us=facts.last_us,
+        services=tuple(sorted(facts.services)),
+        bad=bad,
+        bad_lines=bad_lines,
+    )
+
+
+def _parsed(segments: Sequence[SegmentFile], order: Sequence[int]) -> Iterator[tuple[int, _Parsed]]:
+    threads = ThreadPoolExecutor(min(AHEAD, os.cpu_count() or 1), "parse")
+    ahead: deque[tuple[int, Future[_Parsed]]] = deque()
+    try:
+        for number in order:
+            ahead.append((number, threads.submit(_parse, segments[number], number)))
+            if len(ahead) > AHEAD:
+                first, parsed = ahead.popleft()
+                yield first, parsed.result()
+        while ahead:
+            first, parsed = ahead.popleft()
+            yield first, parsed.result()
+    finally:
+        threads.shutdown(wait=True, cancel_futures=True)
+
+
+def _parse(segment: SegmentFile, number: int) -> _Parsed:
+    kept: list[bytes] = []
+    count, room, first = 0, BAD_LINES_BYTES, ""
+
+    def set_aside(line: bytes, why: str) -> None:
+        nonlocal count, room, first
+        first = first or why[:MAX_WHY]
+        count += 1
+        line = line[:BAD_LINE_BYTES]
+        room -= len(line) + 1
+        if room >= 0:
+            kept.append(line)
+
+    try:
+        raw = read_segment(Path(segment.path), segment.head)
+    except (SegmentBadError, FileNotFoundError) as why:
+        return _Parsed(None, BadSegment(number=number, why=str(why)[:MAX_WHY]))
+    table = Columns(set_aside).read(raw, segment)
+    told = BadLines(number=number, lines=count, why=first) if count else None
+    return _Parsed(table, None, told, tuple(kept))
+
+
+@attrs.define
+class _BadLinesFile:
+    """Made when the first line comes; bounded."""
+
+    path: Path
+    _descriptor: int = attrs.field(default=-1, init=False)
+    _room: int = attrs.field(default=BAD_LINES_BYTES, init=False)
+
+    def write(self, lines: Sequence[bytes]) -> None:
+        for line in lines:
+            self._room -= len(line) + 1
+            if self._room < 0:
+                return
+            if self._descriptor < 0:
+                self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+                self._descriptor = os.open(self.path, flags, 0o600)
+            os.write(self._descriptor, line + b"\n")
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

@@ -1,0 +1,176 @@
+"""What a worker of the log store is asked to do, and what it answers.
+
+The parent (a controller) decides: which segments become which file, which files a query may see, how long it may take
+and how much it may answer.  A worker keeps nothing between two jobs that it would miss after a crash.
+"""
+
+import enum
+from typing import Annotated
+
+import msgspec
+
+from avinet.model.logs import Count, Microseconds, SegmentHead
+from avinet.units import MIB
+
+MAX_JOB_SEGMENTS = 4_096
+"""In one job; significant ones are small, and each costs its head's 400 bytes in the message."""
+MAX_JOB_FILES = 100_000
+"""That one query may see: years of compacted hours."""
+MAX_ANSWER_BYTES = 16 * MIB
+"""Of one query's rows, encoded; what is larger is exported to a file."""
+MAX_ANSWER_ROWS = 100_000
+MAX_FRAME_BYTES = 64 * MIB
+"""Either way.  The largest: the names of ``MAX_JOB_FILES`` files, or an answer."""
+
+
+class Role(enum.StrEnum):
+    """What a worker is for."""
+
+    INGEST = "ingest"
+    """Segments to files, small files to large ones."""
+    QUERY = "query"
+
+
+class ExportFormat(enum.StrEnum):
+    """What records are exported as."""
+
+    NDJSON = "ndjson"
+    CSV = "csv"
+    PARQUET = "parquet"
+
+
+class _Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class SegmentFile(_Data, frozen=True, kw_only=True):
+    """A segment that was received whole; ``se_uuid`` is who proved to have sent it, ``se`` what it is called."""
+
+    path: str
+    se_uuid: str
+    se: str
+    head: SegmentHead
+
+
+class Ingest(_Data, frozen=True, kw_only=True, tag=True):
+    """Make ``target`` of ``segments``; what cannot be read goes to ``bad_lines`` (NDJSON), as far as there is room."""
+
+    segments: Annotated[tuple[SegmentFile, ...], msgspec.Meta(max_length=MAX_JOB_SEGMENTS)]
+    target: str
+    bad_lines: str
+
+
+class Merge(_Data, frozen=True, kw_only=True, tag=True):
+    """Make ``target`` of the records of ``sources``, sorted."""
+
+    sources: tuple[str, ...]
+    target: str
+
+
+class Select(_Data, frozen=True, kw_only=True, tag=True):
+    """Run ``sql`` on the table ``records``, which is ``files``.  Values are bound: ``sql`` has none of them in it."""
+
+    sql: str
+    values: dict[str, object]
+    files: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_JOB_FILES)]
+    max_rows: int = MAX_ANSWER_ROWS
+    max_bytes: int = MAX_ANSWER_BYTES
+
+
+class Export(_Data, frozen=True, kw_only=True, tag=True):
+    """The same, with the answer in a new file of 0600."""
+
+    sql: str
+    values: dict[str, object]
+    files: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_JOB_FILES)]
+    target: str
+    format: ExportFormat
+    max_bytes: int
+
+
+Job = Ingest | Merge | Select | Export
+
+
+class BadSegment(_Data, frozen=True, kw_only=True):
+    """One whose bytes are not what its head says: nothing of it was taken."""
+
+    number: int
+    """Its place in the job."""
+    why: str
+
+
+class BadLines(_Data, frozen=True, kw_only=True):
+    """Lines of a segment that are no records of its service."""
+
+    number: int
+    lines: Count
+    why: str
+    """Of the first one."""
+
+
+class Written(_Data, frozen=True, kw_only=True, tag=True):
+    """A file that is on the disk for good, unless it has no record: then there is none."""
+
+    records: Count
+    size: Count = 0
+    """Bytes of the file."""
+    first_us: Microseconds = 0
+    last_us: Microseconds = 0
+    services: tuple[str, ...] = ()
+    """UUIDs, sorted."""
+    bad: tuple[BadSegment, ...] = ()
+    bad_lines: tuple[BadLines, ...] = ()
+
+
+class Rows(_Data, frozen=True, kw_only=True, tag=True):
+    """A query's answer.  Times are microseconds of UNIX time."""
+
+    columns: tuple[str, ...]
+    rows: list[list[object]]
+    truncated: bool = False
+    """There would have been more."""
+
+
+class Exported(_Data, frozen=True, kw_only=True, tag=True):
+    """A file with a query's answer."""
+
+    records: Count
+    size: Count
+
+
+class Failed(_Data, frozen=True, kw_only=True, tag=True):
+    """Why there is none.  ``kind`` is one of ``FailureKind``; the parent makes an error of it."""
+
+    kind: str
+    why: str
+
+
+class FailureKind(enum.StrEnum):
+    """What a caller can act on."""
+
+    MEMORY = "memory"
+    TIME = "time"
+    """Asked to stop, since it took too long or nobody waits any more."""
+    TOO_LARGE = "too-large"
+    NO_SPACE = "no-space"
+    REFUSED = "refused"
+    """The engine does not take the query."""
+    BROKEN = "broken"
+    """A defect, or a disk's."""
+
+
+Answer = Written | Rows | Exported | Failed
+
+
+class Asked(msgspec.Struct, frozen=True, array_like=True):
+    """Parent to worker: do it; without a job, stop doing it."""
+
+    number: int
+    job: Job | None = None
+
+
+class Answered(msgspec.Struct, frozen=True, array_like=True):
+    """Worker to parent."""
+
+    number: int
+    answer: Answer
