@@ -7,7 +7,8 @@ placed on it and no more, and only numbers that can be: the rest is ignored and 
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import attrs
 
@@ -34,6 +35,8 @@ MAX_STARTED_AT = 2.0**37
 """UNIX seconds; the year 6325."""
 UNKNOWN_AGE = -1.0
 UP = "UP"
+
+Row = TypeVar("Row", HealthRow, TrafficRow)
 
 
 @attrs.frozen
@@ -168,9 +171,9 @@ class EngineTraffic:
             self._names.clear()
             self._whole = set()
         self._take_names(message, may, taken)
-        for health in message.health:
+        for health in self._each_once(message.health, taken):
             self._take_health(health, now, taken)
-        for row in message.rows:
+        for row in self._each_once(message.rows, taken):
             self._take_row(row, now, taken)
         if not message.more:
             self._ended(message.scope, now, taken)
@@ -222,6 +225,19 @@ class EngineTraffic:
         return Subject(kind, uuid) if kind in {SERVICE_KIND, POOL_KIND} else None
 
     # Rows
+
+    def _each_once(self, rows: Iterable[Row], taken: Taken) -> Iterator[Row]:
+        """The first about each subject: a frame has room for 20,000 about one, and each costs more than the one before."""
+        told: set[Subject] = set()
+        for row in rows:
+            subject = self._names.get(row.number)
+            if subject is None:
+                continue
+            if subject in told:
+                taken.refused["the same thing told twice"] += 1
+                continue
+            told.add(subject)
+            yield row
 
     def _take_health(self, row: HealthRow, now: float, taken: Taken) -> None:
         subject = self._names.get(row.number)

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.controller.traffic_health import REST_S, Teller
-from avinet.controller.traffic_intake import MAX_PER_S
+from avinet.controller.traffic_intake import MAX_PER_S, EngineTraffic
 from avinet.controller.traffic_metrics import TrafficCollector
 from avinet.controller.traffic_series import Cell, Change, Series
 from avinet.controller.traffic_watches import MAX_WATCHED, WATCH_S
@@ -28,6 +28,20 @@ class Case(SynchronousTestCase):
     def requests(self, fleet):
         totals = fleet.figures().totals
         return totals["requests"], totals["responses_2xx"], totals["responses_5xx"]
+
+
+class Repeated(SynchronousTestCase):
+    def test_a_report_tells_of_each_thing_once(self):
+        engine = EngineTraffic()
+        names = (Name(1, "pool/a"), Name(2, "10.0.0.1:80", 1), Name(3, "pool/a"))
+        rows = tuple(TrafficRow(number, 1, (step,)) for step in range(1, 50) for number in (1, 3))
+        health = tuple(HealthRow(2, state, 1.0) for state in ("UP", "DOWN") * 25)
+        taken = engine.take(Traffic(names=names, rows=rows, health=health), 100.0, lambda subject: True)
+        self.assertEqual(len(taken.happened), 1)
+        self.assertEqual(taken.refused, {"the same thing told twice": 97 + 49})
+        self.assertEqual(engine.health["a"]["10.0.0.1:80"].state, "UP")
+        again = engine.take(Traffic(rows=rows[98 - 2 :], health=health[:1]), 101.0, lambda subject: True)
+        self.assertEqual((len(again.happened), again.refused), (1, {"the same thing told twice": 1}))
 
 
 class Sums(Case):
