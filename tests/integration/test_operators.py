@@ -78,7 +78,7 @@ def test_a_token_works_from_curl_until_it_is_revoked(site):
 
     def curl(*arguments):
         command = ("curl", "-sS", "--cacert", str(site.paths.root_pem), "-o", "-", "-w", "\n%{http_code}")
-        bearer = ("-H", f"Authorization: Bearer {made['text']}")
+        bearer = ("-H", f"Authorization: Bearer {made['secret']}")
         done = subprocess.run(
             (*command, *bearer, *arguments), capture_output=True, text=True, timeout=20, check=False
         )
