@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from avinet.model import config, config_monitor, fields
+from avinet.model import config
 from avinet.model.config import KINDS, ConfigObject
 
 PAGE = Path(__file__).with_name("configuration.md")
@@ -50,14 +50,19 @@ class Source:
     """Docstrings and annotations that a class does not keep."""
 
     def __init__(self) -> None:
-        self.classes: dict[str, ast.ClassDef] = {}
-        for module in (fields, config_monitor, config):
-            tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
-            self.classes |= {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+        self._modules: dict[str, dict[str, ast.ClassDef]] = {}
+
+    def _node(self, cls: type) -> ast.ClassDef:
+        """A class as it is written, in whichever module that is."""
+        if cls.__module__ not in self._modules:
+            path = Path(str(sys.modules[cls.__module__].__file__))
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            self._modules[cls.__module__] = {n.name: n for n in tree.body if isinstance(n, ast.ClassDef)}
+        return self._modules[cls.__module__][cls.__name__]
 
     def meaning(self, cls: type) -> str:
         """Of a class."""
-        found = ast.get_docstring(self.classes[cls.__name__])
+        found = ast.get_docstring(self._node(cls))
         if not found:
             raise UndocumentedError(cls.__name__)
         return found
@@ -66,7 +71,7 @@ class Source:
         """Name of a field or member to its annotation and its docstring; an enumeration's may have none."""
         found: dict[str, tuple[str, str]] = {}
         name = ""
-        for node in self.classes[cls.__name__].body:
+        for node in self._node(cls).body:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 name = node.target.id
                 found[name] = (ast.unparse(node.annotation), "")
