@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
-from avinet.controller.traffic_intake import Trouble, View
+from avinet.controller.traffic_intake import DRAINING, Trouble, View
 from avinet.model.config import Pool, Server
 from avinet.model.ids import SeId
 
@@ -74,16 +74,20 @@ def label_of(server: Server) -> str:
 def server_verdict(server: Server, views: Mapping[SeId, View]) -> ServerVerdict:
     """From the SEs that use its pool."""
     label = label_of(server)
-    known = {se: view for se, view in views.items() if not view.unchecked}
+    # Enabled here and draining there: it was enabled again, and that SE has yet to hear of it.
+    known = {se: view for se, view in views.items() if not view.unknown}
     troubles = [view.trouble for view in views.values() if view.trouble is not None]
     trouble = max(troubles, key=lambda one: (one.until is None, one.until or one.since), default=None)
     states = {view.state for view in known.values()}
+    drains = any(view.state == DRAINING for view in views.values())
     if not server.enabled:
-        state = "DRAINING" if "DRAINING" in states else "DISABLED"
-        since = max((view.since for view in known.values()), default=None)
+        state = DRAINING if drains else "DISABLED"
+        since = max((view.since for view in views.values()), default=None)
         return ServerVerdict(label, Verdict(Health.DISABLED, "", since), state, views, trouble)
     if not known:
-        return ServerVerdict(label, Verdict(Health.UNKNOWN), "UNKNOWN", views, trouble)
+        return ServerVerdict(
+            label, Verdict(Health.UNKNOWN), DRAINING if drains else "UNKNOWN", views, trouble
+        )
     down = [view for view in known.values() if not view.up]
     if not down:
         since = max(view.since for view in known.values())
@@ -107,7 +111,7 @@ def pool_on_engine(pool: Pool, views: Mapping[str, View]) -> Verdict:
     up = [view for view in seen if view.up]
     if up:
         return Verdict(Health.UP, "", min(view.since for view in up))
-    known = [view for view in seen if not view.unchecked]
+    known = [view for view in seen if not view.unknown]
     if len(known) < len(enabled):
         return Verdict(Health.UNKNOWN)
     why = _together([view.reason or view.failure for view in known])

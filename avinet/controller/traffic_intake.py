@@ -35,6 +35,7 @@ MAX_STARTED_AT = 2.0**37
 """UNIX seconds; the year 6325."""
 UNKNOWN_AGE = -1.0
 UP = "UP"
+DRAINING = "DRAINING"
 
 Row = TypeVar("Row", HealthRow, TrafficRow)
 
@@ -76,9 +77,9 @@ class View:
         return self.state == UP
 
     @property
-    def unchecked(self) -> bool:
-        """Nobody knows yet."""
-        return self.failure == "UNCHECKED"
+    def unknown(self) -> bool:
+        """Nobody has checked it yet; or it drains, which an operator wanted and which says nothing of how it is."""
+        return self.failure == "UNCHECKED" or self.state == DRAINING
 
 
 @attrs.frozen
@@ -312,7 +313,7 @@ class EngineTraffic:
 
 def _trouble_of(before: View | None, now: View) -> Trouble | None:
     """The last trouble of a server, after one more view of it; being disabled by an operator is none."""
-    if now.state in {"DOWN", "EJECTED"} and not now.unchecked:
+    if now.state in {"DOWN", "EJECTED"} and not now.unknown:
         return Trouble(now.failure, now.reason, now.since)
     trouble = None if before is None else before.trouble
     if trouble is not None and trouble.until is None:

@@ -85,6 +85,11 @@ class Vault:
     def _credential(self) -> Path:
         return self.folder / "at-rest.cred"
 
+    @property
+    def _unopened(self) -> Path:
+        """The last credential that could not be opened: only with it can what it sealed (``state.msgpack.bad``) be read."""
+        return self.folder / "at-rest.cred.bad"
+
     def _load(self) -> bytes | None:
         with contextlib.suppress(FileNotFoundError):
             key = self._file.read_bytes()
@@ -122,6 +127,10 @@ class Vault:
     def _create(self) -> bytes:
         key = AESGCM.generate_key(bit_length=8 * KEY_BYTES)
         sealed = _systemd_creds("encrypt", key)
+        # Still there only if it could not be opened; here and now, which another day or machine may change.
+        with contextlib.suppress(FileNotFoundError):
+            self._credential.replace(self._unopened)
+            _log.warn("the credential that cannot be opened is kept as {path}", path=str(self._unopened))
         # Believed only once it opens again: without its own daemon systemd-creds has been seen to do half.
         if sealed and _systemd_creds("decrypt", sealed) == key:
             write_private(self._credential, sealed)

@@ -384,6 +384,22 @@ class Healths(Case):
         (first, _) = fleet.traffic.verdicts.servers(fleet.world.config.find("pool", "web").thing)
         self.assertEqual((first.state, fleet.events), ("DISABLED", []))
 
+    def test_a_server_that_an_operator_enables_again_is_not_down_while_engines_still_drain_it(self):
+        fleet = self.fleet("1", "2")
+        self.seen(fleet, {"1": ("DRAINING", "DOWN"), "2": ("DRAINING", "DOWN")})
+        pool = fleet.world.config.find("pool", "web").thing
+        (first, _) = fleet.traffic.verdicts.servers(pool)
+        self.assertEqual((first.state, first.verdict.health), ("DRAINING", "UNKNOWN"))
+        (told,) = fleet.told("SERVER_DOWN")
+        self.assertNotIn(A, told)
+        self.assertEqual((fleet.health()[0], fleet.told("POOL_DOWN")), ("UNKNOWN", []))
+        self.seen(fleet, {"1": ("UP", "DOWN"), "2": ("DRAINING", "DOWN")})
+        (first, _) = fleet.traffic.verdicts.servers(pool)
+        self.assertEqual((first.state, first.verdict.health, first.trouble), ("UP", "UP", None))
+        fleet.pass_time(REST_S)
+        self.seen(fleet, {"1": ("UP", "DOWN"), "2": ("DOWN", "DOWN")})
+        self.assertIn(A, fleet.told("SERVER_DOWN")[-1])
+
     def test_a_pool_not_yet_checked_is_not_down(self):
         fleet = self.fleet()
         for server in (A, B):

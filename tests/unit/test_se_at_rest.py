@@ -81,6 +81,40 @@ class Vaults(SynchronousTestCase):
             self.assertEqual(creds.call_count, DECRYPT_TRIES + 1)
         self.flushLoggedErrors()
 
+    def test_a_credential_that_cannot_be_opened_is_kept_beside_the_new_key_and_opens_what_it_sealed(self):
+        sealed = self.sealed_by_the_machine()
+        old = (self.folder / "at-rest.cred").read_bytes()
+        with mock.patch.object(at_rest, "_systemd_creds", return_value=b""):  # a disk in another machine
+            vault = Vault(self.folder, [].append)
+            self.assertRaises(UnsealedError, vault.unseal, sealed)
+            self.assertEqual(vault.unseal(vault.seal(b"new")), b"new")
+        self.assertEqual(sorted(p.name for p in self.folder.iterdir()), ["at-rest.cred.bad", "at-rest.key"])
+        self.assertEqual((self.folder / "at-rest.cred.bad").read_bytes(), old)
+        (self.folder / "at-rest.key").unlink()  # and back in its own
+        (self.folder / "at-rest.cred.bad").replace(self.folder / "at-rest.cred")
+        with mock.patch.object(at_rest, "_systemd_creds", side_effect=lambda verb, data: data):
+            self.assertEqual(Vault(self.folder).unseal(sealed), SECRET)
+        self.flushLoggedErrors()
+
+    def test_of_the_credentials_that_could_not_be_opened_the_last_one_is_kept(self):
+        def elsewhere(machine):
+            def creds(verb, data):
+                mark = f"{machine}:".encode()
+                if verb == "encrypt":
+                    return mark + data
+                return data.removeprefix(mark) if data.startswith(mark) else b""
+
+            return mock.patch.object(at_rest, "_systemd_creds", creds)
+
+        for machine in ("first", "second", "third"):
+            with elsewhere(machine):
+                Vault(self.folder, [].append).seal(SECRET)
+        self.assertEqual(
+            {path.name: path.read_bytes().partition(b":")[0] for path in self.folder.iterdir()},
+            {"at-rest.cred": b"third", "at-rest.cred.bad": b"second"},
+        )
+        self.flushLoggedErrors()
+
     def test_a_credential_that_does_not_open_again_is_not_believed(self):
         with mock.patch.object(at_rest, "_systemd_creds", return_value=b"half"):
             Vault(self.folder).seal(SECRET)
