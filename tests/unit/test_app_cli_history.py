@@ -1,6 +1,7 @@
 """``avinet config history``, ``show``, ``diff`` and ``rollback``."""
 
 import json
+from unittest import mock
 
 import yaml
 
@@ -103,7 +104,9 @@ class Rollback(CliCase):
         self.answers["GET", "/api/config/status?wait=7&timeout=60"] = Answer(
             body={"versions": [{"version": 7, "left": ["se-9"]}, {"version": 6, "left": ["se-8"]}]}
         )
-        shown = self.answer_of("config", "rollback", "3", "--wait", "--note", "slow", "--expect-version", "6")
+        shown = self.answer_of(
+            "config", "rollback", "3", "--yes", "--wait", "--note", "slow", "--expect-version", "6"
+        )
         self.assertEqual(
             shown.splitlines(),
             [
@@ -130,17 +133,47 @@ class Rollback(CliCase):
             "why": "it expired",
         }
         self.answers["POST", self.PATH] = Answer(body={**APPLIED, "warnings": [warning]})
-        result = self.run_cli("config", "rollback", "3")
+        result = self.run_cli("config", "rollback", "3", "--yes")
         self.assertEqual(result.exit_code, 0)
         self.assertIn("Version 7", result.stdout)
         self.assertRegex(
             result.stderr, r"^warning: sslkeyandcertificate tls[^\x1b]*: certificate: it expired\n$"
         )
 
+    def look(self, deleted):
+        """What a dry run says, with version 6 in force."""
+        answer = {**APPLIED, "version": 6, "deleted": deleted, "service_engines": []}
+        self.answers["POST", f"{self.PATH}?dry_run=true"] = Answer(body=answer)
+
+    def test_without_a_terminal_one_that_deletes_needs_yes_and_says_why(self):
+        self.look(["virtualservice/web", "pool/a", "pool/b", "pool/c\x1b"])
+        self.answers["POST", self.PATH] = Answer(body=APPLIED)
+        for extra in ((), ("--json",)):
+            result = self.run_cli("config", "rollback", "3", *extra)
+            self.assertEqual(result.exit_code, 2)
+            self.assertIn("--yes", result.stderr)
+            self.assertIn("virtualservice/web, pool/a, pool/b and 1 more", result.stderr)
+        self.assertTrue(all("dry_run" in asked.target for asked in self.api.asked))
+        self.answer_of("config", "rollback", "3", "--yes")
+        self.assertEqual(self.api.asked[-1].target, self.PATH)
+
+    def test_without_a_terminal_one_that_deletes_nothing_goes_on_from_what_was_looked_at(self):
+        self.look([])
+        self.answers["POST", f"{self.PATH}?note=slow&expect_version=6"] = Answer(body=APPLIED)
+        self.assertIn("Version 7", self.answer_of("config", "rollback", "3", "--note", "slow"))
+
+    def test_at_a_terminal_the_question_names_what_is_deleted(self):
+        self.look(["virtualservice/web"])
+        with mock.patch("avinet.app.cli.asking.at_terminal", return_value=True):
+            result = self.run_cli("config", "rollback", "3", text="n\n")
+        self.assertEqual(result.exit_code, 130)
+        self.assertIn("deletes virtualservice/web", result.stderr)
+        self.assertEqual(len(self.api.asked), 1)
+
     def test_a_refusal_is_a_conflict_with_every_reason(self):
         detail = "Version 3 does not fit.\n  serviceenginegroup edge: 2 engines"
         self.answers["POST", self.PATH] = problem(409, "rollback-refused", detail)
-        result = self.run_cli("config", "rollback", "3")
+        result = self.run_cli("config", "rollback", "3", "--yes")
         self.assertEqual(result.exit_code, 4)
         self.assertIn("edge", result.stderr)
 
@@ -148,7 +181,7 @@ class Rollback(CliCase):
         self.answers["POST", self.PATH] = Answer(body=APPLIED)
         late = problem(409, "refused", "Version 7 is refused by se-1 (port 80 is taken by nginx).")
         self.answers["GET", "/api/config/status?wait=7&timeout=60"] = late
-        result = self.run_cli("config", "rollback", "3", "--wait")
+        result = self.run_cli("config", "rollback", "3", "--yes", "--wait")
         self.assertEqual(result.exit_code, 4)
         self.assertIn("Version 7: 1 updated.", result.stdout)
         self.assertIn("taken by nginx", result.stderr)

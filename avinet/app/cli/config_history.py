@@ -1,5 +1,6 @@
 """``avinet config history``, ``show``, ``diff`` and ``rollback``: the versions that were, and back to one."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -149,10 +150,29 @@ def rollback(
     """Make a new version whose objects are those of VERSION.
 
     What was made since goes, what was changed or deleted comes back. With --dry-run it only says what that is.
+
+    It asks first; where there is no terminal, one that deletes objects needs --yes.
     """
     dry_run = "dry_run" in terms
-    if not dry_run:
-        ask(f"Go back to version {version}? What was changed since is undone.", yes=yes)
-    client = where.client()
-    answer = client.post(path_to("config", "versions", str(version), "rollback"), query=terms)
+    client, path = where.client(), path_to("config", "versions", str(version), "rollback")
+    if not (dry_run or yes):
+        terms = _asked(version, client.post(path, query={**_expected(terms), "dry_run": "true"}), terms)
+    answer = client.post(path, query=terms)
     conclude(where, client, answer, wait=wait, dry_run=dry_run)
+
+
+def _asked(version: int, look: Mapping[str, Any], terms: Query) -> Query:
+    """The terms to go on with once somebody has said yes to what a dry run found: it and nothing else is done."""
+    gone = [text_of(name) for name in look["deleted"]]
+    more = f" and {len(gone) - MAX_NAMES} more" if len(gone) > MAX_NAMES else ""
+    deletes = f"deletes {', '.join(gone[:MAX_NAMES])}{more}" if gone else ""
+    question = (
+        f"Go back to version {version}? It {deletes or 'deletes nothing; what was changed since is undone'}."
+    )
+    refused = f"avinet config rollback {version} {deletes} and so" if gone else ""
+    ask(question, yes=False, needs_yes=refused)
+    return {**terms, "expect_version": terms.get("expect_version", look["version"])}
+
+
+def _expected(terms: Query) -> Query:
+    return {name: value for name, value in terms.items() if name == "expect_version"}
