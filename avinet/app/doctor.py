@@ -20,6 +20,7 @@ from avinet.app.software import software_version
 from avinet.dataplane.envoy_binary import find_envoy
 from avinet.errors import AvinetError
 from avinet.ports import holder_of, listens
+from avinet.se.at_rest import Vault, can_seal
 from avinet.se.paths import SePaths
 from avinet.ssh.reverse_socket import SETTING as REVERSE_SETTING
 from avinet.ssh.reverse_socket import device_refusal
@@ -309,8 +310,11 @@ def _engine(state: Path, config: Path | None) -> Findings:
     else:
         advice = "Start the agent; it asks until it is let in. On the controller: avinet events"
         yield Finding("SE state", WARNING, f"{state}, not enrolled yet", advice)
+    vault = Vault(paths.config)
     secrets = (state, paths.identity, paths.se_key, paths.host_key, paths.image_key, paths.meta_info)
-    yield from _modes("SE files", secrets)
+    sealed = (vault.folder, vault.key_file, vault.credential, vault.unopened)
+    yield from _modes("SE files", (*secrets, *sealed))
+    yield from _at_rest(vault)
     yield from _disk("SE disk", state)
     try:
         settings = load_se_settings(config)
@@ -319,6 +323,29 @@ def _engine(state: Path, config: Path | None) -> Findings:
         return
     yield Finding("SE settings", OK, "the defaults" if config is None else str(config))
     yield from _envoy(settings)
+
+
+def _at_rest(vault: Vault) -> Findings:
+    """Where the key is, under which the SE's last good configuration is encrypted."""
+    check = "key at rest"
+    if vault.key_file.exists():
+        yield Finding(check, OK, f"{vault.key_file}, a 0600 file: it protects a copy of the data alone")
+    elif not vault.credential.exists():
+        yield Finding(check, OK, "none yet; made with the first configuration")
+    elif can_seal():
+        yield Finding(check, OK, f"{vault.credential}, sealed to this machine by systemd-creds")
+    else:
+        advice = (
+            "Start the agent on the machine where it was made, booted by systemd; or here: controllers send "
+            "the configuration anew, under a new key."
+        )
+        yield Finding(check, WARNING, f"{vault.credential}, and no systemd here that could open it", advice)
+    if vault.unopened.exists():
+        advice = (
+            "Where it can be opened, with the agent stopped, rename it and state.msgpack.bad back (without .bad, and "
+            "with at-rest.key gone); else remove both."
+        )
+        yield Finding(check, WARNING, f"{vault.unopened} could not be opened when it was needed", advice)
 
 
 def _envoy(settings: SeSettings) -> Findings:

@@ -78,37 +78,39 @@ class Vault:
             raise UnsealedError from why
 
     @property
-    def _file(self) -> Path:
+    def key_file(self) -> Path:
+        """The key as a 0600 file, where systemd cannot seal one."""
         return self.folder / "at-rest.key"
 
     @property
-    def _credential(self) -> Path:
+    def credential(self) -> Path:
+        """The key as systemd sealed it.  Of both, the file is the key."""
         return self.folder / "at-rest.cred"
 
     @property
-    def _unopened(self) -> Path:
+    def unopened(self) -> Path:
         """The last credential that could not be opened: only with it can what it sealed (``state.msgpack.bad``) be read."""
         return self.folder / "at-rest.cred.bad"
 
     def _load(self) -> bytes | None:
         with contextlib.suppress(FileNotFoundError):
-            key = self._file.read_bytes()
+            key = self.key_file.read_bytes()
             if len(key) == KEY_BYTES:
                 self._tell()
                 return key
         with contextlib.suppress(FileNotFoundError):
-            key = self._open(self._credential.read_bytes())
+            key = self._open(self.credential.read_bytes())
             if len(key) == KEY_BYTES:
                 self._tell()
                 return key
-            _log.error("{path} cannot be opened on this machine", path=str(self._credential))
+            _log.error("{path} cannot be opened on this machine", path=str(self.credential))
         return None
 
     def _open(self, credential: bytes) -> bytes:
         """The key in it; empty when it still cannot be had after some tries."""
         for left in range(DECRYPT_TRIES - 1, -1, -1):
             key = _systemd_creds("decrypt", credential)
-            if key or not _can_seal():
+            if key or not can_seal():
                 return key
             if left:
                 _log.warn("the credential of this machine cannot be opened now; {left} more tries", left=left)
@@ -117,8 +119,8 @@ class Vault:
 
     def _tell(self) -> None:
         """Which of the two it is: once in a process, as the key is read once."""
-        if self._file.exists():
-            _log.info("what is kept on disk is encrypted under {path}, a 0600 file", path=str(self._file))
+        if self.key_file.exists():
+            _log.info("what is kept on disk is encrypted under {path}, a 0600 file", path=str(self.key_file))
         else:
             _log.info(
                 "what is kept on disk is encrypted under a key that systemd-creds seals to this machine"
@@ -129,26 +131,26 @@ class Vault:
         sealed = _systemd_creds("encrypt", key)
         # Still there only if it could not be opened; here and now, which another day or machine may change.
         with contextlib.suppress(FileNotFoundError):
-            self._credential.replace(self._unopened)
-            _log.warn("the credential that cannot be opened is kept as {path}", path=str(self._unopened))
+            self.credential.replace(self.unopened)
+            _log.warn("the credential that cannot be opened is kept as {path}", path=str(self.unopened))
         # Believed only once it opens again: without its own daemon systemd-creds has been seen to do half.
         if sealed and _systemd_creds("decrypt", sealed) == key:
-            write_private(self._credential, sealed)
-            self._file.unlink(missing_ok=True)
+            write_private(self.credential, sealed)
+            self.key_file.unlink(missing_ok=True)
         else:
-            write_private(self._file, key)
+            write_private(self.key_file, key)
         self._tell()
         return key
 
 
-def _can_seal() -> str | None:
+def can_seal() -> str | None:
     """The program, where systemd can seal a credential to this machine."""
     return shutil.which("systemd-creds") if _BOOTED.is_dir() else None
 
 
 def _systemd_creds(verb: str, data: bytes) -> bytes:
     """The answer of ``systemd-creds``; empty where there is none, or it cannot."""
-    program = _can_seal()
+    program = can_seal()
     if program is None:
         return b""
     try:

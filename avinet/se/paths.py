@@ -66,6 +66,11 @@ class SePaths:
         return self.identity / "se_host.key"
 
     @property
+    def config(self) -> Path:
+        """The last good configuration, encrypted, and where systemd cannot seal it the key."""
+        return self.state / "config"
+
+    @property
     def enrolment(self) -> Path:
         """Where enrolment stands."""
         return self.state / "enrolment"

@@ -4,12 +4,14 @@ import os
 import socket
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.app import doctor
 from avinet.app.doctor import EARLIEST_CLOCK, Examination, examine
 from avinet.model.ids import ControllerName
+from avinet.trust.files import write_private
 from avinet.trust.node import ControllerIdentity, ControllerPaths, NodeFacts
 from avinet.units import YEAR_S
 
@@ -131,3 +133,44 @@ class Doctor(SynchronousTestCase):
     def test_an_empty_se_folder_is_found(self):
         findings = examine(Examination(se_state=self.folder))
         self.assertEqual({f.check: f.outcome for f in findings}["SE state"], "failed")
+
+    def at_rest(self):
+        (self.folder / "enrolment").mkdir(exist_ok=True)
+        (self.folder / "image").mkdir(exist_ok=True)
+        findings = examine(Examination(se_state=self.folder))
+        return [found for found in findings if found.check == "key at rest"]
+
+    def test_where_an_ses_key_at_rest_is(self):
+        config = self.folder / "config"
+        (found,) = self.at_rest()
+        self.assertEqual((found.outcome, found.found), ("ok", "none yet; made with the first configuration"))
+        config.mkdir(mode=0o700)
+        write_private(config / "at-rest.key", b"k" * 32)
+        (found,) = self.at_rest()
+        self.assertEqual(found.outcome, "ok")
+        self.assertIn(f"{config}/at-rest.key, a 0600 file", found.found)
+        (config / "at-rest.key").rename(config / "at-rest.cred")
+        with mock.patch.object(doctor, "can_seal", return_value="/usr/bin/systemd-creds"):
+            (found,) = self.at_rest()
+        self.assertEqual(found.outcome, "ok")
+        self.assertIn(f"{config}/at-rest.cred, sealed to this machine by systemd-creds", found.found)
+        with mock.patch.object(doctor, "can_seal", return_value=None):
+            (found,) = self.at_rest()
+        self.assertEqual(found.outcome, "warning")
+        self.assertIn("no systemd", found.found)
+
+    def test_a_key_at_rest_that_others_can_read_is_found(self):
+        (self.folder / "config").mkdir(mode=0o700)
+        write_private(self.folder / "config" / "at-rest.key", b"k" * 32)
+        (self.folder / "config" / "at-rest.key").chmod(0o644)
+        self.at_rest()
+        findings = examine(Examination(se_state=self.folder))
+        failed = [found.found for found in findings if (found.check, found.outcome) == ("SE files", "failed")]
+        self.assertIn(f"{self.folder}/config/at-rest.key has mode 0644", failed)
+
+    def test_a_credential_that_could_not_be_opened_is_told_until_it_is_removed(self):
+        (self.folder / "config").mkdir(mode=0o700)
+        write_private(self.folder / "config" / "at-rest.cred.bad", b"sealed")
+        _, found = self.at_rest()
+        self.assertEqual(found.outcome, "warning")
+        self.assertIn("at-rest.cred.bad", found.found)

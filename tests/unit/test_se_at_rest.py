@@ -65,7 +65,7 @@ class Vaults(SynchronousTestCase):
 
         with (
             mock.patch.object(at_rest, "_systemd_creds", creds),
-            mock.patch.object(at_rest, "_can_seal", return_value="systemd-creds"),
+            mock.patch.object(at_rest, "can_seal", return_value="systemd-creds"),
         ):
             self.assertEqual(Vault(self.folder, slept.append).unseal(sealed), SECRET)
         self.assertEqual(slept, [DECRYPT_PAUSE_S] * 2)
@@ -73,10 +73,10 @@ class Vaults(SynchronousTestCase):
     def test_one_that_never_opens_is_given_up_after_some_tries_and_without_systemd_at_once(self):
         sealed, slept = self.sealed_by_the_machine(), []
         with mock.patch.object(at_rest, "_systemd_creds", return_value=b"") as creds:
-            with mock.patch.object(at_rest, "_can_seal", return_value="systemd-creds"):
+            with mock.patch.object(at_rest, "can_seal", return_value="systemd-creds"):
                 self.assertRaises(UnsealedError, Vault(self.folder, slept.append).unseal, sealed)
             self.assertEqual((creds.call_count, len(slept)), (DECRYPT_TRIES, DECRYPT_TRIES - 1))
-            with mock.patch.object(at_rest, "_can_seal", return_value=None):
+            with mock.patch.object(at_rest, "can_seal", return_value=None):
                 self.assertRaises(UnsealedError, Vault(self.folder, slept.append).unseal, sealed)
             self.assertEqual(creds.call_count, DECRYPT_TRIES + 1)
         self.flushLoggedErrors()

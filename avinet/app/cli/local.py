@@ -144,7 +144,12 @@ def restored(where: Place, state: Path | None) -> None:
     click.echo("Delete again, at once, what was deleted since the backup; enrol anew what enrolled since.")
 
 
-@examples("avinet demo", "avinet demo --check", "avinet demo --engines 4 --dir /tmp/fleet")
+@examples(
+    "avinet demo",
+    "avinet demo --check",
+    "avinet demo --engines 4 --dir /tmp/fleet",
+    "avinet demo --json > up.json",
+)
 @click.command(cls=Command)
 @click.option(
     "--dir",
@@ -165,7 +170,9 @@ def restored(where: Place, state: Path | None) -> None:
 @click.option(
     "--check", is_flag=True, help="Verify it from outside, print what was verified, and exit 0 or 1."
 )
+@place
 def demo(  # noqa: PLR0913, PLR0917 - one parameter an option
+    where: Place,
     folder: Path | None,
     controllers: int,
     engines: int,
@@ -173,7 +180,13 @@ def demo(  # noqa: PLR0913, PLR0917 - one parameter an option
     no_restart: bool,  # noqa: FBT001
     check: bool,  # noqa: FBT001
 ) -> int:
-    """Run a controller, service engines and live traffic on this machine until Ctrl-C."""
+    """Run a controller, service engines and live traffic on this machine until Ctrl-C.
+
+    With --json it prints one document once all is up (addresses, ports, folders, process ids, as demo.json in its
+    folder), and everything else on stderr.
+    """
     from avinet.app.demo.main import DemoOptions, run  # here, since it brings the reactor
 
-    return run(DemoOptions(folder, controllers, engines, not no_traffic, not no_restart, check))
+    return run(
+        DemoOptions(folder, controllers, engines, not no_traffic, not no_restart, check, as_json=where.json)
+    )

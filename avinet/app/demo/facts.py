@@ -31,6 +31,7 @@ class Facts:
         paths = ControllerPaths(plan.controller_state)
         cluster, name = read_cluster(plan.controller_state)
         return {
+            "folder": str(plan.folder),
             "cluster_uuid": cluster,
             "root_ca": str(paths.root_pem),
             "id_se": str(paths.id_se),

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import attrs
+import click
+from rich.console import Console
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThread
@@ -49,6 +51,8 @@ class DemoOptions:
     traffic: bool = True
     restart: bool = True
     check: bool = False
+    as_json: bool = False
+    """Print ``demo.json`` once all is up, and everything else on stderr."""
 
     def validate(self) -> None:
         """Refuse what cannot be run."""
@@ -81,7 +85,7 @@ class Demo:
         if self.options.traffic:
             agent = Agent(self.reactor, pool=HTTPConnectionPool(self.reactor, persistent=False))
             self.traffic = Traffic(self.reactor, agent, self.plan.url)
-        self.screen = Screen(self.plan, self.traffic)
+        self.screen = Screen(self.plan, self.traffic, Console(stderr=self.options.as_json))
         self._facts = Facts(self.stage)
         self._rounds = LoopingCall(self._round)
         self._rounds.clock = self.reactor
@@ -97,6 +101,8 @@ class Demo:
         try:
             await self.stage.raise_all(self.screen.say)
             await deferToThread(self._write_facts)
+            if self.options.as_json:
+                click.echo(self.plan.facts.read_bytes())
             self.screen.say(f"up after {self.reactor.seconds() - started:.1f} s")
             if self.traffic is not None:
                 self.traffic.start()

@@ -38,7 +38,7 @@ class Seen:
 
 @attrs.define
 class Screen:
-    """Shows on a terminal as a table that stays in place, else as a line now and then."""
+    """Shows on a terminal as a table that stays in place, else, and on stderr, as a line now and then."""
 
     plan: DemoPlan
     traffic: Traffic | None
@@ -57,7 +57,7 @@ class Screen:
         self.say(f"the virtual service answers at {plan.url}")
         self.say(f"in another terminal: {exported(plan.controller_state)}; avinet se list")
         self.say(f"its ports are free ones rather than the usual: {plan.settings('controller')}")
-        if sys.stdout.isatty():
+        if self.console.is_terminal and not self.console.stderr:
             self._live = Live(console=self.console, auto_refresh=False)
             self._live.start()
 
