@@ -24,10 +24,11 @@ from avinet.dataplane.envoy_admin import peer_of
 from avinet.dataplane.envoy_binary import EnvoyBinary
 from avinet.dataplane.envoy_files import EnvoyFiles
 from avinet.dataplane.envoy_settings import EnvoySettings, connections_within
+from avinet.dataplane.interface import LogFiles
 from avinet.dataplane.processes import ProcessId, command_of, identify
 from avinet.errors import AvinetError, Kind, error
 from avinet.model.logs import LogClass
-from avinet.trust.files import write_private
+from avinet.trust.files import PRIVATE_MODE, write_private
 
 LOCK_TIMEOUT_S = 5.0
 """Whoever else starts one has recorded it in a tenth of a second; whoever ends one has tidied up sooner."""
@@ -139,13 +140,26 @@ def make_ready(files: EnvoyFiles, binary: EnvoyBinary, settings: EnvoySettings) 
     files.socket.unlink(missing_ok=True)
     files.rotate_log()
     for log_class in LogClass:
-        files.logs.set_aside(
-            log_class
-        )  # it may end in the middle of a line, behind which a new one must not go on
+        _begin_log(files.logs, log_class)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     limit = hard if hard != resource.RLIM_INFINITY else 1 << 20
     files.write_bootstrap(connections_within(settings, limit))
     return files.command(binary.path, settings)
+
+
+def _begin_log(logs: LogFiles, log_class: LogClass) -> None:
+    """An empty file in the place of what an earlier Envoy left, which may end in the middle of a line.
+
+    Envoy takes no listener whose log file it cannot open: where there is no room for a new one, it goes on with the old.
+    """
+    piece = None
+    try:
+        piece = logs.set_aside(log_class)
+        logs.current(log_class).touch(PRIVATE_MODE)
+    except OSError as failure:
+        _log.warn("no new log {path}: {why}", path=str(logs.current(log_class)), why=str(failure))
+        if piece is not None:
+            piece.replace(logs.current(log_class))
 
 
 def environment() -> dict[str, str]:

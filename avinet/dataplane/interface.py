@@ -243,15 +243,6 @@ class LogFiles:
         """The file that is written now; it may not exist."""
         return self.folder / f"{log_class.value}.ndjson"
 
-    def pieces(self) -> list[tuple[LogClass, Path]]:
-        """Renamed ones, oldest first.  Blocking."""
-        found = []
-        for path in self.folder.glob("*.*.ndjson"):
-            name, number, _ = path.name.split(".", 2)
-            if name in tuple(LogClass) and number.isdecimal():
-                found.append((int(number), LogClass(name), path))
-        return [(log_class, path) for _, log_class, path in sorted(found, key=lambda one: one[0])]
-
     def set_aside(self, log_class: LogClass) -> Path | None:
         """Rename the current file to a piece that was not there before; None when there is nothing in it.  Blocking.
 

@@ -1,10 +1,12 @@
 """Request logs that a real Envoy writes: what is in them, in which file, and how they are taken away."""
 
+import contextlib
 import json
 import os
 import re
 import signal
 import socket
+from subprocess import CalledProcessError
 
 import msgspec
 import pytest_twisted
@@ -18,6 +20,7 @@ from tests.integration.pool_kit import Echo, Origin
 from tests.integration.service_kit import WebSocketEcho, certificate, curl, handshake, pool, service, upgraded
 from tests.integration.test_envoy import Load, free_port
 from tests.integration.test_envoy_services import Services
+from tests.unit.test_dataplane_access_log import pieces
 
 UUID = "11111111-2222-4333-8444-555555555555"
 SERVICE = f"virtualservice-{UUID}"
@@ -294,6 +297,30 @@ async def test_whatever_is_accepted_comes_back_as_it_was_sent():
 
 
 @pytest_twisted.ensureDeferred
+async def test_over_http2_names_and_agents_come_back_too_and_what_is_refused_has_its_reason():
+    async with Logged() as bench:
+        port = free_port()
+        await bench.serving(bench.http(port, bench.started(Origin, "one")))
+
+        async def ask(path, *options):
+            url = f"http://127.0.0.1:{port}{path}"
+            with contextlib.suppress(CalledProcessError):
+                await curl(url, "--http2-prior-knowledge", "--path-as-is", *options)
+
+        agent = 'é"\\ \t<b>%00'
+        await ask('/a"<>/../b', "-A", agent)
+        await ask("/refused", "-H", "host: b/ad")
+        await ask("/large", "-H", f"x: {'y' * 62_000}")
+        found = await bench.lines(3)
+        (good,), bad = (list(map(json.loads, found[c])) for c in (LogClass.FULL, LogClass.SIGNIFICANT))
+        assert (good["path"], good["user_agent"], good["protocol"]) == ('/a"<>/../b', agent, "HTTP/2")
+        assert [line["reason"] for line in bad] == [
+            "http2.invalid.header.field",
+            "http2.header_list_size_too_large",
+        ]
+
+
+@pytest_twisted.ensureDeferred
 async def test_names_are_logged_as_they_are_whatever_is_in_them():
     async with Logged() as bench:
         port = free_port()
@@ -321,20 +348,20 @@ async def test_no_line_is_lost_or_doubled_when_files_are_taken_away_under_load()
         load.start()
         taken = []
         for _ in range(8):
-            pieces = [piece for log_class in LogClass if (piece := files.set_aside(log_class))]
+            aside = [piece for log_class in LogClass if (piece := files.set_aside(log_class))]
             await bench.data_plane.reopen_logs()
-            sizes = [piece.stat().st_size for piece in pieces]
+            sizes = [piece.stat().st_size for piece in aside]
             await deferLater(reactor, 0.3)
-            assert sizes == [piece.stat().st_size for piece in pieces]  # they are final
-            taken += pieces
+            assert sizes == [piece.stat().st_size for piece in aside]  # they are final
+            taken += aside
         load.stopping = True
         await deferToThread(load.join)
         for _ in range(2):  # what is in memory goes to the new file
             files.set_aside(LogClass.FULL)
             await bench.data_plane.reopen_logs()
         assert taken
-        assert set(taken) <= {piece for _, piece in files.pieces()}
-        whole = b"".join(piece.read_bytes() for _, piece in files.pieces()).splitlines()
+        assert set(taken) <= set(pieces(files))
+        whole = b"".join(piece.read_bytes() for piece in pieces(files)).splitlines()
         ids = [json.loads(line)["request_id"] for line in whole]
         assert len(ids) == len(set(ids)) == load.answers
         assert load.bad == []
@@ -377,6 +404,50 @@ async def test_a_new_envoy_does_not_go_on_behind_a_torn_line():
         await raw(port, request("/two"), wait_s=0.1)
         (line,) = (await bench.lines(1))[LogClass.FULL]
         assert json.loads(line)["path"] == "/two"
-        ((log_class, piece),) = plane.log_files().pieces()
-        assert log_class is LogClass.FULL
+        (piece,) = pieces(plane.log_files())
+        assert piece.name.startswith("full.")
         assert piece.read_bytes().endswith(b'\n{"_time":"2026-')
+
+
+@pytest_twisted.ensureDeferred
+async def test_writes_that_fail_are_counted_and_traffic_goes_on():
+    async with Logged() as bench:
+        port = free_port()
+        plane = await bench.serving(bench.http(port, bench.started(Origin, "one")))
+        assert (await plane.status()).log_writes_failed == 0
+        full = plane.log_files().current(LogClass.FULL)
+        full.unlink()
+        full.symlink_to("/dev/full")
+        await plane.reopen_logs()
+        for _ in range(2):
+            assert b" 200 OK" in await raw(port, request("/lost"), wait_s=0.1)
+            await deferLater(reactor, 1.2)
+        assert (await plane.status()).log_writes_failed == 2
+        full.unlink()
+        await plane.reopen_logs()
+        await raw(port, request("/kept"), wait_s=0.1)
+        classes, _ = await bench.by_path(1)
+        assert classes == {"/kept": [LogClass.FULL]}
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_agent_that_comes_back_finds_what_its_envoy_logs():
+    async with Logged() as bench:
+        port = free_port()
+        plane = await bench.serving(bench.http(port, bench.started(Origin, "one")))
+        await raw(port, request("/one"), wait_s=0.1)
+        await bench.lines(1)
+        # It died between the rename and the order to open the file anew.
+        piece = plane.log_files().set_aside(LogClass.FULL)
+        await plane.detach()
+        bench.data_plane = again = bench.plane()
+        await again.start()
+        await raw(port, request("/two"), wait_s=0.1)
+        await deferLater(reactor, 1.2)
+        assert piece.read_bytes().count(b"\n") == 2
+        assert pieces(again.log_files()) == [piece]
+        await again.reopen_logs()
+        await raw(port, request("/three"), wait_s=0.1)
+        classes, _ = await bench.by_path(1)
+        assert classes == {"/three": [LogClass.FULL]}
+        assert piece.read_bytes().count(b"\n") == 2

@@ -1,8 +1,10 @@
 """Which loggers a virtual service has, what their filters mean, and how log files are taken away."""
 
+import errno
 import itertools
 import json
 from pathlib import Path
+from unittest.mock import patch
 
 import msgspec
 from twisted.internet.defer import Deferred, fail, succeed
@@ -10,10 +12,12 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.dataplane.envoy_access_log import CLIENT_LEFT
+from avinet.dataplane.envoy_binary import EnvoyBinary
 from avinet.dataplane.envoy_files import EnvoyFiles
 from avinet.dataplane.envoy_logs import POLL_S, QUIET_S, reopened, writes_failed
 from avinet.dataplane.envoy_render import render
 from avinet.dataplane.envoy_settings import EnvoySettings
+from avinet.dataplane.envoy_start import make_ready
 from avinet.dataplane.interface import DataPlaneDownError, LogFiles
 from avinet.model.config import (
     AnalyticsPolicy,
@@ -68,6 +72,12 @@ def takes(chosen, *, status, flags, duration_ms, has=()):
     return {"GE": have >= value, "LE": have <= value, "EQ": have == value, "NE": have != value}[
         compared["op"]
     ]
+
+
+def pieces(logs):
+    """What was set aside, oldest first."""
+    found = logs.folder.glob("*.*.ndjson")
+    return sorted(found, key=lambda path: int(path.name.split(".")[1]))
 
 
 class Loggers(SynchronousTestCase):
@@ -198,23 +208,50 @@ class Files(SynchronousTestCase):
     def test_the_folder_is_ours_alone(self):
         self.assertEqual(self.logs.folder.stat().st_mode & 0o777, 0o700)
 
-    def test_pieces_come_in_the_order_in_which_they_were_set_aside(self):
+    def test_pieces_are_numbered_in_the_order_in_which_they_were_set_aside(self):
         wanted = []
         for number in range(5):
             log_class = (LogClass.FULL, LogClass.SIGNIFICANT)[number % 2]
             self.logs.current(log_class).write_text(f"{number}\n")
-            wanted.append((log_class, self.logs.set_aside(log_class)))
-        self.assertEqual(self.logs.pieces(), wanted)
-        self.assertEqual([path.read_text() for _, path in wanted], [f"{n}\n" for n in range(5)])
-        for name in ("full.ndjson", "full.x.ndjson", "other.1.ndjson", "full.1.ndjson.zst"):
-            (self.logs.folder / name).write_text("")
-        self.assertEqual(self.logs.pieces(), wanted)
+            wanted.append(self.logs.set_aside(log_class))
+            self.assertTrue(wanted[-1].name.startswith(f"{log_class}."))
+        self.assertEqual(pieces(self.logs), wanted)
+        self.assertEqual([path.read_text() for path in wanted], [f"{n}\n" for n in range(5)])
+
+    def test_a_number_that_is_taken_is_not_taken_again(self):
+        with patch("time.time_ns", return_value=5_000):
+            for number in (5, 6):
+                self.logs.current(LogClass.FULL).write_text(f"{number}")
+                piece = self.logs.set_aside(LogClass.FULL)
+                self.assertEqual((piece.name, piece.read_text()), (f"full.{number}.ndjson", f"{number}"))
 
     def test_what_is_empty_or_not_there_stays(self):
         self.assertIsNone(self.logs.set_aside(LogClass.FULL))
         self.logs.current(LogClass.FULL).write_text("")
         self.assertIsNone(self.logs.set_aside(LogClass.FULL))
         self.assertTrue(self.logs.current(LogClass.FULL).exists())
+
+    def ready(self):
+        make_ready(self.files, EnvoyBinary(Path("/envoy"), "1"), EnvoySettings())
+        self.addCleanup(self.files.forget_process)
+
+    def test_a_start_sets_aside_what_an_earlier_envoy_left(self):
+        self.logs.current(LogClass.FULL).write_text('{"torn')
+        self.ready()
+        (piece,) = pieces(self.logs)
+        self.assertTrue(piece.name.startswith("full."))
+        self.assertEqual(piece.read_text(), '{"torn')
+        for each in LogClass:
+            self.assertEqual(self.logs.current(each).stat().st_size, 0)
+            self.assertEqual(self.logs.current(each).stat().st_mode & 0o777, 0o600)
+
+    def test_a_start_without_room_for_a_new_file_goes_on_with_the_old_one(self):
+        self.logs.current(LogClass.FULL).write_text('{"torn')
+        full = patch.object(Path, "touch", side_effect=OSError(errno.ENOSPC, "No space left on device"))
+        with full:
+            self.ready()
+        self.assertEqual(pieces(self.logs), [])
+        self.assertEqual(self.logs.current(LogClass.FULL).read_text(), '{"torn')
 
     def test_validation_makes_no_log_files(self):
         listeners = rendered(logs=self.logs).listeners
