@@ -28,6 +28,11 @@ _CUT = "connection.termination_details"
 """Why Envoy ended a connection."""
 _HANDSHAKE_FAILED = f"has({_HANDSHAKE})"
 _HANDSHAKE_LATE = f"has({_CUT}) && {_CUT} == 'transport socket timeout was reached'"
+_WENT_WRONG = (
+    f"response.flags != 0 && (response.flags != {CLIENT_LEFT}"
+    f" || !has(response.code) || response.code != {SWITCHING})"
+)
+"""For HTTP.  Envoy's own filter for flags has no opposite."""
 _TIME = "%START_TIME(%Y-%m-%dT%H:%M:%S.%6fZ)%"
 _POOL = f"%METADATA(CLUSTER:{METADATA_KEY}:{NAME_KEY})%"
 _CONNECTION = {
@@ -88,7 +93,7 @@ def _all(filters: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 def _compared(what: str, op: str, value: int) -> dict[str, Any]:
     # Envoy wants a key that could set the value while it runs; nobody sets it.
-    comparison = {"op": op, "value": {"default_value": value, "runtime_key": f"avinet.{what}"}}
+    comparison = {"op": op, "value": {"default_value": value, "runtime_key": "avinet"}}
     return {what: {"comparison": comparison}}
 
 
@@ -96,27 +101,20 @@ def _status(op: str, value: int) -> dict[str, Any]:
     return _compared("status_code_filter", op, value)
 
 
-def _flags(op: str, value: int) -> dict[str, Any]:
-    # Envoy's own filter for flags has no opposite.
-    return _cel(f"response.flags {op} {value}")
-
-
 def _cel(expression: str) -> dict[str, Any]:
+    # It must not ask for what may not be there: that is false, and so is its opposite.
     cel = {"@type": _CEL, "expression": expression}
-    return {"extension_filter": {"name": "envoy.access_loggers.extension_filters.cel", "typed_config": cel}}
+    return {"extension_filter": {"name": "cel", "typed_config": cel}}
 
 
 def _conditions(policy: AnalyticsPolicy, *, http: bool) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """What makes a request significant, each with its opposite."""
     if not http:
         asked = (_HANDSHAKE_FAILED, f"has({_CUT})")
-        return [(_flags("!=", 0), _flags("==", 0)), *((_cel(one), _cel(f"!{one}")) for one in asked)]
-    found = [
-        (
-            _all((_flags("!=", 0), _any((_status("NE", SWITCHING), _flags("!=", CLIENT_LEFT))))),
-            _any((_flags("==", 0), _all((_status("EQ", SWITCHING), _flags("==", CLIENT_LEFT))))),
-        )
-    ]
+        return [(_cel("response.flags != 0"), _cel("response.flags == 0"))] + [
+            (_cel(one), _cel(f"!{one}")) for one in asked
+        ]
+    found = [(_cel(_WENT_WRONG), _cel(f"!({_WENT_WRONG})"))]
     found.append((_status("GE", SERVER_ERROR), _status("LE", SERVER_ERROR - 1)))
     found.extend((_status("EQ", code), _status("NE", code)) for code in policy.significant_client_errors)
     if policy.slow_ms:
@@ -153,4 +151,4 @@ def _logger(
     logs: LogFiles, log_class: LogClass, line: dict[str, Any], chosen: dict[str, Any]
 ) -> dict[str, Any]:
     config = {"@type": _FILE, "path": str(logs.current(log_class)), "log_format": {"json_format": line}}
-    return {"name": "envoy.access_loggers.file", "filter": chosen, "typed_config": config}
+    return {"name": "file", "filter": chosen, "typed_config": config}

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import json
+import re
 from pathlib import Path
 from unittest.mock import patch
 
@@ -36,6 +37,9 @@ from tests.unit.test_dataplane_render import dumped, pool, resource, service, st
 LOGS = LogFiles(Path("/logs"))
 
 
+FAILURES = ("connection.transport_failure_reason", "connection.termination_details")
+
+
 def rendered(*, logs=LOGS, **more):
     return render(state_of(service(**more), pool()), None, logs)
 
@@ -50,6 +54,16 @@ def loggers(**more):
     return {Path(one["typed_config"]["path"]).name: one for one in found}
 
 
+def evaluate(expression, *, status, flags, has):
+    """Of CEL, as Python: what is used here differs in operators only."""
+    there = {"response.code": status != 0, **{attribute: attribute in has for attribute in FAILURES}}
+    python = re.sub(r"has\(([a-z_.]+)\)", lambda found: str(there[found[1]]), expression)
+    python = python.replace("response.flags", str(flags)).replace("&&", " and ").replace("||", " or ")
+    if status:
+        python = python.replace("response.code", str(status))
+    return eval(re.sub(r"!(?!=)", " not ", python).strip(), {"response": None})
+
+
 def takes(chosen, *, status, flags, duration_ms, has=()):
     """What Envoy does with one of our filters."""
     ((kind, inner),) = chosen.items()
@@ -60,12 +74,7 @@ def takes(chosen, *, status, flags, duration_ms, has=()):
         ]
         return any(results) if kind == "or_filter" else all(results)
     if kind == "extension_filter":
-        expression = inner["typed_config"]["expression"]
-        if "has(" in expression:
-            return (expression.strip("!") in has) != expression.startswith("!")
-        name, op, value = expression.split()
-        assert name == "response.flags"
-        return (flags == int(value)) == (op == "==")
+        return evaluate(inner["typed_config"]["expression"], status=status, flags=flags, has=has)
     have = {"status_code_filter": status, "duration_filter": duration_ms}[kind]
     compared = inner["comparison"]
     value = compared["value"]["default_value"]
@@ -88,9 +97,8 @@ class Loggers(SynchronousTestCase):
             AnalyticsPolicy(slow_ms=0),
             AnalyticsPolicy(slow_ms=1, significant_client_errors=(400,)),
         )
-        failures = ("has(connection.transport_failure_reason)", "has(connection.termination_details)")
         profiles = [(ApplicationProfile.HTTP, ())]
-        profiles += [(ApplicationProfile.TCP, has) for has in ((), failures[:1], failures[1:], failures)]
+        profiles += [(ApplicationProfile.TCP, has) for has in ((), FAILURES[:1], FAILURES[1:], FAILURES)]
         for policy, (profile, has) in itertools.product(policies, profiles):
             found = loggers(analytics_policy=policy, application_profile_ref=profile)
             for status, flags, duration_ms in itertools.product(
