@@ -166,6 +166,8 @@ class Router(Resource):
         if not web._disconnected and not web.finished:  # noqa: SLF001 - twisted.web has no public word for it
             web.setHeader("X-Request-Id", exchange.request_id)
             await self._send(exchange, response)
+        elif response.streamed:
+            response.body.stopProducing()  # it may hold a file
 
     def end_streams(self, ends: Callable[[Principal], bool]) -> None:
         """End what is streamed to principals whose rights have changed; they come back, and are asked who they are."""
@@ -259,6 +261,7 @@ class Router(Resource):
             if not head:
                 await self._stream(exchange, response.body)
                 return
+            response.body.stopProducing()
             request.finish()
             return
         body = b""

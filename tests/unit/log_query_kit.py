@@ -159,7 +159,9 @@ def _leaf(part, value):
         case Between(_, low, high):
             return low <= value <= high
         case Within(_, networks):
-            return any(ipaddress.ip_address(value) in ipaddress.ip_network(one) for one in networks)
+            address = ipaddress.ip_address(value)
+            address = getattr(address, "ipv4_mapped", None) or address
+            return any(address in ipaddress.ip_network(one) for one in networks)
     wanted = part.value
     if isinstance(wanted, float):  # as the store has them: whole microseconds
         value, wanted = round(value * 1_000), round(wanted * 1_000, 3)

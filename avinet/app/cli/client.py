@@ -36,6 +36,8 @@ TIMEOUT_S = 150.0
 """More than the slowest route takes (creating a machine, 120 s), so that the controller's own error is what is seen."""
 STREAM_TIMEOUT_S = 45.0
 """Three heartbeats of the event stream: a controller silent for longer is gone."""
+FETCH_TIMEOUT_S = 660.0
+"""Until the first byte of a file that is made for it: more than the slowest such route (an export, 600 s)."""
 MAX_ANSWER_BYTES = 256 * MIB
 """A list of 10,000 SEs is 8 MiB."""
 ROOT_TIMEOUT_S = 15.0
@@ -190,14 +192,12 @@ class Client:
     def download(self, path: str, body: Any, out: BinaryIO) -> Mapping[str, str]:
         """POST ``body`` and write the answer's bytes to ``out``; the answer's header fields, in lower case."""
         with self._asked(_Ask("POST", path, json.dumps(body).encode(), JSON_TYPE)) as answer:
-            expected = answer.getheader("Content-Length")
-            written = 0
-            while chunk := answer.read(CHUNK_BYTES):
-                out.write(chunk)
-                written += len(chunk)
-            if expected is not None and written != int(expected):
-                raise ConnectionLostError(place=self.place, why=f"{written} of {expected} bytes came")
-            return {name.lower(): value for name, value in answer.getheaders()}
+            return _written(answer, out, self.place)
+
+    def fetch(self, path: str, query: Mapping[str, Any], out: BinaryIO) -> Mapping[str, str]:
+        """GET what is no JSON and write its bytes to ``out``; the answer's header fields, in lower case."""
+        with self._asked(_Ask("GET", _target(path, query), timeout_s=FETCH_TIMEOUT_S)) as answer:
+            return _written(answer, out, self.place)
 
     def stream_events(self, after: int | None = None, path: str = "/api/events") -> Iterator[dict[str, Any]]:
         """Events, or what else ``path`` streams, as they happen: those after id ``after``, or from now on.  Ends only by an error."""
@@ -293,6 +293,17 @@ class Client:
             said_reason=str(problem.get("reason", "")),
             facts=problem,
         )
+
+
+def _written(answer: http.client.HTTPResponse, out: BinaryIO, place: str) -> Mapping[str, str]:
+    expected = answer.getheader("Content-Length")
+    written = 0
+    while chunk := answer.read(CHUNK_BYTES):
+        out.write(chunk)
+        written += len(chunk)
+    if expected is not None and written != int(expected):
+        raise ConnectionLostError(place=place, why=f"{written} of {expected} bytes came")
+    return {name.lower(): value for name, value in answer.getheaders()}
 
 
 def _place_of(url: str) -> tuple[str, int]:

@@ -20,6 +20,7 @@ from avinet.app.cli.events import events
 from avinet.app.cli.images import images
 from avinet.app.cli.local import demo, doctor, init, restored, version
 from avinet.app.cli.login import completion, login, logout
+from avinet.app.cli.logs import logs
 from avinet.app.cli.output import print_facts, print_json
 from avinet.app.cli.services import pools, services
 from avinet.app.cli.users import access_tokens, users
@@ -158,6 +159,7 @@ for _command in (
     init,
     login,
     logout,
+    logs,
     pools,
     restored,
     services,

@@ -26,9 +26,12 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     until: str = ""
     """RFC 3339; empty where it is not known."""
     segments: int = 0
+    records: int = 0
+    """Of any time: a spool tells its sums, and since when."""
     bytes: int = 0
+    """Compressed."""
     why: str = ""
-    """``not pulled``, ``being pulled``, ``unreachable``, ``lost``."""
+    """``not pulled``, ``being pulled``, or ``not connected``."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -103,11 +103,15 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Records(msgspec.Struct, frozen=True, tag="records"):
-    """The records themselves, a page after ``after``; newest first unless ``oldest_first``."""
+    """The records themselves, a page after ``after``; newest first unless ``oldest_first``.
+
+    Without ``after``, ``skip`` leaves out as many: of files that do not change.
+    """
 
     limit: int = DEFAULT_PAGE
     after: Place | None = None
     oldest_first: bool = False
+    skip: int = 0
 
 
 class Whole(msgspec.Struct, frozen=True, tag="whole"):

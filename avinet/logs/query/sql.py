@@ -307,6 +307,8 @@ def _records(shape: Records) -> Statement:
         tree = tree.where(_after(shape.after, oldest_first=shape.oldest_first)).offset(
             nodes.Bound(this=shape.after.shown)
         )
+    elif shape.skip:
+        tree = tree.offset(nodes.Bound(this=shape.skip))
     columns = tuple(Column((name,), time=FIELDS[name].type is Type.TIME) for name in names)
     return _limited(Statement(tree, columns), shape.limit)
 

@@ -1,0 +1,215 @@
+"""``avinet logs pull`` and its like: records fetched from the service engines, and how far that is."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from avinet.app.cli.client import Client, path_to
+from avinet.app.cli.context import Command, Place, examples, place
+from avinet.app.cli.errors import (
+    FAILED,
+    ConnectionLostError,
+    ControllerUnreachableError,
+    EndedError,
+    NoAnswerError,
+)
+from avinet.app.cli.output import print_json, print_table, text_of
+from avinet.errors import AvinetError, Kind, error
+from avinet.units import show_bytes, show_duration
+
+POLL_S = 0.5
+LOST_S = 60.0
+"""A controller that restarts is back within this, and goes on with its pulls."""
+ENDED = frozenset({"done", "cancelled", "failed"})
+PATH = ("logs", "pull")
+
+
+@error
+class PullEndedError(AvinetError):
+    """Pull {id} ended as {state}: {why}. What came before that is in the store; ask again for the rest: avinet logs pull."""
+
+    kind: ClassVar[Kind] = Kind.UNAVAILABLE
+    id: str
+    state: str
+    why: str
+
+
+@examples(
+    "avinet logs pull --since 1h --wait",
+    "avinet logs pull --since 2026-11-27T10:00:00Z --until 2026-11-27T11:00:00Z --vs web",
+    "avinet logs pull --since 1d --se se-1 --bytes 2GiB --rate 10MiB",
+)
+@click.command(cls=Command)
+@click.option(
+    "--since", required=True, metavar="TIME", help="Records from then on: 1h, 2d, or 2026-11-27T12:00:00Z."
+)
+@click.option("--until", metavar="TIME", help="And before then; now unless it is given.")
+@click.option(
+    "--vs", "services", multiple=True, metavar="NAME", help="Of this virtual service; may be repeated."
+)
+@click.option(
+    "--se", "engines", multiple=True, metavar="NAME", help="From this service engine; may be repeated."
+)
+@click.option("--bytes", "byte_limit", metavar="SIZE", help="At most so much, compressed: 2GiB.")
+@click.option("--rate", metavar="SIZE", help="At most so much a second from each service engine: 10MiB.")
+@click.option("--wait", is_flag=True, help="Until all of it is in the store and can be asked about.")
+@place
+def pull(
+    where: Place, /, services: tuple[str, ...], engines: tuple[str, ...], *, wait: bool, **given: Any
+) -> None:
+    """Fetch the full logs of service engines into this controller's store.
+
+    It goes on by itself, also over restarts; Ctrl-C while waiting leaves it running.
+    """
+    client = where.client()
+    wish = {name: value for name, value in given.items() if value is not None}
+    wish |= {"vs": list(services)} if services else {}
+    wish |= {"se": list(engines)} if engines else {}
+    made = client.post(path_to(*PATH), wish)
+    if wait:
+        made = _wait(where, client, made)
+    if where.json:
+        print_json(made)
+    elif wait:
+        click.echo(f"Pull {made['id']} is done: {_summary(made)}.")
+    else:
+        click.echo(f"Pull {made['id']} has begun; see: avinet logs pulls")
+    _tell_of_engines(made)
+
+
+def _wait(where: Place, client: Client, made: dict[str, Any]) -> dict[str, Any]:
+    with _leaving(made["id"]), _progress(where) as show:
+        for state in _states(client, made, time.sleep):
+            made = state
+            show(made)
+    if made["state"] != "done":
+        ended = PullEndedError(
+            id=str(made["id"]), state=made["state"], why=text_of(made.get("why") or "not all came")
+        )
+        raise EndedError(ended, FAILED)
+    return made
+
+
+def _states(client: Client, made: dict[str, Any], sleep: Callable[[float], None]) -> Iterator[dict[str, Any]]:
+    """The pull again and again until it has ended, and what came of it is in the store."""
+    lost_s = 0.0
+    while True:
+        yield made
+        if made["state"] in ENDED and made.get("stored", True):
+            return
+        sleep(POLL_S)
+        try:
+            made = client.get(path_to(*PATH, str(made["id"])))
+            lost_s = 0.0
+        except (ConnectionLostError, ControllerUnreachableError, NoAnswerError):
+            lost_s += POLL_S
+            if lost_s >= LOST_S:
+                raise
+
+
+@contextmanager
+def _leaving(name: Any) -> Iterator[None]:
+    """Ctrl-C ends the waiting, and says that it ends nothing else."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(
+            f"\navinet: pull {name} goes on; see: avinet logs pulls; end it: avinet logs cancel {name}",
+            err=True,
+        )
+        raise
+
+
+@contextmanager
+def _progress(where: Place) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """A bar on a terminal's stderr, a line now and then elsewhere."""
+    console = Console(stderr=True)
+    if where.json or not console.is_terminal:
+        yield lambda state: None
+        return
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[said]}"),
+        console=console, transient=True,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task("pull", total=None, said="")
+        yield lambda state: bar.update(
+            task,
+            description=f"pull {state['id']} {state['state']}",
+            total=state.get("bytes_total") or None,
+            completed=state.get("bytes", 0),
+            said=_summary(state),
+        )
+
+
+def _summary(state: Mapping[str, Any]) -> str:
+    """``1.2 GiB of 3.4 GiB, 12 records, 45.6 MiB/s, 10s left``."""
+    whole = state.get("bytes_total")
+    said = [show_bytes(state.get("bytes", 0)) + (f" of {show_bytes(whole)}" if whole else "")]
+    said.append(f"{state.get('records', 0)} records")
+    if state.get("rate_bytes_per_s"):
+        said.append(f"{show_bytes(int(state['rate_bytes_per_s']))}/s")
+    if state.get("left_s") is not None:
+        said.append(f"{show_duration(state['left_s']) or '0s'} left")
+    return ", ".join(said)
+
+
+def _tell_of_engines(made: Mapping[str, Any]) -> None:
+    """Those that could not be asked, so that nobody takes the rest for all."""
+    for one in made.get("service_engines", ()):
+        if one.get("why"):
+            click.echo(f"  {text_of(one['name'])}: {text_of(one['state'])}: {text_of(one['why'])}", err=True)
+
+
+@click.command(cls=Command)
+@place
+def pulls(where: Place) -> None:
+    """Every pull, the newest first, with how far it is."""
+    answer = where.client().get(path_to(*PATH))
+    if where.json:
+        print_json(answer)
+        return
+    print_table(
+        ("pull", "state", "from", "to", "services", "engines", "progress", "by", "why"),
+        (
+            (
+                row["id"],
+                row["state"],
+                row.get("since"),
+                row.get("until"),
+                row.get("vs") or "all",
+                [one["name"] for one in row.get("service_engines", ())],
+                _summary(row),
+                row.get("by"),
+                row.get("why"),
+            )
+            for row in answer["results"]
+        ),
+        empty="There is none; see: avinet logs pull --help",
+    )
+
+
+def _changing(name: str, done: str, what: str) -> click.Command:
+    @click.command(name, cls=Command, help=what)
+    @click.argument("pull_id", metavar="PULL")
+    @place
+    def change(where: Place, pull_id: str) -> None:
+        answer = where.client().post(path_to(*PATH, pull_id, name))
+        if where.json:
+            print_json(answer)
+        else:
+            click.echo(f"Pull {text_of(pull_id)} {done}.")
+
+    return change
+
+
+pause = _changing("pause", "is paused", "Stop a pull for now; nothing of it is lost.")
+resume = _changing("resume", "goes on", "Let a paused pull go on.")
+cancel = _changing(
+    "cancel", "is cancelled; what came already stays", "End a pull. What came already stays in the store."
+)

@@ -1,0 +1,81 @@
+"""``avinet logs tail`` and ``avinet logs export``: records as they come, and records to a file."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from urllib.parse import urlencode
+
+import click
+
+from avinet.app.cli.client import path_to
+from avinet.app.cli.context import Command, Place, examples, place
+from avinet.app.cli.errors import UsageError
+from avinet.app.cli.events import followed
+from avinet.app.cli.logs_answers import record_line
+from avinet.app.cli.out_file import OutFile
+from avinet.app.cli.output import print_json
+from avinet.units import show_bytes
+
+FORMATS = {".ndjson": "ndjson", ".json": "ndjson", ".jsonl": "ndjson", ".csv": "csv", ".parquet": "parquet"}
+
+
+@examples(
+    "avinet logs tail                        # errors and what was slow, as they happen",
+    "avinet logs tail 'vs=web status=5xx'",
+    "avinet logs tail --json | jq .path",
+)
+@click.command(cls=Command)
+@click.argument("words", nargs=-1, metavar="[FILTER]...")
+@click.option("--full", is_flag=True, help="Those of the full logs, too, as they are pulled.")
+@place
+def tail(where: Place, words: tuple[str, ...], full: bool) -> None:  # noqa: FBT001 - click's
+    """Follow significant records as they come in, seconds after they happened: errors, and what was slow or cut.
+
+    Without end, also over a controller's restart.
+    """
+    client = where.client()
+    path = f"{path_to('logs', 'tail')}?{urlencode({'q': ' '.join(words), 'full': str(full).lower()})}"
+    for record in followed(client, None, time.sleep, path):
+        if where.json:
+            click.echo(json.dumps(record, ensure_ascii=False))
+        else:
+            click.echo(record_line(record))
+
+
+@examples(
+    "avinet logs export errors.csv 'status>=500 since 1d'",
+    "avinet logs export all.parquet 'since 1h'",
+    "avinet logs export - 'vs=web since 10m' | jq .path",
+)
+@click.command(cls=Command)
+@click.argument("file")
+@click.argument("words", nargs=-1, metavar="[FILTER]...")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["ndjson", "csv", "parquet"]),
+    help="By the file's name unless it is given.",
+)
+@place
+def export(where: Place, file: str, words: tuple[str, ...], kind: str | None) -> None:
+    """Write the records that FILTER leaves to FILE (- for standard output), oldest first, every field."""
+    found = kind or ("ndjson" if file == "-" else FORMATS.get(Path(file).suffix.lower(), ""))
+    if not found:
+        raise UsageError(
+            what=f"what {file} is to hold is not known by its name; say --format ndjson, csv or parquet"
+        )
+    client = where.client()
+    asked = {"q": " ".join(words), "format": found}
+    path = path_to("logs", "export")
+    if file == "-":
+        client.fetch(path, asked, sys.stdout.buffer)
+        return
+    with OutFile.beside(Path(file)) as out:
+        headers = client.fetch(path, asked, out.file)
+        size = out.keep()
+    records = int(headers.get("x-avinet-records", "0"))
+    if where.json:
+        print_json({"file": file, "format": found, "records": records, "bytes": size})
+    else:
+        click.echo(f"{records} records are in {file} ({show_bytes(size)}).")

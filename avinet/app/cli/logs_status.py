@@ -1,0 +1,76 @@
+"""``avinet logs status``: what is in the store, what is still on the service engines, and what was lost."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from avinet.app.cli.client import path_to
+from avinet.app.cli.context import Command, Place, place
+from avinet.app.cli.output import print_facts, print_json, print_table
+from avinet.units import show_bytes
+
+
+@click.command(cls=Command)
+@place
+def status(where: Place) -> None:
+    """What is where: the store here, the spool of each service engine, and every drop with its reason."""
+    answer = where.client().get(path_to("logs", "status"))
+    if where.json:
+        print_json(answer)
+        return
+    store = answer["store"]
+    print_facts(
+        {
+            "store": f"{store['records']} records, {show_bytes(store['bytes'])}, in {store['files']} files",
+            "from": store.get("since"),
+            "to": store.get("until"),
+            "waiting": f"{store['waiting_segments']} segments, {show_bytes(store['waiting_bytes'])} of NDJSON, to be stored",
+        }
+    )
+    click.echo()
+    print_table(
+        ("service engine", "connected", "significant", "full", "oldest", "of its limit", "dropped"),
+        (
+            (
+                row["name"],
+                row["connected"],
+                _amount(row["significant"]),
+                _amount(row["full"]),
+                row.get("oldest"),
+                _share(row),
+                row["dropped_records"],
+            )
+            for row in answer["service_engines"]
+        ),
+        empty="No service engine has told of its logs.",
+    )
+    if answer["drops"]:
+        click.echo()
+        print_table(
+            ("lost at", "reason", "class", "service", "from", "to", "records", "bytes"),
+            (
+                (
+                    row["se"],
+                    row["reason"],
+                    row["class"],
+                    row.get("vs") or "any",
+                    row.get("since"),
+                    row.get("until"),
+                    row["records"] or "not counted",
+                    row.get("bytes"),
+                )
+                for row in answer["drops"]
+            ),
+            empty="",
+        )
+
+
+def _amount(kept: Mapping[str, Any]) -> str:
+    return f"{kept['records']} records, {show_bytes(kept['bytes'])}" if kept["segments"] else "-"
+
+
+def _share(row: Mapping[str, Any]) -> str:
+    limit = row.get("limit_bytes")
+    kept = row["significant"]["bytes"] + row["full"]["bytes"]
+    return f"{100 * kept / limit:.3g} % of {show_bytes(limit)}" if limit else "-"

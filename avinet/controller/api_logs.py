@@ -1,0 +1,312 @@
+"""The operator's routes for what request logs say: ``/api/logs/query``, ``records``, ``export``, ``tail``, ``status``."""
+
+import enum
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, BinaryIO, ClassVar, Protocol
+
+import attrs
+import msgspec
+from twisted.internet.interfaces import IReactorTime
+
+from avinet.controller.api_events import MAX_ID, resume_from
+from avinet.controller.log_tail import Arrivals, TailSource, tail_filter
+from avinet.controller.log_whereabouts import EngineLogs, Whereabouts
+from avinet.errors import AvinetError, Kind, error
+from avinet.logs.query.answers import Answer
+from avinet.logs.query.asked import Filter, Question, Wanted, query_of, records_of
+from avinet.logs.query.parser import parse
+from avinet.logs.query.shapes import Query, Whole
+from avinet.logs.query.times import SECOND_US
+from avinet.rest.file_body import FileBody
+from avinet.rest.problem import InvalidQueryError
+from avinet.rest.route import Request, Response, Route
+from avinet.rest.stream import EVENT_STREAM_TYPE, EventStream
+from avinet.units import MIB
+
+BASE = "/api/logs"
+QUERY_TIMEOUT_S = 300.0
+"""50 million records take seconds; what takes longer holds the one worker for everybody."""
+EXPORT_TIMEOUT_S = 600.0
+MAX_TAILS = 50
+"""Each asks the store about each new file."""
+RECORDS_HEADER = "X-Avinet-Records"
+"""How many records are in the file."""
+
+
+class ExportKind(enum.StrEnum):
+    """What a file of records is."""
+
+    NDJSON = "ndjson"
+    CSV = "csv"
+    PARQUET = "parquet"
+
+
+MEDIA_TYPES = {
+    ExportKind.NDJSON: "application/x-ndjson",
+    ExportKind.CSV: "text/csv; charset=utf-8",
+    ExportKind.PARQUET: "application/vnd.apache.parquet",
+}
+
+
+@error
+class TooManyTailsError(AvinetError):
+    """{limit} tails are open at this controller. End one of them first."""
+
+    kind: ClassVar[Kind] = Kind.LIMITED
+    limit: int
+
+
+@attrs.frozen
+class Exported:
+    """A file that was made for one caller, who removes it by ``remove``."""
+
+    file: BinaryIO
+    size: int
+    records: int
+    remove: Callable[[], None]
+
+
+class LogSearch(Protocol):
+    """The log store, as far as it answers."""
+
+    def ask(self, query: Query) -> Awaitable[Answer]:
+        """The answer; ``missing`` is left to the caller."""
+
+    def ask_file(self, query: Query, name: str) -> Awaitable[Answer]:
+        """The answer of one file."""
+
+    def export(self, query: Query, kind: str) -> Awaitable[Exported]:
+        """All records as a file."""
+
+    def status(self) -> Awaitable["StoreStatus"]:
+        """What it holds."""
+
+
+class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The store.  ``waiting_*`` have arrived and cannot be asked about yet; ``waiting_bytes`` are NDJSON."""
+
+    records: int
+    bytes: int
+    files: int
+    since: str
+    until: str
+    waiting_segments: int
+    waiting_bytes: int
+
+
+class LostLogs(msgspec.Struct, frozen=True, kw_only=True, rename={"log_class": "class"}):
+    """Records that never come.  ``records`` is 0 where they could not be counted."""
+
+    se: str
+    at: str
+    reason: str
+    log_class: str
+    vs: str
+    since: str
+    until: str
+    records: int
+    bytes: int
+
+
+class LogsStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """``GET /api/logs/status``."""
+
+    store: StoreStatus
+    service_engines: tuple[EngineLogs, ...]
+    drops: tuple[LostLogs, ...]
+    """The newest, newest first."""
+
+
+class ExportQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which records, and as what."""
+
+    q: Filter = ""
+    format: ExportKind = ExportKind.NDJSON
+
+
+class TailQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which records; ``full`` has those of the full logs, too.  ``since`` is a record's ``id``, as Last-Event-ID."""
+
+    q: Filter = ""
+    full: bool = False
+    since: Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)] | None = None
+
+
+@attrs.define(eq=False)
+class LogApi:
+    """The handlers.  ``now`` gives UNIX seconds, ``drops`` what SEs said they lost."""
+
+    store: LogSearch
+    where: Whereabouts
+    arrivals: Arrivals
+    drops: Callable[[], Awaitable[tuple[LostLogs, ...]]]
+    clock: IReactorTime
+    now: Callable[[], float]
+    _tails: int = attrs.field(default=0, init=False)
+
+    def _now_us(self) -> int:
+        return int(self.now() * SECOND_US)
+
+    async def _answered(self, query: Query) -> Response:
+        answer = await self.store.ask(query)
+        missing = self.where.missing(query.since_us, query.until_us)
+        return Response(body=msgspec.structs.replace(answer, missing=missing).document())
+
+    async def query(self, request: Request) -> Response:
+        """``GET /api/logs/query``; ``POST`` with the same names in a body, for what is too long for an URL."""
+        question: Question = request.query if request.body is None else request.body
+        return await self._answered(query_of(question, self._now_us()))
+
+    async def records(self, request: Request) -> Response:
+        """``GET /api/logs/records``."""
+        wanted: Wanted = request.query if request.body is None else request.body
+        return await self._answered(records_of(wanted, self._now_us()))
+
+    async def export(self, request: Request) -> Response:
+        """``GET /api/logs/export``."""
+        wanted: ExportQuery = request.query
+        asked = parse(wanted.q, self._now_us())
+        query = Query(filter=asked.filter, since_us=asked.since_us, until_us=asked.until_us, shape=Whole())
+        made = await self.store.export(query, wanted.format.value)
+        return Response(
+            body=FileBody(made.file, made.size, made.remove, self.clock),
+            content_type=MEDIA_TYPES[wanted.format],
+            headers={
+                RECORDS_HEADER: str(made.records),
+                "Content-Disposition": f'attachment; filename="logs.{wanted.format.value}"',
+            },
+        )
+
+    async def tail(self, request: Request) -> Response:
+        """``GET /api/logs/tail``."""
+        wanted: TailQuery = request.query
+        asked = parse(wanted.q, self._now_us())
+        if asked.since_us is not None or asked.until_us is not None:
+            raise InvalidQueryError(where="q", what="since and until do not go with what is still to come")
+        if self._tails >= MAX_TAILS:
+            raise TooManyTailsError(limit=MAX_TAILS)
+        source = TailSource(self.store, self.arrivals, tail_filter(asked.filter, full=wanted.full))
+        start = resume_from(request, self.arrivals.last_number)
+        stream = EventStream(_Counted(source, self._count), start, self.clock)
+        return Response(body=stream, content_type=EVENT_STREAM_TYPE)
+
+    def _count(self, more: int) -> None:
+        self._tails += more
+
+    async def status(self, request: Request) -> Response:
+        """``GET /api/logs/status``."""
+        store, drops = await self.store.status(), await self.drops()
+        return Response(body=LogsStatus(store=store, service_engines=self.where.status(), drops=drops))
+
+    def routes(self) -> tuple[Route, ...]:
+        """All of them."""
+        wrong = {400: "The query is wrong: ``column`` and ``allowed`` say where, and what may stand there."}
+        answered = {200: "As far as it is in the store; ``missing`` says what is not.", **wrong}
+        return (
+            *(
+                Route(
+                    method=method,
+                    path=f"{BASE}/query",
+                    handler=self.query,
+                    summary="Count, most frequent values, figures by group, percentiles or a histogram of request logs.",
+                    query=Question if method == "GET" else None,
+                    request=Question if method == "POST" else None,
+                    response_schema=ANSWER_SCHEMA,
+                    statuses=answered,
+                    timeout_s=QUERY_TIMEOUT_S,
+                    reads=True,
+                )
+                for method in ("GET", "POST")
+            ),
+            Route(
+                method="GET",
+                path=f"{BASE}/records",
+                handler=self.records,
+                summary="Records of request logs, a page at a time, newest first unless asked otherwise.",
+                query=Wanted,
+                response_schema=ANSWER_SCHEMA,
+                statuses=answered,
+                timeout_s=QUERY_TIMEOUT_S,
+            ),
+            Route(
+                method="GET",
+                path=f"{BASE}/export",
+                handler=self.export,
+                summary=f"All records that a filter leaves as a file, oldest first; {RECORDS_HEADER} has their number.",
+                query=ExportQuery,
+                produces=MEDIA_TYPES[ExportKind.NDJSON],
+                statuses={200: "The file.", **wrong, 507: "There is no room to make it."},
+                timeout_s=EXPORT_TIMEOUT_S,
+            ),
+            Route(
+                method="GET",
+                path=f"{BASE}/tail",
+                handler=self.tail,
+                summary="Records as they come into the store, as an event stream, resumed by Last-Event-ID.",
+                query=TailQuery,
+                produces=EVENT_STREAM_TYPE,
+                statuses={200: "Records.", **wrong},
+            ),
+            Route(
+                method="GET",
+                path=f"{BASE}/status",
+                handler=self.status,
+                summary="What is in the store, what service engines still keep, and what was lost.",
+                response=LogsStatus,
+            ),
+        )
+
+
+@attrs.define(eq=False)
+class _Counted:
+    """A source that says when it is followed and when no more."""
+
+    source: TailSource
+    count: Callable[[int], None]
+
+    def since(self, after: int, limit: int) -> Any:
+        return self.source.since(after, limit)
+
+    def follow(self, woken: Callable[[], None]) -> Callable[[], None]:
+        unfollow = self.source.follow(woken)
+        self.count(1)
+
+        def end() -> None:
+            self.count(-1)
+            unfollow()
+
+        return end
+
+
+MISSING_SCHEMA = {
+    "type": "array",
+    "description": "Service engines that still keep records of that time.",
+    "items": {
+        "type": "object",
+        "properties": {
+            "se": {"type": "string"},
+            "se_uuid": {"type": "string"},
+            "since": {"type": "string"},
+            "until": {"type": "string"},
+            "segments": {"type": "integer"},
+            "records": {"type": "integer"},
+            "bytes": {"type": "integer", "description": "Compressed."},
+            "why": {"type": "string"},
+        },
+    },
+}
+ANSWER_SCHEMA = {
+    "type": "object",
+    "description": "``count``, or ``results`` with named columns.",
+    "properties": {
+        "count": {"type": "integer"},
+        "results": {"type": "array", "items": {"type": "object", "additionalProperties": True}},
+        "next": {"type": "string", "description": "The cursor of the next page."},
+        "truncated": {"type": "boolean", "description": "There are more rows than the limit."},
+        "approximate": {"type": "boolean", "description": "Percentiles are estimates."},
+        "missing": MISSING_SCHEMA,
+    },
+    "required": ["missing"],
+}
+MAX_EXPORT_BYTES = 16_384 * MIB
+"""Of one file: what a controller's disk has room for beside its logs."""

@@ -1,0 +1,132 @@
+"""Records as they come into the store: each new file of it is asked once, for every client that follows.
+
+A record's number in a stream is when its file came, in milliseconds, and its place in the answer; so a client that comes
+back goes on where it was, also at a controller that has been started again, as long as the file is remembered here and
+has not been merged into another.  Whoever is slower than that misses records of full logs; the store has them.
+"""
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+import attrs
+import msgspec
+from twisted.internet.defer import Deferred
+
+from avinet.errors import AvinetError
+from avinet.logs.query.answers import Answer
+from avinet.logs.query.expressions import Compare, Expression, Op, every
+from avinet.logs.query.shapes import Query, Records
+from avinet.model.logs import LogClass
+from avinet.rest.stream import Item
+
+REMEMBERED = 1_000
+"""Files: an hour of significant segments, stored each few seconds."""
+ROW_BITS = 20
+"""Places within one file: a million records; the numbers stay below 2**63 until the year 2248."""
+MAX_ROWS = 2**ROW_BITS - 2
+
+
+class Searched(Protocol):
+    """A store that can be asked about one file."""
+
+    def ask_file(self, query: Query, name: str) -> Awaitable[Answer]:
+        """The answer of that file alone; an ``AvinetError`` when there is no such file any more."""
+
+
+@attrs.frozen
+class _Arrival:
+    at_ms: int
+    name: str
+
+
+@attrs.define(eq=False)
+class Arrivals:
+    """The files that came lately.  ``wall`` gives UNIX seconds."""
+
+    wall: Callable[[], float]
+    _files: deque[_Arrival] = attrs.field(factory=lambda: deque(maxlen=REMEMBERED), init=False)
+    _last_ms: int = attrs.field(init=False)
+    """Begins with now, so that numbers grow over restarts, too."""
+    _woken: list[Callable[[], None]] = attrs.field(factory=list, init=False)
+
+    @_last_ms.default
+    def _begun(self) -> int:
+        begun: int = int(self.wall() * 1_000)
+        return begun
+
+    def stored(self, name: str) -> None:
+        """A new file is in the store."""
+        self._last_ms = max(self._last_ms + 1, int(self.wall() * 1_000))
+        self._files.append(_Arrival(self._last_ms, name))
+        for woken in tuple(self._woken):
+            woken()
+
+    def after(self, number: int) -> list[_Arrival]:
+        """Those that may hold records after that number, oldest first."""
+        at_ms, place = number >> ROW_BITS, number & (2**ROW_BITS - 1)
+        return [one for one in self._files if one.at_ms > at_ms or (one.at_ms == at_ms and place <= MAX_ROWS)]
+
+    @property
+    def last_number(self) -> int:
+        """After everything that came until now."""
+        number: int = (self._last_ms << ROW_BITS) | (MAX_ROWS + 1)
+        return number
+
+    def follow(self, woken: Callable[[], None]) -> Callable[[], None]:
+        """Call ``woken`` when a file comes; the answer ends that."""
+        self._woken.append(woken)
+        return lambda: self._woken.remove(woken)
+
+
+def tail_filter(filter_: Expression | None, *, full: bool) -> Expression | None:
+    """What a tail shows: significant records, unless the full ones are wanted, too."""
+    if full:
+        return filter_
+    significant = Compare("class", Op.EQUAL, LogClass.SIGNIFICANT.value)
+    return significant if filter_ is None else every([significant, filter_])
+
+
+@attrs.define(eq=False)
+class TailSource:
+    """One client's stream of records that pass ``filter``."""
+
+    store: Searched
+    arrivals: Arrivals
+    filter: Expression | None
+    _looked: int = attrs.field(default=0, init=False)
+    """Up to which number there is nothing for this client."""
+
+    def since(self, after: int, limit: int) -> Deferred[Sequence[Item]]:
+        """The oldest records after that number."""
+        return Deferred.fromCoroutine(self._since(after, limit))
+
+    def follow(self, woken: Callable[[], None]) -> Callable[[], None]:
+        """Wake the stream when something came."""
+        return self.arrivals.follow(woken)
+
+    async def _since(self, after: int, limit: int) -> Sequence[Item]:
+        start, found = max(after, self._looked), list[Item]()
+        for arrival in self.arrivals.after(start):
+            base = arrival.at_ms << ROW_BITS
+            skip, left = max(0, start - base), limit - len(found)
+            rows = (await self._rows(arrival.name, skip, left))[: max(0, MAX_ROWS - skip)]
+            found += (_item(base + skip + place, row) for place, row in enumerate(rows, start=1))
+            if len(rows) >= left:
+                break
+            # Nothing more is in that file, whether or not something was.
+            self._looked = start = base + MAX_ROWS + 1
+        return found
+
+    async def _rows(self, name: str, skip: int, limit: int) -> Sequence[dict[str, Any]]:
+        query = Query(filter=self.filter, shape=Records(limit, None, oldest_first=True, skip=skip))
+        try:
+            answer = await self.store.ask_file(query, name)
+        except AvinetError:
+            # Merged or removed meanwhile, or the store is busy: what follows must not wait for it.
+            return ()
+        return answer.results or ()
+
+
+def _item(number: int, row: dict[str, Any]) -> Item:
+    return Item(number, "record", msgspec.json.encode({"id": number, **row}))

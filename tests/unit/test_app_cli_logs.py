@@ -1,0 +1,274 @@
+"""``avinet logs`` as operators see it."""
+
+import json
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from avinet.app.cli.logs_answers import record_line
+from avinet.app.cli.sparkline import bar
+from tests.unit.api_double import Answer, problem
+from tests.unit.cli_kit import CliCase
+
+RECORD = {
+    "time": "2026-11-27T12:00:00.000001Z",
+    "vs": "web",
+    "se": "se-1",
+    "client": "10.0.0.1",
+    "server": "127.0.0.1:80",
+    "method": "GET",
+    "host": "x",
+    "path": "/\x1b[31mred\nnext\u202e",
+    "status": 503,
+    "flags": "UF",
+    "reason": "upstream_reset",
+    "duration_ms": 1.5,
+}
+MISSING = {
+    "se": "se-2",
+    "se_uuid": "u2",
+    "since": "2026-11-27T11:00:00.000000Z",
+    "segments": 3,
+    "records": 12,
+    "bytes": 2048,
+    "why": "not pulled",
+}
+PULL = {
+    "id": 7,
+    "state": "running",
+    "stored": False,
+    "since": "2026-11-27T11:00:00.000000Z",
+    "until": "",
+    "vs": [],
+    "by": "olga",
+    "why": "",
+    "bytes": 1_048_576,
+    "bytes_total": 4_194_304,
+    "records": 10,
+    "rate_bytes_per_s": 2_097_152.0,
+    "left_s": 90.0,
+    "service_engines": [{"name": "se-1", "state": "running", "why": "", "connected": True}],
+}
+
+
+class QueryTests(CliCase):
+    def ask(self, target, body, *arguments):
+        self.answers["GET", target] = Answer(body=body)
+        return self.run_cli("logs", "query", *arguments)
+
+    def test_a_count_is_a_number(self):
+        found = self.ask(
+            "/api/logs/query?q=host%3Dx+since+1h&count=true",
+            {"count": 12, "missing": []},
+            "host=x since 1h",
+            "--count",
+        )
+        self.assertEqual((found.exit_code, found.stdout, found.stderr), (0, "12\n", ""))
+
+    def test_json_is_the_answer_as_it_came(self):
+        body = {"results": [{"path": "/a", "count": 2}], "missing": [MISSING]}
+        found = self.ask(
+            "/api/logs/query?q=vs%3Dweb&top=path&limit=5",
+            body,
+            "vs=web",
+            "--top",
+            "path",
+            "--limit",
+            "5",
+            "--json",
+        )
+        self.assertEqual((json.loads(found.stdout), found.stderr), (body, ""))
+
+    def test_a_filter_may_be_several_words(self):
+        found = self.ask(
+            "/api/logs/query?q=host%3Dx+since+1h&count=true",
+            {"count": 1, "missing": []},
+            "host=x",
+            "since",
+            "1h",
+            "--count",
+        )
+        self.assertEqual(found.stdout, "1\n")
+
+    def test_the_most_frequent_are_a_table_without_control_characters(self):
+        body = {"results": [{"path": RECORD["path"], "count": 2}], "missing": []}
+        found = self.ask("/api/logs/query?q=&top=path", body, "--top", "path")
+        self.assertEqual(found.stdout.splitlines()[0].split(), ["PATH", "COUNT"])
+        self.assertEqual(found.stdout.count("\n"), 2)
+        self.assertNotIn("\x1b", found.stdout)
+        self.assertNotIn("\u202e", found.stdout)
+
+    def test_what_is_not_here_yet_is_said_with_how_to_get_it(self):
+        found = self.ask("/api/logs/query?q=&count=true", {"count": 0, "missing": [MISSING]}, "--count")
+        self.assertEqual(found.stdout, "0\n")
+        self.assertIn("se-2: 12 records, 2.0 KiB from 2026-11-27T11:00:00.000000Z (not pulled)", found.stderr)
+        self.assertIn("avinet logs pull --since 2026-11-27T11:00:00.000000Z --se se-2 --wait", found.stderr)
+
+    def test_a_histogram_has_a_bar_for_each_interval_also_for_empty_ones(self):
+        rows = [
+            {"time": "2026-11-27T12:00:00.000000Z", "count": 4},
+            {"time": "2026-11-27T12:02:00.000000Z", "count": 8},
+        ]
+        found = self.ask(
+            "/api/logs/query?q=&histogram=1m", {"results": rows, "missing": []}, "--histogram", "1m"
+        )
+        lines = found.stdout.splitlines()
+        self.assertEqual([line.split()[2] for line in lines], ["4", "0", "8"])
+        self.assertEqual([line.count("█") for line in lines], [20, 0, 40])
+        self.assertIn("12 in all", found.stderr)
+
+    def test_percentiles_over_time_are_lines_above_a_table(self):
+        rows = [
+            {"time": "2026-11-27T12:00:00.000000Z", "count": 4, "p50": 1.25, "p99": None},
+            {"time": "2026-11-27T12:01:00.000000Z", "count": 8, "p50": 2.5, "p99": 9.0},
+        ]
+        target = "/api/logs/query?q=&percentiles=duration_ms&histogram=1m"
+        found = self.ask(
+            target, {"results": rows, "missing": []}, "--percentiles", "duration_ms", "--histogram", "1m"
+        )
+        self.assertEqual((found.exit_code, found.stderr), (0, ""))
+        self.assertIn("p50    ▅█  at most 2.5", found.stdout)
+        self.assertIn("P99", found.stdout)
+
+    def test_cut_and_estimated_answers_say_so(self):
+        body = {
+            "results": [{"vs": "web", "p50_duration_ms": 1.0}],
+            "truncated": True,
+            "approximate": True,
+            "missing": [],
+        }
+        found = self.ask(
+            "/api/logs/query?q=&group_by=vs&figures=p50%28latency%29",
+            body,
+            "--group-by",
+            "vs",
+            "--figures",
+            "p50(latency)",
+        )
+        self.assertIn("There are more", found.stderr)
+        self.assertIn("estimates", found.stderr)
+
+    def test_without_a_shape_records_are_shown_and_how_to_go_on(self):
+        found = self.ask(
+            "/api/logs/records?q=&limit=1",
+            {"results": [RECORD], "next": "abc", "missing": []},
+            "--limit",
+            "1",
+        )
+        self.assertEqual(found.stdout.count("\n"), 1)
+        self.assertIn("--cursor abc", found.stderr)
+
+    def test_figures_take_no_cursor(self):
+        self.assertEqual(self.run_cli("logs", "query", "--count", "--cursor", "x").exit_code, 2)
+
+    def test_a_malformed_query_is_shown_with_its_place(self):
+        detail = "The query is wrong at character 7: >> is no operator.\n| status>>500\n|       ^\nAllowed here: =."
+        self.answers["GET", "/api/logs/query?q=status%3E%3E500&count=true"] = problem(
+            400, "invalid-log-query", detail, column=7
+        )
+        found = self.run_cli("logs", "query", "status>>500", "--count")
+        self.assertEqual((found.exit_code, found.stdout), (2, ""))
+        self.assertIn("  | status>>500\n  |       ^\n", found.stderr)
+
+
+class PullTests(CliCase):
+    def test_a_pull_begins_and_says_its_number(self):
+        self.answers["POST", "/api/logs/pull"] = Answer(201, PULL)
+        arguments = ("--since", "1h", "--vs", "web", "--se", "se-1", "--bytes", "2GiB", "--rate", "10MiB")
+        self.assertIn("Pull 7 has begun", self.answer_of("logs", "pull", *arguments))
+        wish = {"since": "1h", "vs": ["web"], "se": ["se-1"], "byte_limit": "2GiB", "rate": "10MiB"}
+        self.assertEqual(self.api.asked[0].json, wish)
+
+    def test_waiting_ends_when_all_of_it_can_be_asked_about(self):
+        done = PULL | {"state": "done", "records": 40, "left_s": 0.0}
+        self.answers["POST", "/api/logs/pull"] = Answer(201, PULL)
+        self.answers["GET", "/api/logs/pull/7"] = [
+            Answer(body=PULL),
+            Answer(body=done),
+            Answer(body=done | {"stored": True}),
+        ]
+        self.assertIn(
+            "Pull 7 is done: 1.0 MiB of 4.0 MiB, 40 records",
+            self.answer_of("logs", "pull", "--since", "1h", "--wait"),
+        )
+        self.assertEqual(len(self.api.asked), 4)
+
+    def test_a_pull_that_ends_otherwise_fails_the_command(self):
+        ended = PULL | {"state": "failed", "stored": True, "why": "se-1: its disk is full"}
+        self.answers["POST", "/api/logs/pull"] = Answer(201, ended)
+        found = self.run_cli("logs", "pull", "--since", "1h", "--wait")
+        self.assertEqual(found.exit_code, 1)
+        self.assertIn("its disk is full", found.stderr)
+
+    def test_pulls_are_listed_and_changed(self):
+        self.answers["GET", "/api/logs/pull"] = Answer(body={"count": 1, "results": [PULL]})
+        self.assertIn(
+            "1.0 MiB of 4.0 MiB, 10 records, 2.0 MiB/s, 1m 30s left", self.answer_of("logs", "pulls")
+        )
+        for name in ("pause", "resume", "cancel"):
+            self.answers["POST", f"/api/logs/pull/7/{name}"] = Answer(body=PULL)
+            self.assertIn("Pull 7", self.answer_of("logs", name, "7"))
+
+
+class RecordsTests(CliCase):
+    def test_a_tail_shows_a_line_a_record(self):
+        data = f"id: 1\nevent: record\ndata: {json.dumps({'id': 1, **RECORD})}\n\n".encode()
+        target = "/api/logs/tail?q=vs%3Dweb&full=false"
+        self.answers["GET", target] = [
+            Answer(body=data, content_type="text/event-stream"),
+            problem(400, "invalid-query", "enough"),
+        ]
+        found = self.run_cli("logs", "tail", "vs=web")
+        self.assertEqual(found.stdout.count("\n"), 1)
+        self.assertIn("503", found.stdout)
+        self.assertEqual(self.api.asked[1].headers["Last-Event-ID"], "1")
+
+    def test_an_export_is_a_file_of_the_kind_that_its_name_says(self):
+        self.answers["GET", "/api/logs/export?q=since+1h&format=csv"] = Answer(
+            body=b"time,path\n", content_type="text/csv", headers={"X-Avinet-Records": "3"}
+        )
+        path = Path(self.api.state) / "out.csv"
+        self.assertIn("3 records", self.answer_of("logs", "export", str(path), "since 1h"))
+        self.assertEqual(path.read_bytes(), b"time,path\n")
+        self.assertEqual(path.stat().st_mode & 0o777, 0o600)
+        self.assertEqual(self.run_cli("logs", "export", "out.xyz").exit_code, 2)
+
+    def test_the_status_says_what_is_where(self):
+        kept = {"segments": 2, "records": 30, "bytes": 2048, "oldest": ""}
+        none = {"segments": 0, "records": 0, "bytes": 0, "oldest": ""}
+        row = {"name": "se-1", "connected": True, "significant": none, "full": kept, "limit_bytes": 20480}
+        drop = {"se": "se-1", "reason": "torn", "class": "full", "records": 0, "bytes": 77}
+        store = {"records": 5, "bytes": 1024, "files": 1, "waiting_segments": 0, "waiting_bytes": 0}
+        self.answers["GET", "/api/logs/status"] = Answer(
+            body={
+                "store": store,
+                "service_engines": [row | {"dropped_records": 4, "oldest": "t"}],
+                "drops": [drop],
+            }
+        )
+        shown = self.answer_of("logs", "status")
+        for words in (
+            "5 records, 1.0 KiB, in 1 files",
+            "30 records, 2.0 KiB",
+            "10 % of 20.0 KiB",
+            "torn",
+            "not counted",
+        ):
+            self.assertIn(words, shown)
+
+
+class LineTests(SynchronousTestCase):
+    def test_a_record_is_one_line_and_moves_nothing(self):
+        line = record_line(RECORD)
+        self.assertTrue(line.replace("\x1b[31m503\x1b[0m", "").isprintable(), line)
+        self.assertIn("[UF upstream_reset]", line)
+        self.assertIn("1.5 ms", line)
+
+    def test_a_record_of_which_little_is_known_has_a_line_too(self):
+        self.assertIn("-", record_line({}))
+
+    def test_bars_tell_anything_from_nothing(self):
+        self.assertEqual(bar(0, 10, 40, blocks=True), "")
+        self.assertEqual(bar(1, 10_000, 40, blocks=True), "▏")
+        self.assertEqual(bar(10, 10, 4, blocks=True), "████")
+        self.assertEqual(bar(5, 10, 4, blocks=False), "##")

@@ -1,0 +1,248 @@
+"""The routes for request logs: through the real Site, over a store that is a real DuckDB in memory."""
+
+import io
+import json
+from urllib.parse import quote
+
+from twisted.internet.defer import succeed
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from avinet.controller.api_logs import Exported, LogApi, LostLogs, StoreStatus
+from avinet.controller.log_tail import REMEMBERED, Arrivals
+from avinet.controller.log_whereabouts import Whereabouts
+from avinet.logs.query.errors import InvalidShapeError
+from avinet.logs.query.fields import FIELDS
+from avinet.model.ids import SeId
+from avinet.model.logs import ClassTotals, DropReason, SpoolTotals
+from avinet.rest.openapi import Info, openapi
+from avinet.rest.router import Router
+from tests.unit.log_query_kit import NOW_US, MemoryStore
+from tests.unit.rest_client import Client, Known, request_bytes
+
+NOW_S = NOW_US / 1_000_000
+SE_1, SE_2 = SeId("se-1111"), SeId("se-2222")
+
+
+def record(**values):
+    """One record; what is not said is not known."""
+    known = {"time": NOW_US, "class": "significant", "vs_uuid": "v", "se_uuid": SE_1, "se": "se-1"}
+    return dict.fromkeys(FIELDS) | known | values
+
+
+class Store:
+    """Each file is a table's worth of records."""
+
+    def __init__(self):
+        self.memory = MemoryStore()
+        self.files = {}
+        self.asked = []
+        self.removed = 0
+
+    async def ask(self, query):
+        self.memory.fill([row for rows in self.files.values() for row in rows])
+        return self.memory.ask(query)
+
+    async def ask_file(self, query, name):
+        self.asked.append(name)
+        if name not in self.files:
+            raise InvalidShapeError(where="file", what="there is none")
+        self.memory.fill(self.files[name])
+        return self.memory.ask(query)
+
+    async def export(self, query, kind):
+        data = json.dumps([query.since_us, kind]).encode() * 100_000
+        return Exported(io.BytesIO(data), len(data), 7, self._remove)
+
+    def _remove(self):
+        self.removed += 1
+
+    async def status(self):
+        return StoreStatus(
+            records=1, bytes=2, files=3, since="", until="", waiting_segments=4, waiting_bytes=5
+        )
+
+
+class LogCase(SynchronousTestCase):
+    def setUp(self):
+        self.clock = Clock()
+        self.clock.rightNow = NOW_S
+        self.store = Store()
+        self.arrivals = Arrivals(self.clock.seconds)
+        self.spools, self.pulled = {}, set()
+        where = Whereabouts(
+            lambda: self.spools,
+            lambda: [(SE_1, "se-1"), (SE_2, "se-2")],
+            lambda se: se == SE_1,
+            self.pulled.__contains__,
+        )
+        lost = LostLogs(
+            se="se-1", at="", reason="torn", log_class="full", vs="", since="", until="", records=1, bytes=0
+        )
+        api = LogApi(
+            self.store, where, self.arrivals, lambda: succeed((lost,)), self.clock, self.clock.seconds
+        )
+        self.routes = api.routes()
+        self.client = Client(Router(self.routes, self.clock, Known("olga")), self.clock)
+
+    def get(self, path, status=200, **query):
+        pairs = "&".join(f"{name}={quote(str(value))}" for name, value in query.items())
+        answer = self.client("GET", f"/api/logs/{path}?{pairs}")
+        self.assertEqual(answer.status, status, answer.body)
+        return answer.json
+
+
+class QueryTests(LogCase):
+    def setUp(self):
+        super().setUp()
+        self.store.files["a"] = [record(path=f"/{n % 3}", status=200 + n, time=NOW_US - n) for n in range(7)]
+
+    def test_a_count_says_how_many_and_what_is_missing(self):
+        self.assertEqual(self.get("query", q="status<203", count="true"), {"count": 3, "missing": []})
+
+    def test_the_most_frequent_are_named(self):
+        found = self.get("query", top="path", limit=1)
+        self.assertEqual(found["results"], [{"path": "/0", "count": 3}])
+
+    def test_a_question_that_is_too_long_for_an_url_goes_in_a_body(self):
+        body = {"q": f"path in ({', '.join(f'/{n}' for n in range(1, 900))})", "count": True}
+        answer = self.client("POST", "/api/logs/query", body=json.dumps(body).encode())
+        self.assertEqual((answer.status, answer.json["count"]), (200, 4), answer.body)
+
+    def test_a_malformed_query_is_refused_with_its_place(self):
+        found = self.get("query", 400, q="status>>500 nonsense(", count="true")
+        self.assertEqual((found["reason"], found["column"]), ("invalid-log-query", 7))
+        self.assertIn(">=", found["allowed"])
+        self.assertIn("|       ^", found["detail"])
+
+    def test_a_shape_that_cannot_be_is_refused_by_name(self):
+        self.assertEqual(self.get("query", 400, top="pth")["where"], "top")
+        self.assertEqual(self.get("query", 400, count="true", top="path")["where"], "top")
+
+    def test_records_come_in_pages(self):
+        first = self.get("records", q="since 1h", limit=4)
+        self.assertEqual([row["status"] for row in first["results"]], [200, 201, 202, 203])
+        self.clock.advance(3_000)  # the hour is the same on every page
+        rest = self.get("records", q="since 1h", limit=4, cursor=first["next"])
+        self.assertEqual([row["status"] for row in rest["results"]], [204, 205, 206])
+        self.assertNotIn("next", rest)
+        self.assertEqual(self.get("records", 400, cursor="nonsense")["where"], "cursor")
+
+    def test_what_service_engines_still_keep_is_said(self):
+        kept = ClassTotals(segments=2, records=30, size=4_000, oldest_us=NOW_US - 5_000_000)
+        self.spools |= {SE_1: SpoolTotals(full=kept), SE_2: SpoolTotals(significant=kept)}
+        one, two = self.get("query", q="since 1s", count="true")["missing"]
+        self.assertEqual(
+            (one["se"], one["records"], one["bytes"], one["why"]), ("se-1", 30, 4_000, "not pulled")
+        )
+        self.assertEqual(one["since"], "2026-11-27T11:59:59.000000Z")
+        self.assertEqual((two["se"], two["why"]), ("se-2", "not connected"))
+        self.pulled.add(SE_1)
+        self.assertEqual(self.get("query", count="true")["missing"][0]["why"], "being pulled")
+        self.assertEqual(self.get("query", q="until 1h", count="true")["missing"], [])
+
+    def test_the_status_has_the_store_the_spools_and_what_was_lost(self):
+        self.spools[SE_1] = SpoolTotals(limit_bytes=9, drops={DropReason.TORN: 3})
+        found = self.get("status")
+        self.assertEqual(found["store"]["waiting_segments"], 4)
+        self.assertEqual(found["service_engines"][0]["dropped"], {"torn": 3})
+        self.assertEqual(found["drops"][0]["class"], "full")
+
+    def test_the_document_describes_them(self):
+        document = openapi(self.routes, Info(title="t", version="1"))
+        self.assertIn("/api/logs/query", document["paths"])
+
+
+class ExportTests(LogCase):
+    def test_a_file_comes_whole_and_is_removed(self):
+        connection = self.client.connect()
+        connection.send(request_bytes("GET", "/api/logs/export?format=csv&q=since%201970-01-02"))
+        for _ in range(20):
+            self.clock.advance(0)
+        answer = connection.answer()
+        self.assertEqual(answer.headers["x-avinet-records"], "7")
+        self.assertEqual(answer.headers["content-type"], "text/csv; charset=utf-8")
+        self.assertEqual(answer.body, b'[86400000000, "csv"]' * 100_000)
+        self.assertEqual(self.store.removed, 1)
+
+    def test_a_client_that_leaves_or_wants_only_the_head_leaves_no_file(self):
+        self.client("HEAD", "/api/logs/export")
+        self.assertEqual(self.store.removed, 1)
+        connection = self.client.connect()
+        connection.send(request_bytes("GET", "/api/logs/export"))
+        connection.lose()
+        self.clock.advance(1)
+        self.assertEqual(self.store.removed, 2)
+
+
+class TailTests(LogCase):
+    def follow(self, **query):
+        pairs = "&".join(f"{name}={quote(str(value))}" for name, value in query.items())
+        connection = self.client.connect()
+        connection.send(request_bytes("GET", f"/api/logs/tail?{pairs}"))
+        self.addCleanup(connection.lose)
+        return connection
+
+    def come(self, name, *rows):
+        self.store.files[name] = list(rows)
+        self.arrivals.stored(name)
+
+    def seen(self, connection):
+        data = [line[6:] for line in connection.transport.value().split(b"\n") if line.startswith(b"data: ")]
+        connection.transport.clear()
+        return [json.loads(line) for line in data]
+
+    def test_records_are_told_as_they_come_and_each_once(self):
+        self.come("old", record(path="/old"))
+        connection = self.follow()
+        self.come(
+            "a", record(path="/1"), record(path="/2", time=NOW_US - 1), record(path="/f", **{"class": "full"})
+        )
+        self.come("b", record(path="/3"))
+        self.assertEqual([row["path"] for row in self.seen(connection)], ["/2", "/1", "/3"])
+        self.come("c", record(path="/4"))
+        self.assertEqual([row["path"] for row in self.seen(connection)], ["/4"])
+
+    def test_files_without_such_a_record_are_asked_once(self):
+        connection = self.follow(q="status=500")
+        for name in "abc":
+            self.come(name, record(path="/1"))
+        self.assertEqual(self.store.asked, ["a", "b", "c"])
+        self.come("d", record(status=500))
+        self.assertEqual(len(self.seen(connection)), 1)
+
+    def test_pages_of_one_file_hold_each_record_once(self):
+        connection = self.follow(full="true")
+        self.come("a", *(record(path=f"/{n}", time=NOW_US + n) for n in range(250)))
+        self.assertEqual([row["path"] for row in self.seen(connection)], [f"/{n}" for n in range(250)])
+
+    def test_a_client_comes_back_to_where_it_was(self):
+        connection = self.follow()
+        self.come("a", *(record(path=f"/{n}", time=NOW_US + n) for n in range(5)))
+        third = self.seen(connection)[2]["id"]
+        connection.lose()
+        self.come("b", record(path="/5"))
+        again = self.follow(since=third)
+        self.assertEqual([row["path"] for row in self.seen(again)], ["/3", "/4", "/5"])
+
+    def test_a_file_that_was_merged_meanwhile_stops_nothing(self):
+        connection = self.follow()
+        self.arrivals.stored("merged")
+        self.come("a", record(path="/1"))
+        self.assertEqual(len(self.seen(connection)), 1)
+
+    def test_what_is_remembered_is_bounded(self):
+        for number in range(REMEMBERED + 5):
+            self.arrivals.stored(str(number))
+        self.assertEqual(len(self.arrivals.after(0)), REMEMBERED)
+
+    def test_a_range_of_time_does_not_go_with_it(self):
+        self.assertEqual(self.get("tail", 400, q="since 1h")["where"], "q")
+
+    def test_tails_are_bounded_and_leave_no_trace(self):
+        connections = [self.follow() for _ in range(50)]
+        self.assertEqual(self.get("tail", 429)["reason"], "too-many-tails")
+        for connection in connections:
+            connection.lose()
+        self.assertEqual(self.arrivals._woken, [])
+        self.assertNotEqual(self.follow().transport.value(), b"")
