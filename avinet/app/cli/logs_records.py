@@ -1,6 +1,5 @@
 """``avinet logs tail`` and ``avinet logs export``: records as they come, and records to a file."""
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ from avinet.app.cli.errors import UsageError
 from avinet.app.cli.events import followed
 from avinet.app.cli.logs_answers import record_line
 from avinet.app.cli.out_file import OutFile
-from avinet.app.cli.output import print_json
+from avinet.app.cli.output import json_of, print_json
 from avinet.units import show_bytes
 
 FORMATS = {".ndjson": "ndjson", ".json": "ndjson", ".jsonl": "ndjson", ".csv": "csv", ".parquet": "parquet"}
@@ -38,7 +37,7 @@ def tail(where: Place, words: tuple[str, ...], full: bool) -> None:  # noqa: FBT
     path = f"{path_to('logs', 'tail')}?{urlencode({'q': ' '.join(words), 'full': str(full).lower()})}"
     for record in followed(client, None, time.sleep, path):
         if where.json:
-            click.echo(json.dumps(record, ensure_ascii=False))
+            click.echo(json_of(record))
         else:
             click.echo(record_line(record))
 
