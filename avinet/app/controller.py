@@ -16,6 +16,7 @@ from avinet.app.image_sources import image_sources
 from avinet.app.listening import awaited
 from avinet.app.local_machines import local_cloud, require_local_envoy
 from avinet.app.operator_api import OperatorApi
+from avinet.app.operator_logs import log_routes
 from avinet.app.operator_surface import OperatorSurface
 from avinet.app.records import Records
 from avinet.app.renewal import Renewal, Shown
@@ -294,7 +295,8 @@ class Controller(SessionListener):
             self.traffic,
             self.departures,
         )
-        return api.routes(self.reactor, surface.routes())
+        more = (*surface.routes(), *log_routes(self.logs, self.records, self.reactor))
+        return api.routes(self.reactor, more)
 
     # What the parts ask and tell
 
