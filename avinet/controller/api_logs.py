@@ -21,7 +21,6 @@ from avinet.rest.file_body import FileBody
 from avinet.rest.problem import InvalidQueryError
 from avinet.rest.route import Request, Response, Route
 from avinet.rest.stream import EVENT_STREAM_TYPE, EventStream
-from avinet.units import MIB
 
 BASE = "/api/logs"
 QUERY_TIMEOUT_S = 300.0
@@ -58,19 +57,18 @@ class TooManyTailsError(AvinetError):
 
 @attrs.frozen
 class Exported:
-    """A file that was made for one caller, who removes it by ``remove``."""
+    """A file that was made for one caller, open, and without a name already."""
 
     file: BinaryIO
     size: int
     records: int
-    remove: Callable[[], None]
 
 
 class LogSearch(Protocol):
     """The log store, as far as it answers."""
 
     def ask(self, query: Query) -> Awaitable[Answer]:
-        """The answer; ``missing`` is left to the caller."""
+        """The answer; ``missing`` has what is here and not in it, service engines are left to the caller."""
 
     def ask_file(self, query: Query, name: str) -> Awaitable[Answer]:
         """The answer of one file."""
@@ -149,7 +147,7 @@ class LogApi:
 
     async def _answered(self, query: Query) -> Response:
         answer = await self.store.ask(query)
-        missing = self.where.missing(query.since_us, query.until_us)
+        missing = (*answer.missing, *self.where.missing(query.since_us, query.until_us))
         return Response(body=msgspec.structs.replace(answer, missing=missing).document())
 
     async def query(self, request: Request) -> Response:
@@ -169,7 +167,7 @@ class LogApi:
         query = Query(filter=asked.filter, since_us=asked.since_us, until_us=asked.until_us, shape=Whole())
         made = await self.store.export(query, wanted.format.value)
         return Response(
-            body=FileBody(made.file, made.size, made.remove, self.clock),
+            body=FileBody(made.file, made.size, self.clock),
             content_type=MEDIA_TYPES[wanted.format],
             headers={
                 RECORDS_HEADER: str(made.records),
@@ -308,5 +306,3 @@ ANSWER_SCHEMA = {
     },
     "required": ["missing"],
 }
-MAX_EXPORT_BYTES = 16_384 * MIB
-"""Of one file: what a controller's disk has room for beside its logs."""

@@ -243,6 +243,14 @@ class Ledger:
             ).fetchall()
         return [Dropped(id_, se, at_us, _drop(body)) for id_, se, at_us, body in rows]
 
+    def newest_drops(self, limit: int = PAGE) -> list[Dropped]:
+        """What was dropped last, the newest first."""
+        with self._reading() as connection:
+            rows = connection.execute(
+                "SELECT id, se, at_us, body FROM dropped ORDER BY id DESC LIMIT ?", (limit,)
+            ).fetchall()
+        return [Dropped(id_, se, at_us, _drop(body)) for id_, se, at_us, body in rows]
+
     # Pulls.
 
     def put_pull(self, pull: str, body: bytes, shares: Sequence[Share] = ()) -> None:

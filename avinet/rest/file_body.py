@@ -1,6 +1,5 @@
-"""A file as the body of an answer: read as fast as its client takes it, and then removed."""
+"""A file as the body of an answer: read as fast as its client takes it, and then closed."""
 
-from collections.abc import Callable
 from typing import BinaryIO
 
 from twisted.internet.defer import Deferred
@@ -16,12 +15,11 @@ CHUNK_BYTES = 256 * KIB
 
 @implementer(IBodyProducer, IPushProducer)
 class FileBody:
-    """``file`` from where it stands, ``length`` bytes; ``done`` is called once, whatever happens."""
+    """``file`` from where it stands, ``length`` bytes; it is closed whatever happens."""
 
-    def __init__(self, file: BinaryIO, length: int, done: Callable[[], None], clock: IReactorTime) -> None:
+    def __init__(self, file: BinaryIO, length: int, clock: IReactorTime) -> None:
         self.length = length
         self._file = file
-        self._done = done
         self._clock = clock
         self._left = length
         self._over = False
@@ -73,7 +71,6 @@ class FileBody:
         self._over = True
         self.pauseProducing()
         self._file.close()
-        self._done()
         consumer, self._consumer = self._consumer, None
         if consumer is None:
             return

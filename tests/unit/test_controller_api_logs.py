@@ -37,7 +37,7 @@ class Store:
         self.memory = MemoryStore()
         self.files = {}
         self.asked = []
-        self.removed = 0
+        self.exports = []
 
     async def ask(self, query):
         self.memory.fill([row for rows in self.files.values() for row in rows])
@@ -52,10 +52,8 @@ class Store:
 
     async def export(self, query, kind):
         data = json.dumps([query.since_us, kind]).encode() * 100_000
-        return Exported(io.BytesIO(data), len(data), 7, self._remove)
-
-    def _remove(self):
-        self.removed += 1
+        self.exports.append(io.BytesIO(data))
+        return Exported(self.exports[-1], len(data), 7)
 
     async def status(self):
         return StoreStatus(
@@ -154,7 +152,7 @@ class QueryTests(LogCase):
 
 
 class ExportTests(LogCase):
-    def test_a_file_comes_whole_and_is_removed(self):
+    def test_a_file_comes_whole(self):
         connection = self.client.connect()
         connection.send(request_bytes("GET", "/api/logs/export?format=csv&q=since%201970-01-02"))
         for _ in range(20):
@@ -163,16 +161,15 @@ class ExportTests(LogCase):
         self.assertEqual(answer.headers["x-avinet-records"], "7")
         self.assertEqual(answer.headers["content-type"], "text/csv; charset=utf-8")
         self.assertEqual(answer.body, b'[86400000000, "csv"]' * 100_000)
-        self.assertEqual(self.store.removed, 1)
+        self.assertTrue(self.store.exports[0].closed)
 
-    def test_a_client_that_leaves_or_wants_only_the_head_leaves_no_file(self):
+    def test_a_client_that_leaves_or_wants_only_the_head_leaves_no_file_open(self):
         self.client("HEAD", "/api/logs/export")
-        self.assertEqual(self.store.removed, 1)
         connection = self.client.connect()
         connection.send(request_bytes("GET", "/api/logs/export"))
         connection.lose()
         self.clock.advance(1)
-        self.assertEqual(self.store.removed, 2)
+        self.assertEqual([file.closed for file in self.store.exports], [True, True])
 
 
 class TailTests(LogCase):

@@ -155,6 +155,8 @@ class DropTests(Case):
         for position in (1, 2, 3):
             self.ledger.add_drops(SE, SPOOL, position, [self.DROP], position)
         self.assertEqual([one.at_us for one in self.ledger.drops()], [2, 3])
+        self.assertEqual([one.at_us for one in self.ledger.newest_drops()], [3, 2])
+        self.assertEqual([one.at_us for one in self.ledger.newest_drops(1)], [3])
 
     def test_forgetting_segments_keeps_the_position_and_the_reverse(self):
         self.ledger.add_drops(SE, SPOOL, 5, [], 1)

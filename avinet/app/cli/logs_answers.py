@@ -151,9 +151,11 @@ def _missing_line(one: Mapping[str, Any]) -> str:
     amount = []
     if one.get("records"):
         amount.append(f"{one['records']} records")
+    if one.get("raw_bytes"):
+        amount.append(f"{show_bytes(one['raw_bytes'])} of NDJSON")
     if one.get("bytes"):
         amount.append(show_bytes(one["bytes"]))
     span = f" from {one['since']}" if one.get("since") else ""
     span += f" to {one['until']}" if one.get("until") else ""
     what = ", ".join(amount) or "records"
-    return f"{text_of(one['se'])}: {what}{span} ({text_of(one.get('why'))})"
+    return f"{text_of(one['se'] or 'here')}: {what}{span} ({text_of(one.get('why'))})"

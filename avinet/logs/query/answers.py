@@ -18,7 +18,7 @@ from avinet.logs.query.times import show_instant
 
 
 class Missing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Records of the asked range that one service engine still has, or that nobody can ask it for now."""
+    """Records of the asked range that one service engine still has; without ``se``, that are here and not stored yet."""
 
     se: str
     se_uuid: str
@@ -30,8 +30,10 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of any time: a spool tells its sums, and since when."""
     bytes: int = 0
     """Compressed."""
+    raw_bytes: int = 0
+    """As NDJSON, where that is what is known."""
     why: str = ""
-    """``not pulled``, ``being pulled``, or ``not connected``."""
+    """``not pulled``, ``being pulled``, ``not connected``, or ``waits to be stored``."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
