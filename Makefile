@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --config-settings editable_mode=compat
 PACKAGING := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: help demo test unit trial integration fuzz lint format coverage test-deps bench-env bench bench-config figures lock clean
+.PHONY: help demo test unit trial integration fuzz lint format coverage test-deps bench-env bench bench-config bench-logs figures lock clean
 
 help:
 	@echo "make demo [ARGS=--check]  run a controller, two service engines and live traffic on this machine"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench-env            what benchmarks need, into .venv"
 	@echo "make bench [ARGS=--quick] the secure channel beside OpenSSH and AsyncSSH"
 	@echo "make bench-config [ARGS=--quick] configuration: time to the last Ack, requests lost by changes, failover"
+	@echo "make bench-logs [ARGS=--quick] request logs: moved, stored, asked, and agents killed meanwhile"
 	@echo "make figures              measure and draw what docs/performance.md shows"
 
 $(VENV)/pip.stamp:
@@ -83,6 +84,9 @@ bench: $(VENV)/bench.stamp
 
 bench-config: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks.config $(ARGS)
+
+bench-logs: $(VENV)/bench.stamp
+	$(BIN)/python -m benchmarks.logs $(ARGS)
 
 figures: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks.plots $(ARGS)

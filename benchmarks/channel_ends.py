@@ -275,23 +275,23 @@ class Engine:
         return {"bytes": count, "s": took_s, "rtt_s": heartbeat.rtt_s}
 
 
+Steps = dict[str, Callable[..., Coroutine[Any, Any, dict[str, Any]]]]
+"""What can be asked for, by name."""
+
+
 class Requests(LineOnlyReceiver):
     """A JSON object a line, from standard input."""
 
     delimiter = b"\n"
 
-    def __init__(self, engine: Engine, over: Callable[[], None]) -> None:
-        self._engine = engine
+    def __init__(self, steps: Steps, over: Callable[[], None]) -> None:
+        self._steps = steps
         self._over = over
 
     def lineReceived(self, line: bytes) -> None:
         """One request."""
         request = msgspec.json.decode(line)
-        steps: dict[str, Callable[..., Coroutine[Any, Any, dict[str, Any]]]] = {
-            "send": self._engine.send,
-            "pull": self._engine.pull,
-        }
-        doing = Deferred.fromCoroutine(steps[request.pop("do")](**request))
+        doing = Deferred.fromCoroutine(self._steps[request.pop("do")](**request))
         doing.addCallbacks(lambda answer: say(**answer), lambda why: say(failed=why.getErrorMessage()))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -307,7 +307,8 @@ async def attach(reactor: Any, given: argparse.Namespace) -> None:
     channel = await connect(endpoint, user=USER, key=key, verify_host_key=lambda line: True, clock=reactor)
     # A login without a channel or forward is cut as idle; its peers take their turns meanwhile.
     await channel.open(ECHO_PORT, Heartbeat(), priority=Priority.CONTROL)
-    StandardIO(Requests(Engine(reactor, channel), reactor.stop), reactor=reactor)
+    engine = Engine(reactor, channel)
+    StandardIO(Requests({"send": engine.send, "pull": engine.pull}, reactor.stop), reactor=reactor)
     say(ready=True)
 
 

@@ -1,8 +1,9 @@
 """Request logs as a data plane writes them, made up but realistic: what the figures about logs are measured with.
 
 Hosts, paths, clients and user agents are drawn by Zipf's law, sizes and durations from log-normal distributions, and
-each request has a random id; so a compressor finds what it would find in the real thing, and no more.  The keys and
-their order are those of ``avinet.dataplane.envoy_access_log``.
+each request has a random id.  Clients keep their connections for a few requests, which come among those of all others,
+and each has one user agent; so have requests to servers.  So a compressor finds what it would find in the real thing,
+and no more.  The keys and their order are those of ``avinet.dataplane.envoy_access_log``.
 
 Columns are drawn by numpy and lines joined by pyarrow: 300,000 lines a second, so that who reads them is measured.
 """
@@ -19,9 +20,12 @@ import pyarrow.compute as pc
 
 PATHS = 5_000
 CLIENTS = 20_000
-AGENTS = 60
 BLOCK_LINES = 20_000
 """Drawn at once: 12 MiB."""
+REQUESTS_A_CONNECTION = 4
+"""On average, within a block.  A page is some 70 requests, by HTTP/1.1 over 6 connections a host (HTTP Archive)."""
+UPSTREAM_CONNECTIONS = 400
+"""That a data plane keeps open to servers."""
 QUERY_SHARE = 0.2
 """Of requests, those whose path has a query."""
 REQUEST_ID_BYTES = 36
@@ -29,17 +33,18 @@ _DASHES = (8, 13, 18, 23)
 """In a UUID (RFC 9562, 4)."""
 _US = 1_000_000
 _AGENT = (
-    "Mozilla/5.0 ({os}) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/{major}.0.0.0 Safari/537.36",
-    "Mozilla/5.0 ({os}; rv:{major}.0) Gecko/20100101 Firefox/{major}.0",
-    "okhttp/4.{major}.0",
-    "python-requests/2.{major}.0",
-)
-_OS = (
-    "Windows NT 10.0; Win64; x64",
-    "Macintosh; Intel Mac OS X 10_15_7",
-    "X11; Linux x86_64",
-    "Android 14; Mobile",
-)
+    ("Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/{n}.0.0.0 Safari/537.36", 30),
+    ("Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/{n}.0.0.0 Mobile Safari/537.36", 28),
+    ("Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/{n}.0.0.0 Safari/537.36", 8),
+    ("Mozilla/5.0 (iPhone; CPU iPhone OS 18_{n} like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.{n} Mobile/15E148 Safari/604.1", 16),
+    ("Mozilla/5.0 (X11; Linux x86_64; rv:{n}.0) Gecko/20100101 Firefox/{n}.0", 3),
+    ("okhttp/4.{n}.0", 8),
+    ("python-requests/2.{n}.0", 4),
+    ("Go-http-client/1.{n}", 3),
+)  # fmt: skip
+"""With their shares in percent: browsers as StatCounter counts them, about, and programs."""
+_VERSIONS = 12
+"""Of each that are in use, the newest most."""
 _WORDS = (
     "api",
     "v1",
@@ -129,16 +134,16 @@ class Vocabulary:
         paths = ["/" + "/".join(draw.choices(_WORDS, k=draw.randint(1, 4))) + f"/{n}" for n in range(PATHS)]
         clients = [".".join(map(str, draw.choices(range(1, 255), k=4))) for _ in range(CLIENTS)]
         agents = [
-            draw.choice(_AGENT).format(os=draw.choice(_OS), major=draw.randint(80, 140))
-            for _ in range(AGENTS)
+            (text.format(n=140 - version), share / (version + 1))
+            for (text, share), version in itertools.product(_AGENT, range(_VERSIONS))
         ]
         servers = [f"10.20.{a}.{b}:8080" for a, b in itertools.product(range(4), range(1, 10))]
         return cls(
-            Words.zipf(paths), Words.zipf(clients), Words.zipf(agents), Words.of(servers, [1] * len(servers))
+            Words.zipf(paths), Words.zipf(clients), _weighted(agents), Words.of(servers, [1] * len(servers))
         )
 
 
-def _weighted(pairs: Sequence[tuple[object, int]]) -> Words:
+def _weighted(pairs: Sequence[tuple[object, float]]) -> Words:
     return Words.of([str(text) for text, _ in pairs], [weight for _, weight in pairs])
 
 
@@ -190,7 +195,12 @@ def blocks(
 def _block(draw: np.random.Generator, words: Vocabulary, parts: _Parts, times_us: Any) -> bytes:
     """One line for each time."""
     size = len(times_us)
-    service = parts.chosen.places(draw, size)
+    opened = max(1, size // REQUESTS_A_CONNECTION)
+    client = words.clients.places(draw, opened)
+    connection = pa.array(draw.integers(0, opened, size))
+    to_server = pa.array(draw.integers(0, UPSTREAM_CONNECTIONS, size))
+    service = parts.chosen.places(draw, opened).take(connection)
+    agents = words.agents.some(np.random.default_rng(CLIENTS), CLIENTS)
     method = words.methods.some(draw, size)
     sent = pc.if_else(pc.equal(method, "POST"), _numbers(draw.lognormal(6, 1.5, size)), "0")
     first_us = draw.lognormal(8.5, 1.2, size).astype(np.int64)
@@ -199,19 +209,19 @@ def _block(draw: np.random.Generator, words: Vocabulary, parts: _Parts, times_us
     lines = pc.binary_join_element_wise(
         '{"_time":"', _times(times_us), parts.begin.take(service), sent,
         ',"bytes_out":', _numbers(draw.lognormal(8, 1.5, size)),
-        ',"client":"', words.clients.some(draw, size),
-        '","client_port":', _numbers(draw.integers(1024, 65536, size)),
-        ',"connect_us":', _numbers(draw.integers(80, 901, size)),
+        ',"client":"', words.clients.texts.take(client).take(connection),
+        '","client_port":', _numbers(draw.integers(1024, 65536, opened)).take(connection),
+        ',"connect_us":', _numbers(draw.integers(80, 901, UPSTREAM_CONNECTIONS)).take(to_server),
         ',"duration_us":', _numbers(first_us + draw.integers(20, 4001, size)),
         ',"first_byte_us":', _numbers(first_us),
         parts.host.take(service), method,
         '","path":"', words.paths.some(draw, size),
         pc.if_else(pa.array(draw.random(size) < QUERY_SHARE), query, ""),
         parts.pool.take(service), _request_ids(draw, size),
-        '","server":"', words.servers.some(draw, size),
+        '","server":"', words.servers.some(draw, UPSTREAM_CONNECTIONS).take(to_server),
         '","status":', words.statuses.some(draw, size),
         ',"tls_cipher":"TLS_AES_128_GCM_SHA256","tls_version":"TLSv1.3","user_agent":"',
-        words.agents.some(draw, size), parts.end.take(service), "",
+        agents.take(client).take(connection), parts.end.take(service), "",
     )  # fmt: skip
     _, ends, octets = lines.buffers()
     return bytes(octets[: np.frombuffer(ends, np.int32)[size]])
