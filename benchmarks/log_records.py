@@ -8,6 +8,7 @@ and no more.  The keys and their order are those of ``avinet.dataplane.envoy_acc
 Columns are drawn by numpy and lines joined by pyarrow: 300,000 lines a second, so that who reads them is measured.
 """
 
+import functools
 import itertools
 import random
 from collections.abc import Iterator, Sequence
@@ -118,7 +119,7 @@ class Words:
 
 @attrs.frozen
 class Vocabulary:
-    """What lines are made of; always the same for the same seed."""
+    """What lines are made of."""
 
     paths: Words
     clients: Words
@@ -128,9 +129,9 @@ class Vocabulary:
     statuses: Words = attrs.field(factory=lambda: _weighted(_STATUS), init=False)
 
     @classmethod
-    def drawn(cls, seed: int) -> "Vocabulary":
-        """Texts to draw from."""
-        draw = random.Random(seed)
+    def drawn(cls) -> "Vocabulary":
+        """Texts to draw from, always the same."""
+        draw = random.Random(1)
         paths = ["/" + "/".join(draw.choices(_WORDS, k=draw.randint(1, 4))) + f"/{n}" for n in range(PATHS)]
         clients = [".".join(map(str, draw.choices(range(1, 255), k=4))) for _ in range(CLIENTS)]
         agents = [
@@ -141,6 +142,11 @@ class Vocabulary:
         return cls(
             Words.zipf(paths), Words.zipf(clients), _weighted(agents), Words.of(servers, [1] * len(servers))
         )
+
+
+@functools.cache
+def _vocabulary() -> Vocabulary:
+    return Vocabulary.drawn()
 
 
 def _weighted(pairs: Sequence[tuple[object, float]]) -> Words:
@@ -184,7 +190,7 @@ def blocks(
 
     ``weights`` says how often each service is called; all alike when it is empty.
     """
-    words, parts = Vocabulary.drawn(seed), _Parts.of(among, weights or [1] * len(among))
+    words, parts = _vocabulary(), _Parts.of(among, weights or [1] * len(among))
     draw = np.random.default_rng(seed)
     for first in range(0, count, BLOCK_LINES):
         size = min(BLOCK_LINES, count - first)

@@ -3,7 +3,9 @@
     python -m benchmarks.logs [--quick] [--json] [--only PIECE ...]
 
 - ``pipeline``: NDJSON in a data plane's file to acknowledged by the controller, and what that puts on the wire;
-- ``pull``: segments that an SE keeps, beside OpenSSH; memory and heartbeats meanwhile.
+- ``pull``: segments that an SE keeps, beside OpenSSH; memory and heartbeats meanwhile;
+- ``ingest``: segments to the store's files, in its worker;
+- ``queries``: answers from a store of 50 million records.
 """
 
 import argparse
@@ -17,6 +19,8 @@ from pathlib import Path
 
 import attrs
 
+from avinet.logs.query.asked import Question
+from avinet.logs.store.jobs import Role
 from avinet.units import GIB, KIB, MIB
 from benchmarks import sshd
 from benchmarks.files import folder_for
@@ -24,6 +28,8 @@ from benchmarks.harness import Target, at_least, at_most, options, progress, qua
 from benchmarks.latency import BUFFER_MB, EVERY_S, MBIT, RTT_MS
 from benchmarks.latency import TARGET_MS as WAN_HEARTBEAT_MS
 from benchmarks.log_moves import Ends, Resident, cat, openssh, write_records
+from benchmarks.log_records import services
+from benchmarks.log_store import Asking, Filling, StoreWorker, ingested, spooled
 from benchmarks.processes import cpu_s
 
 PIPELINE_MIB_S = 150.0
@@ -34,6 +40,10 @@ PULL_OF_PEER = 0.6
 GROWTH_MIB = 64.0
 HEARTBEAT_MS = 20.0
 HEARTBEAT_EVERY_S = 0.01
+PERCENTILES_MS = 300.0
+COUNT_AND_TOP_S = 3.0
+ASKED = 7
+CHART_POINTS = 100
 WIRE_PERCENT = 10.0
 
 
@@ -46,10 +56,28 @@ class Extent:
     pull_bytes: int
     pull_rounds: int
     wan_s: float
+    ingest_bytes: int
+    filling: Filling
 
 
-QUICK = Extent(pipeline_bytes=512 * MIB, rounds=3, pull_bytes=512 * MIB, pull_rounds=2, wan_s=20.0)
-FULL = Extent(pipeline_bytes=2 * GIB, rounds=5, pull_bytes=4 * GIB, pull_rounds=2, wan_s=60.0)
+QUICK = Extent(
+    pipeline_bytes=512 * MIB,
+    rounds=3,
+    pull_bytes=512 * MIB,
+    pull_rounds=2,
+    wan_s=20.0,
+    ingest_bytes=512 * MIB,
+    filling=Filling(services=10, hours=10, each=50_000),
+)
+FULL = Extent(
+    pipeline_bytes=2 * GIB,
+    rounds=5,
+    pull_bytes=4 * GIB,
+    pull_rounds=2,
+    wan_s=60.0,
+    ingest_bytes=2 * GIB,
+    filling=Filling(services=100, hours=25, each=20_000),
+)
 
 
 @contextlib.contextmanager
@@ -157,9 +185,64 @@ def _pull_far(extent: Extent, arguments: argparse.Namespace, folder: Path, recor
     report(arguments, "share of that link that the pull's segments got", share, "%")
 
 
+def ingest(extent: Extent, arguments: argparse.Namespace) -> None:
+    """Segments as a spool makes them, to a file of the store."""
+    rates: list[float] = []
+    with on_disk() as folder, StoreWorker(Role.INGEST, folder) as worker:
+        for turn in range(extent.rounds):
+            segments = spooled(folder, extent.ingest_bytes)
+            cpu, begun = cpu_s(worker.pid), time.monotonic()
+            written = ingested(worker, segments, folder, f"{turn}")
+            rates.append(written.records / (time.monotonic() - begun))
+            progress(
+                "round {turn}: {rate:.0f} records a second, {cpu:.2f} us of CPU a record, {size:.1f} bytes a record",
+                turn=turn + 1, rate=rates[-1], size=written.size / written.records,
+                cpu=(cpu_s(worker.pid) - cpu) / written.records * 1e6,
+            )  # fmt: skip
+    what = f"records ingested, segments to a durable file, one worker ({extent.ingest_bytes // MIB} MiB, best of {extent.rounds})"
+    report(arguments, what, max(rates), "a second", at_least(INGEST_A_SECOND))
+
+
+def queries(extent: Extent, arguments: argparse.Namespace) -> None:
+    """Answers, once files have been looked at."""
+    filling = extent.filling
+    minutes = filling.hours * 60 // CHART_POINTS
+    one = services(filling.services)[filling.services // 2].name
+    over_time = Question(q=f"vs={one}", percentiles="duration_ms", histogram=f"{minutes}m")
+    count, top = Question(), Question(top="path", limit=20)
+    with on_disk() as folder:
+        files = filling.fill(folder)
+        took_s: dict[str, list[float]] = {"percentiles": [], "count": [], "top": []}
+        with StoreWorker(Role.QUERY, folder) as worker:
+            asking = Asking(worker, files)
+            for turn in range(ASKED):
+                for name, question in (("percentiles", over_time), ("count", count), ("top", top)):
+                    seconds, rows = asking.ask(question)
+                    took_s[name].append(seconds)
+                    if name == "count" and rows != [[filling.records]]:
+                        raise RuntimeError(f"{filling.records} records are {rows}")
+                    if name == "percentiles" and sum(int(row[1]) for row in rows) != filling.of_one:
+                        raise RuntimeError(f"{filling.of_one} records of {one} are not all counted")
+                progress(
+                    "asked, {turn}: {took}",
+                    turn=turn + 1,
+                    took={n: f"{s[-1]:.3f} s" for n, s in took_s.items()},
+                )
+    # The first looks at every file's footer; a dashboard asks again and again.
+    p50 = {name: quantile(seconds[1:], 0.5) for name, seconds in took_s.items()}
+    held = f"{filling.records / 1e6:g} million records in the store"
+    what = f"percentiles over time of one virtual service ({filling.of_one} of {held}), p50 of {ASKED - 1}"
+    report(arguments, what, p50["percentiles"] * 1000, "ms", at_most(PERCENTILES_MS))
+    report(arguments, f"the same, first time ({held})", took_s["percentiles"][0] * 1000, "ms")
+    what = f"count and top 20 paths over all ({held}), p50 of {ASKED - 1}"
+    report(arguments, what, p50["count"] + p50["top"], "s", at_most(COUNT_AND_TOP_S))
+
+
 PIECES: dict[str, Callable[[Extent, argparse.Namespace], None]] = {
     "pipeline": pipeline,
     "pull": pull,
+    "ingest": ingest,
+    "queries": queries,
 }
 
 

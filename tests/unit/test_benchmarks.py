@@ -1,13 +1,20 @@
 """What benchmarks claim: targets are judged as their text says, and the link keeps its promises."""
 
+import io
 import json
+import tempfile
+from pathlib import Path
 from unittest import TestCase
+
+import zstandard
 
 from avinet.model.logs import LINE_HEAD, LINE_SERVICE, TIME_BYTES, LineField
 from benchmarks.harness import at_least, at_most, quantile, times_peer
 from benchmarks.link import Direction
 from benchmarks.load import length_of
+from benchmarks.log_moves import write_records
 from benchmarks.log_records import BLOCK_LINES, blocks, services
+from benchmarks.log_store import Filling
 
 MIB = 1024 * 1024
 
@@ -102,3 +109,32 @@ class LogRecordTests(TestCase):
     def test_weights_say_who_is_called_how_often(self):
         called = [json.loads(line)["vs"] for line in self.lines(1_000, among=2, weights=[1, 9])]
         self.assertTrue(50 < called.count("shop-0") < 200)
+
+    def test_a_client_keeps_its_connection_and_its_user_agent(self):
+        agents = {}
+        connections = set()
+        for line in self.lines(4_000):
+            record = json.loads(line)
+            connections.add((record["client"], record["client_port"]))
+            agents.setdefault(record["client"], set()).add(record["user_agent"])
+        self.assertTrue(500 < len(connections) <= 1_000)
+        self.assertEqual(max(map(len, agents.values())), 1)
+
+    def test_as_many_bytes_are_written_as_asked_for(self):
+        out = io.BytesIO()
+        written = write_records(out, 30 * MIB)
+        self.assertEqual((written.size, written.records), (len(out.getvalue()), out.getvalue().count(b"\n")))
+        self.assertTrue(29 * MIB < written.size < 50 * MIB)
+
+
+class FillingTests(TestCase):
+    def test_an_hour_of_the_store_has_a_segment_of_each_service(self):
+        filling = Filling(services=3, hours=2, each=10)
+        with tempfile.TemporaryDirectory() as name:
+            made = filling.segments(Path(name), hour=1)
+            raw = [zstandard.ZstdDecompressor().decompress(Path(one.path).read_bytes()) for one in made]
+        self.assertEqual([text.count(b"\n") for text in raw], [10, 10, 10])
+        for segment, text in zip(made, raw, strict=True):
+            for line in text.splitlines():
+                self.assertEqual(json.loads(line)["_vs"], segment.head.service)
+        self.assertEqual(len({segment.head.name for segment in made}), 3)
