@@ -13,6 +13,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from avinet.app.channel_terms import terms_of
+from avinet.app.engine_logs import make_log_spooler, spool_limits
 from avinet.app.settings import SeSettings
 from avinet.app.software import software_version
 from avinet.app.steady import WallClock
@@ -21,6 +22,8 @@ from avinet.dataplane.envoy_settings import EnvoySettings
 from avinet.dataplane.host_addresses import RECORD, HostAddresses
 from avinet.dataplane.with_addresses import WithAddresses
 from avinet.errors import AvinetError
+from avinet.logs.spool import SpoolLimits
+from avinet.logs.throttle import Throttles
 from avinet.model.events import Level
 from avinet.model.ids import BootId, new_boot_id
 from avinet.se.applier import Applier
@@ -30,6 +33,7 @@ from avinet.se.config_files import ConfigFiles
 from avinet.se.drift import Drift
 from avinet.se.first_boot import FirstBoot
 from avinet.se.identity import SeIdentity
+from avinet.se.log_spooler import LogSpooler
 from avinet.se.lookout import Lookout
 from avinet.se.registration_client import RegistrationClient
 from avinet.se.session import SeParts
@@ -88,6 +92,7 @@ class Engine:
     _classes: CommandClassFile = attrs.field(init=False)
     _saving: DeferredLock = attrs.field(factory=DeferredLock, init=False)
     lookout: Lookout = attrs.field(init=False)
+    spooler: LogSpooler = attrs.field(init=False)
 
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
         """Traffic first: what was configured last serves before any controller is reached."""
@@ -117,7 +122,15 @@ class Engine:
         self.lookout = Lookout(self.data_plane, self.reactor)
         self.lookout.start()
         stack.callback(self.lookout.stop)
+        self._spool_logs(state, stack)
         self._make_uplinks(enrolled, stack)
+
+    def _spool_logs(self, state: Path, stack: contextlib.AsyncExitStack) -> None:
+        self.spooler = make_log_spooler(self.reactor, state, self.data_plane, self._notify)
+        self.spooler.configure(spool_limits(self.settings.logs, SpoolLimits()), Throttles())
+        self.lookout.subscribe(self.spooler.looked)
+        self.spooler.start()
+        stack.push_async_callback(self.spooler.stop)
 
     def _registration_client(self, dates: str) -> Any:
         return lambda members: RegistrationClient(

@@ -224,6 +224,13 @@ class DataPlaneSection(_Section, frozen=True, kw_only=True):
     max_connections: Count = 50_000
 
 
+class LogsSection(_Section, frozen=True, kw_only=True):
+    """Request logs on this machine's disk."""
+
+    max_mib: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 0
+    """Compressed, until a controller has them; 0: what the group says (``log_disksz``)."""
+
+
 class SeSettings(_Section, frozen=True, kw_only=True):
     """``se.toml``."""
 
@@ -231,6 +238,7 @@ class SeSettings(_Section, frozen=True, kw_only=True):
     ssh: ChannelSection = ChannelSection()
     commands: CommandsSection = CommandsSection()
     data_plane: DataPlaneSection = DataPlaneSection()
+    logs: LogsSection = LogsSection()
 
 
 _Settings = TypeVar("_Settings", bound=msgspec.Struct)
