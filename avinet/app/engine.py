@@ -3,6 +3,7 @@
 import contextlib
 import random
 from collections import deque
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from avinet.app.channel_terms import terms_of
-from avinet.app.engine_logs import make_log_spooler, spool_limits
+from avinet.app.engine_logs import make_log_spooler, spool_choices
 from avinet.app.settings import SeSettings
 from avinet.app.software import software_version
 from avinet.app.steady import WallClock
@@ -22,10 +23,9 @@ from avinet.dataplane.envoy_settings import EnvoySettings
 from avinet.dataplane.host_addresses import RECORD, HostAddresses
 from avinet.dataplane.with_addresses import WithAddresses
 from avinet.errors import AvinetError
-from avinet.logs.spool import SpoolLimits
-from avinet.logs.throttle import Throttles
 from avinet.model.events import Level
 from avinet.model.ids import BootId, new_boot_id
+from avinet.model.resources import Resource
 from avinet.se.applier import Applier
 from avinet.se.backoff import BackoffSettings
 from avinet.se.command_classes import CommandClassFile
@@ -91,6 +91,7 @@ class Engine:
     _commands: CommandServer = attrs.field(init=False)
     _classes: CommandClassFile = attrs.field(init=False)
     _saving: DeferredLock = attrs.field(factory=DeferredLock, init=False)
+    _choosing: DeferredLock = attrs.field(factory=DeferredLock, init=False)
     lookout: Lookout = attrs.field(init=False)
     spooler: LogSpooler = attrs.field(init=False)
 
@@ -111,7 +112,9 @@ class Engine:
             announce=self._announce,
             in_thread=deferToThread,
             drifted=self._drifted,
+            settled=self._settled,
         )
+        self.spooler = make_log_spooler(self.reactor, state, self.data_plane, self._notify)
         enrolled = self.first_boot.enrolled
         if enrolled is None:
             enrolled = await self.first_boot.enrol(
@@ -122,15 +125,19 @@ class Engine:
         self.lookout = Lookout(self.data_plane, self.reactor)
         self.lookout.start()
         stack.callback(self.lookout.stop)
-        self._spool_logs(state, stack)
-        self._make_uplinks(enrolled, stack)
-
-    def _spool_logs(self, state: Path, stack: contextlib.AsyncExitStack) -> None:
-        self.spooler = make_log_spooler(self.reactor, state, self.data_plane, self._notify)
-        self.spooler.configure(spool_limits(self.settings.logs, SpoolLimits()), Throttles())
+        await self._choosing.run(
+            lambda: None
+        )  # the throttles of the last good state hold from the first line
         self.lookout.subscribe(self.spooler.looked)
         self.spooler.start()
         stack.push_async_callback(self.spooler.stop)
+        self._make_uplinks(enrolled, stack)
+
+    def _settled(self, state: Mapping[str, Resource]) -> None:
+        """What is kept of logs follows the last good state; one after another, so that the last one stays."""
+        choosing = self._choosing.run(deferToThread, spool_choices, self.settings.logs, state)
+        choosing.addCallback(lambda chosen: self.spooler.configure(*chosen))
+        choosing.addErrback(lambda f: _log.failure("the limits of the log spool cannot be read", f))
 
     def _registration_client(self, dates: str) -> Any:
         return lambda members: RegistrationClient(

@@ -1,16 +1,20 @@
 """A service engine's log spool, put together: from its data plane's files to ``STATE/logs``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.threads import deferToThread
 
-from avinet.app.settings import LogsSection
+from avinet.app.settings import SpoolSection
 from avinet.app.steady import WallClock
 from avinet.logs.spool import Spool, SpoolLimits
+from avinet.logs.throttle import Throttle, Throttles
 from avinet.model.events import Level
+from avinet.model.log_settings import LogSettings
+from avinet.model.logs import LogClass
+from avinet.model.resources import Resource
 from avinet.se.log_spooler import LogSource, LogSpooler
 from avinet.units import MIB
 from avinet.wire.messages import Notice
@@ -34,8 +38,18 @@ def make_log_spooler(
     )
 
 
-def spool_limits(settings: LogsSection, limits: SpoolLimits) -> SpoolLimits:
-    """The group's, unless the machine's own settings say otherwise."""
-    if not settings.max_mib:
-        return limits
-    return SpoolLimits(settings.max_mib * MIB, limits.max_age_s, limits.max_segments)
+def spool_choices(settings: SpoolSection, state: Mapping[str, Resource]) -> tuple[SpoolLimits, Throttles]:
+    """What the configuration says, unless the machine's own settings say otherwise.  ``msgspec.MsgspecError``.
+
+    Thousands of virtual services are decoded: called in a thread.
+    """
+    told = LogSettings.of(state)
+
+    def throttle(log_class: LogClass) -> Throttle:
+        services = {uuid: limits[log_class] for uuid, limits in told.service_throttles.items()}
+        return Throttle(told.throttle[log_class], {uuid: limit for uuid, limit in services.items() if limit})
+
+    return (
+        SpoolLimits(settings.max_mib * MIB or told.max_bytes, told.max_age_s),
+        Throttles(throttle(LogClass.SIGNIFICANT), throttle(LogClass.FULL)),
+    )

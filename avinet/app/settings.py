@@ -224,7 +224,7 @@ class DataPlaneSection(_Section, frozen=True, kw_only=True):
     max_connections: Count = 50_000
 
 
-class LogsSection(_Section, frozen=True, kw_only=True):
+class SpoolSection(_Section, frozen=True, kw_only=True):
     """Request logs on this machine's disk."""
 
     max_mib: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 0
@@ -238,7 +238,7 @@ class SeSettings(_Section, frozen=True, kw_only=True):
     ssh: ChannelSection = ChannelSection()
     commands: CommandsSection = CommandsSection()
     data_plane: DataPlaneSection = DataPlaneSection()
-    logs: LogsSection = LogsSection()
+    logs: SpoolSection = SpoolSection()
 
 
 _Settings = TypeVar("_Settings", bound=msgspec.Struct)

@@ -20,7 +20,9 @@ MAX_NOTICE_TEXT = 500
 MAX_FACTS = 20
 MAX_NAMES = 20
 """Objects named in one event; a change may be of five hundred."""
-NOTICE_CODES = frozenset({"COMMAND", "COMMAND_REFUSED", "CONFIG_DRIFT", "FILES", "LOG_SPOOL", "MEMBERSHIP_REFUSED"})
+NOTICE_CODES = frozenset(
+    {"COMMAND", "COMMAND_REFUSED", "CONFIG_DRIFT", "FILES", "LOG_SPOOL", "MEMBERSHIP_REFUSED"}
+)
 """What an SE's own words may be filed under; with any other it could speak as if it were the controller."""
 NOTICE_BURST = 50.0
 NOTICES_PER_S = 1.0
