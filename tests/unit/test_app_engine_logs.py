@@ -31,7 +31,13 @@ class Choices(SynchronousTestCase):
         policies = (policy, AnalyticsPolicy(), msgspec.structs.replace(policy, significant_log_throttle=0))
         services = [
             VirtualService(
-                uuid=service(n), name=f"{n}", vip=(), services=(), pool_ref="pool-1", analytics_policy=each
+                uuid=service(n),
+                name=f"{n}",
+                vip=(),
+                services=(),
+                pool_ref="pool-1",
+                se_group_ref="serviceenginegroup-1",
+                analytics_policy=each,
             )
             for n, each in enumerate(policies)
         ]
