@@ -1,26 +1,31 @@
-"""Request logs on a controller, put together: the ledger, the intake of what SEs send, and pulls."""
+"""Request logs on a controller, put together: the ledger, the intake of what SEs send, pulls, and the store."""
 
 import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
+from twisted.internet.defer import Deferred
 
 from avinet.app.settings import LogsSection
 from avinet.app.steady import WallClock
 from avinet.controller.log_intake import Emit, LogIntake, Threads
+from avinet.controller.log_store import Arrivals, LogStoreService, Reported
 from avinet.controller.pulls import Pulls
 from avinet.logs.incoming import IncomingLogs, IntakeLimits
 from avinet.logs.ledger import Ledger
+from avinet.logs.store.embedded import EmbeddedLogStore, Folders, Surroundings, worker_processes
+from avinet.logs.store.interface import Keeping
 from avinet.model.engine import Lifecycle, SeRecord
 from avinet.model.ids import SeId
 from avinet.ssh.scheduler import Priority
 from avinet.ssh.services import ServiceTable
 from avinet.store.threads import OwnThread
 from avinet.trust.files import private_dir
-from avinet.units import GIB
+from avinet.units import DAY_S, GIB, MIB
 from avinet.wire.log_messages import BULK_SERVICE, LIVE_SERVICE
 
 WRITERS = 2
@@ -36,6 +41,7 @@ class ControllerLogs:
     ledger: Ledger
     intake: LogIntake
     pulls: Pulls
+    store: LogStoreService
 
     @classmethod
     async def open(
@@ -78,7 +84,14 @@ class ControllerLogs:
         await pulls.start()
         await intake.start()
         stack.push_async_callback(intake.stop)
-        return cls(ledger, intake, pulls)
+        threads = OwnThread(reactor, "log store")
+        stack.callback(threads.stop)
+        store = _store(settings, (folder, ledger), threads, reactor, Reported(emit, name_of))
+        intake.add_listener(Arrivals(store))
+        # The intake has swept: what is received from here on waits in the ledger.
+        await store.start()
+        stack.push_async_callback(store.stop)
+        return cls(ledger, intake, pulls, store)
 
     def offer(self, services: ServiceTable, settings: LogsSection) -> None:
         """To SEs, behind the secure channel."""
@@ -90,3 +103,20 @@ class ControllerLogs:
         if after.lifecycle is Lifecycle.DELETED:
             self.intake.forget(after.uuid)
             self.pulls.forget(after.uuid)
+
+
+def _store(
+    settings: LogsSection, kept: tuple[Path, Ledger], threads: OwnThread, reactor: Any, reported: Reported
+) -> LogStoreService:
+    folder, ledger = kept
+
+    def in_thread(call: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
+        return threads.run(partial(call, *arguments))
+
+    folders = Folders(folder)
+    memory = (settings.ingest_memory_mib * MIB, settings.query_memory_mib * MIB)
+    workers = worker_processes(folders, memory, reactor, reported.died)
+    around = Surroundings(in_thread, WallClock(reactor).seconds, reported.name_of)
+    store = EmbeddedLogStore(ledger, folders, around, workers)
+    keeping = Keeping(int(settings.keep_days * DAY_S * 1e6), int(settings.keep_gib * GIB))
+    return LogStoreService(store, ledger, keeping, reactor, in_thread, reported)

@@ -144,7 +144,7 @@ class ConfigSection(_Section, frozen=True, kw_only=True):
 
 
 class LogsSection(_Section, frozen=True, kw_only=True):
-    """Request logs on their way from SEs into the store."""
+    """Request logs on their way from SEs into the store, and in it."""
 
     live_port: Port = LIVE_PORT
     """What an SE asks for behind the channel to push; nothing listens there."""
@@ -155,6 +155,14 @@ class LogsSection(_Section, frozen=True, kw_only=True):
     waiting_gib: Annotated[float, msgspec.Meta(gt=0, le=1_000_000)] = 100.0
     free_gib: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)] = 2.0
     """What is left to others on the file system."""
+    keep_days: Annotated[float, msgspec.Meta(gt=0, le=36_500)] = 30.0
+    """Records are in the store for so long."""
+    keep_gib: Annotated[float, msgspec.Meta(gt=0, le=1_000_000)] = 100.0
+    """What the store may take; beyond it the oldest go.  Some 50 bytes a record."""
+    ingest_memory_mib: Annotated[int, msgspec.Meta(ge=512, le=65_536)] = 1_024
+    """Of the process that takes logs into the store; two segments and the columns of both are 500 MiB."""
+    query_memory_mib: Annotated[int, msgspec.Meta(ge=512, le=1_048_576)] = 2_048
+    """Of the process that answers."""
 
 
 class ControllerSettings(_Section, frozen=True, kw_only=True):

@@ -263,7 +263,7 @@ class IncomingLogs:
 
     def sweep(self) -> int:
         """At the start: remove segments that the ledger does not wait for; how many."""
-        waiting = {(one.se, one.head.name) for one in self.ledger.waiting(2**62)}
+        waiting = self.ledger.waiting_names()
         removed = 0
         for folder in _folders(self._received):
             for entry in _entries(folder):

@@ -132,6 +132,12 @@ class Ledger:
                 found.append(Segment(se, _head(head)))
         return found
 
+    def waiting_names(self) -> set[tuple[SeId, str]]:
+        """Each one that waits, as whose it is and what it is called."""
+        with self._reading() as connection:
+            rows = connection.execute("SELECT se, head FROM segment WHERE state = 'waiting'")
+            return {(se, _head(head).name) for se, head in rows}
+
     def waiting_totals(self) -> Waiting:
         """How much is behind."""
         with self._reading() as connection:

@@ -9,6 +9,7 @@ import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.logs import ledger as module
+from avinet.logs.incoming import IncomingLogs
 from avinet.logs.ledger import Arrival, Ledger, Segment, Share, StoreFile, Waiting
 from avinet.model.ids import ObjectId, SeId
 from avinet.model.logs import Drop, DropReason, LogClass, SegmentHead
@@ -184,3 +185,17 @@ class PullTests(Case):
         self.ledger.forget_pull("p")
         self.assertEqual((self.ledger.pulls(), self.ledger.shares("p")), ([], []))
         self.assertEqual(self.receive(segment(1), pull="p"), [True])
+
+
+class SweepTests(Case):
+    def test_however_many_segments_wait_none_of_them_is_swept(self):
+        waiting = [segment(counter) for counter in range(1, module.PAGE + 10)]
+        self.receive(*waiting)
+        self.ledger.stored(FILE, waiting[:1])
+        folder = self.folder / "received" / SE
+        folder.mkdir(parents=True)
+        for one in waiting:
+            (folder / f"{one.head.name}.zst").touch()
+        removed = IncomingLogs(self.folder, self.ledger, None).sweep()
+        self.assertEqual(1, removed)
+        self.assertEqual(len(waiting) - 1, len(list(folder.iterdir())))

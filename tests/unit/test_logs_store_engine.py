@@ -1,8 +1,17 @@
 """DuckDB on its lead: what it answers, and what it must not do."""
 
-from avinet.logs.store.engine import Engine, EngineError
+import csv
+import io
+import json
+from unittest import mock
+
+import pyarrow.parquet as pq
+
+from avinet.logs.query.fields import FIELDS
+from avinet.logs.query.shapes import Count, Percentiles, Query, Top, Whole
+from avinet.logs.store.engine import Engine, EngineError, _Watched
 from avinet.logs.store.ingest import ingest, merge
-from avinet.logs.store.jobs import Export, ExportFormat, FailureKind, Merge, Select
+from avinet.logs.store.jobs import Ask, Export, ExportFormat, FailureKind, Merge, Select
 from avinet.units import MIB
 from tests.unit.log_store_kit import T0_US, job, line, segment, service
 from tests.unit.test_logs_store_ingest import FolderTest
@@ -90,44 +99,80 @@ class EngineTest(FolderTest):
         self.refused("SELECT list(range), list(range + 1) FROM range(100000000)", FailureKind.MEMORY)
         self.assertEqual([[1]], self.select("SELECT 1").rows)
 
-    def test_exports_are_files_with_every_record(self):
-        file = self.fill(paths=("/a", '/"quoted",\n', "/<b>"))
-        for format_, start in (
-            (ExportFormat.NDJSON, b'{"path":"/a"'),
-            (ExportFormat.CSV, b"path,time"),
-            (ExportFormat.PARQUET, b"PAR1"),
-        ):
-            target = self.exports / "out"
-            exported = self.engine.export(
-                1,
-                Export(
-                    sql="SELECT path, time FROM records WHERE status = $p0 ORDER BY time",
-                    values={"p0": 200},
-                    files=(file,),
-                    target=str(target),
-                    format=format_,
-                    max_bytes=MIB,
-                ),
-            )
+    def export(self, file, format_, **more):
+        target = self.exports / "out"
+        facts = {"query": Query(shape=Whole()), "max_bytes": MIB} | more
+        return target, self.engine.export(
+            1, Export(files=(file,), target=str(target), format=format_, **facts)
+        )
+
+    def test_exports_are_files_with_every_record_and_field(self):
+        paths = ("/a", '/"quoted",\n', "/<b>")
+        file = self.fill(paths=paths)
+        for format_ in ExportFormat:
+            target, exported = self.export(file, format_)
             data = target.read_bytes()
             self.assertEqual((3, len(data)), (exported.records, exported.size))
-            self.assertTrue(data.startswith(start), data[:40])
             self.assertEqual(0o600, target.stat().st_mode & 0o777)
+            rows = {
+                ExportFormat.NDJSON: lambda target: [
+                    json.loads(one) for one in target.read_text().splitlines()
+                ],
+                ExportFormat.CSV: lambda target: list(
+                    csv.DictReader(io.StringIO(target.read_text(), newline=""))
+                ),
+                ExportFormat.PARQUET: lambda target: pq.read_table(target).to_pylist(),
+            }[format_](target)
+            self.assertEqual(list(paths), [row["path"] for row in rows])
+            self.assertEqual(list(FIELDS), list(rows[0]))
+            self.assertEqual("12.5", str(rows[0]["duration_ms"]))
+            if format_ is not ExportFormat.PARQUET:
+                self.assertEqual("2026-11-27T12:00:00.000001Z", rows[1]["time"])
             target.unlink()
 
-    def test_an_export_that_grows_too_large_leaves_nothing(self):
-        ask = Export(
-            sql="SELECT range FROM range(1000000000)",
-            values={},
-            files=(),
-            target=str(self.exports / "out"),
-            format=ExportFormat.NDJSON,
-            max_bytes=MIB,
-        )
+    def test_an_export_that_is_too_large_leaves_nothing(self):
+        file = self.fill()
         with self.assertRaises(EngineError) as caught:
-            self.engine.export(1, ask)
+            self.export(file, ExportFormat.NDJSON, max_bytes=100)
         self.assertEqual(FailureKind.TOO_LARGE, caught.exception.kind)
-        self.assertEqual([], self.files())
+        self.assertEqual(["store/day/1.parquet"], self.files())
+
+    def test_an_export_that_grows_too_large_is_stopped(self):
+        target = self.exports / "out"
+        target.touch()
+        copy = f"COPY (SELECT range FROM range(1000000000)) TO '{target}' (USE_TMP_FILE false)"
+        with (
+            self.assertRaises(EngineError) as caught,
+            self.engine._cursor(1) as cursor,
+            _Watched(target, MIB, cursor),
+        ):
+            cursor.execute(copy)
+        self.assertEqual(FailureKind.TOO_LARGE, caught.exception.kind)
+
+    def test_a_query_is_answered_as_people_get_it(self):
+        file = self.fill()
+        found = self.engine.ask(1, Ask(query=Query(shape=Top(("path",), 1)), files=(file,)))
+        self.assertEqual(({"path": "/a", "count": 2},), found.answer.results)
+        self.assertFalse(found.answer.approximate)
+
+    def test_what_takes_too_much_memory_is_estimated_where_that_can_be(self):
+        exact, seen = self.engine.select, []
+
+        def select(number, job):
+            seen.append(job.sql)
+            if len(seen) == 1:
+                raise EngineError(FailureKind.MEMORY, "too much")
+            return exact(number, job)
+
+        file = self.fill()
+        with mock.patch.object(Engine, "select", lambda _, number, job: select(number, job)):
+            found = self.engine.ask(1, Ask(query=Query(shape=Percentiles("duration_ms")), files=(file,)))
+            self.assertTrue(found.answer.approximate)
+            self.assertIn("APPROX_QUANTILE", seen[1])
+            seen.clear()
+            with self.assertRaises(EngineError):
+                self.engine.ask(1, Ask(query=Query(shape=Count()), files=(file,)))
+            self.assertEqual(1, len(seen))
 
     def test_merging_keeps_every_record_and_sorts(self):
         files = [self.fill(f"{n}.parquet", vs=vs) for n, vs in enumerate((3, 1, 2, 1))]

@@ -28,7 +28,7 @@ from avinet.logs.store.errors import (
     error_of,
 )
 from avinet.logs.store.frames import Frames, frame
-from avinet.logs.store.jobs import Answer, Answered, Asked, Failed, Job, Role
+from avinet.logs.store.jobs import Answered, Asked, Done, Failed, Job, Role
 from avinet.units import KIB
 
 MAX_WAITING = 100
@@ -60,7 +60,7 @@ class WorkerTerms:
 class _Task:
     job: Job
     limit_s: float
-    done: Deferred[Answer]
+    done: Deferred[Done]
     timer: IDelayedCall | None = None
     number: int = 0
     """0 while it waits."""
@@ -145,7 +145,7 @@ class WorkerClient:
         self.kill()
         return done
 
-    def ask(self, job: Job, limit_s: float) -> Deferred[Answer]:
+    def ask(self, job: Job, limit_s: float) -> Deferred[Done]:
         """Have a job done; the errors are those of ``avinet.logs.store.errors``.  Cancelling asks it to stop."""
         if self._stopped is not None:
             return fail(LogStoreStoppedError())
@@ -175,7 +175,7 @@ class WorkerClient:
             _log.error("the log store's worker answers what nobody asked: {number}", number=answered.number)
             self.kill()
             return
-        self._finish(task, answered.answer)
+        self._finish(task, answered.done)
         self._next()
 
     def ended(self, how: str, said: str) -> None:
@@ -243,7 +243,7 @@ class WorkerClient:
             self._process.writeToChild(0, frame(Asked(task.number)))
             task.timer = self.clock.callLater(STOP_GRACE_S, self.kill)
 
-    def _finish(self, task: _Task, answer: Answer) -> None:
+    def _finish(self, task: _Task, answer: Done) -> None:
         if task.timer is not None and task.timer.active():
             task.timer.cancel()
         if isinstance(answer, Failed):

@@ -18,8 +18,21 @@ import duckdb
 import msgspec
 import pyarrow as pa
 
+from avinet.logs.query.answers import answer_of
+from avinet.logs.query.duckdb import duckdb_sql
+from avinet.logs.query.sql import SOURCE
 from avinet.logs.store.columns import SCHEMA
-from avinet.logs.store.jobs import Export, Exported, ExportFormat, Failed, FailureKind, Rows, Select
+from avinet.logs.store.jobs import (
+    Ask,
+    Export,
+    Exported,
+    ExportFormat,
+    Failed,
+    FailureKind,
+    Found,
+    Rows,
+    Select,
+)
 from avinet.logs.store.parquet import COMPRESSION_LEVEL, ROW_GROUP_RECORDS, Facts, whole_file
 from avinet.units import MIB
 
@@ -28,8 +41,6 @@ SPILL_BYTES = 4_096 * MIB
 FETCH_ROWS = 1_000
 LOOK_S = 0.5
 """Between two looks at how large an export has become: 100 MiB of a fast disk."""
-SOURCE = "records"
-"""The view that queries read."""
 _encode = msgspec.msgpack.Encoder()
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -100,19 +111,37 @@ class Engine:
                     rows.append(row)
             return Rows(columns=columns, rows=rows)
 
+    def ask(self, number: int, job: Ask) -> Found:
+        """A query's answer; with estimates where exact figures take too much memory, which it says."""
+        try:
+            return self._found(number, job, approximate=False)
+        except EngineError as why:
+            if why.kind is not FailureKind.MEMORY or duckdb_sql(job.query) == duckdb_sql(
+                job.query, approximate=True
+            ):
+                raise
+            return self._found(number, job, approximate=True)
+
+    def _found(self, number: int, job: Ask, *, approximate: bool) -> Found:
+        rendered = duckdb_sql(job.query, approximate=approximate)
+        rows = self.select(number, Select(sql=rendered.sql, values=rendered.parameters, files=job.files))
+        return Found(answer=answer_of(job.query, rendered, rows.rows, approximate=approximate))
+
     def export(self, number: int, job: Export) -> Exported:
         """The answer as a file; nothing is there when it fails."""
-        target = Path(job.target)
+        target, rendered = Path(job.target), duckdb_sql(job.query)
         with (
             whole_file(target) as beside,
             self._asked(number, job.files) as cursor,
             _Watched(beside, job.max_bytes, cursor),
         ):
             cursor.execute(
-                f"COPY ({job.sql}) TO {_quoted(str(beside))} ({_FORMATS[job.format]}, {_IN_PLACE})",
-                dict(job.values),
+                f"COPY ({rendered.sql}) TO {_quoted(str(beside))} ({_FORMATS[job.format]}, {_IN_PLACE})",
+                rendered.parameters,
             )
             (records,) = cursor.fetchone()
+            if beside.stat().st_size > job.max_bytes:
+                raise _too_large(job.max_bytes)
         return Exported(records=records, size=target.stat().st_size)
 
     def sort(self, number: int, sources: Sequence[str], target: Path) -> Facts:
@@ -189,12 +218,12 @@ class _Watched:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, why: BaseException | None, _: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
         if self._thread is not None:
             self._thread.join()
-        if self.too_large and kind is not None and issubclass(kind, duckdb.InterruptException):
-            raise EngineError(FailureKind.TOO_LARGE, f"the export is over {self.max_bytes} bytes") from why
+        if self.too_large:
+            raise _too_large(self.max_bytes)
 
     def _look(self) -> None:
         while not self._over.wait(LOOK_S):
@@ -217,6 +246,10 @@ _SQL = {
     pa.int64(): "BIGINT",
     pa.uint64(): "UBIGINT",
 }
+
+
+def _too_large(max_bytes: int) -> EngineError:
+    return EngineError(FailureKind.TOO_LARGE, f"the export is over {max_bytes} bytes")
 
 
 def _quoted(text: str) -> str:

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import msgspec
 
+from avinet.logs.query.answers import Answer
+from avinet.logs.query.shapes import Query
 from avinet.model.logs import Count, Microseconds, SegmentHead
 from avinet.units import MIB
 
@@ -68,7 +70,7 @@ class Merge(_Data, frozen=True, kw_only=True, tag=True):
 
 
 class Select(_Data, frozen=True, kw_only=True, tag=True):
-    """Run ``sql`` on the table ``records``, which is ``files``.  Values are bound: ``sql`` has none of them in it."""
+    """Run a statement of the engine's own on the table ``records``, which is ``files``; values are bound."""
 
     sql: str
     values: dict[str, object]
@@ -77,18 +79,24 @@ class Select(_Data, frozen=True, kw_only=True, tag=True):
     max_bytes: int = MAX_ANSWER_BYTES
 
 
-class Export(_Data, frozen=True, kw_only=True, tag=True):
-    """The same, with the answer in a new file of 0600."""
+class Ask(_Data, frozen=True, kw_only=True, tag=True):
+    """Answer a query from ``files``."""
 
-    sql: str
-    values: dict[str, object]
+    query: Query
+    files: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_JOB_FILES)]
+
+
+class Export(_Data, frozen=True, kw_only=True, tag=True):
+    """Write a query's rows to a new file of 0600."""
+
+    query: Query
     files: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_JOB_FILES)]
     target: str
     format: ExportFormat
     max_bytes: int
 
 
-Job = Ingest | Merge | Select | Export
+Job = Ingest | Merge | Ask | Select | Export
 
 
 class BadSegment(_Data, frozen=True, kw_only=True):
@@ -123,12 +131,18 @@ class Written(_Data, frozen=True, kw_only=True, tag=True):
 
 
 class Rows(_Data, frozen=True, kw_only=True, tag=True):
-    """A query's answer.  Times are microseconds of UNIX time."""
+    """What a statement gives.  Times are microseconds of UNIX time."""
 
     columns: tuple[str, ...]
     rows: list[list[object]]
     truncated: bool = False
     """There would have been more."""
+
+
+class Found(_Data, frozen=True, kw_only=True, tag=True):
+    """A query's answer as people get it, but for what is not in the store yet."""
+
+    answer: Answer
 
 
 class Exported(_Data, frozen=True, kw_only=True, tag=True):
@@ -159,7 +173,7 @@ class FailureKind(enum.StrEnum):
     """A defect, or a disk's."""
 
 
-Answer = Written | Rows | Exported | Failed
+Done = Written | Found | Rows | Exported | Failed
 
 
 class Asked(msgspec.Struct, frozen=True, array_like=True):
@@ -173,4 +187,4 @@ class Answered(msgspec.Struct, frozen=True, array_like=True):
     """Worker to parent."""
 
     number: int
-    answer: Answer
+    done: Done

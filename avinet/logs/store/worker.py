@@ -25,9 +25,10 @@ from avinet.logs.store.engine import Engine, EngineError
 from avinet.logs.store.frames import Frames, frame
 from avinet.logs.store.ingest import ingest, merge
 from avinet.logs.store.jobs import (
-    Answer,
     Answered,
+    Ask,
     Asked,
+    Done,
     Export,
     Failed,
     FailureKind,
@@ -69,7 +70,7 @@ class Worker:
         assert asked.job is not None  # noqa: S101 - ``run`` sorted them
         self.send(Answered(asked.number, self._done(asked.number, asked.job)))
 
-    def _done(self, number: int, job: Job) -> Answer:
+    def _done(self, number: int, job: Job) -> Done:
         try:
             return self._doing[type(job)](number, job)
         except EngineError as why:
@@ -83,10 +84,11 @@ class Worker:
             return Failed(kind=FailureKind.BROKEN, why=f"{type(why).__name__}: {why}"[:500])
 
     @property
-    def _doing(self) -> dict[type[Job], Callable[[int, Any], Answer]]:
+    def _doing(self) -> dict[type[Job], Callable[[int, Any], Done]]:
         return {
             Ingest: lambda _, job: ingest(job),
             Merge: lambda number, job: merge(job, partial(self.engine.sort, number)),
+            Ask: self.engine.ask,
             Select: self.engine.select,
             Export: self.engine.export,
         }

@@ -1,0 +1,432 @@
+"""The log store of one controller: Parquet files in a folder, a catalogue in the ledger, two workers.
+
+What counts is what the ledger says, in one transaction each: which segments are in which file, and which files there are.
+A worker makes a file first; the ledger lists it and says of its segments that they are stored; only then the segments go.
+A crash anywhere leaves a file that is not listed (removed at the start), or segments that are no longer waited for (the
+intake removes them at the start).
+
+A segment that a worker does not survive is found by halving: the job is done again in two parts, down to one segment,
+which is set aside when it fails twice.
+"""
+
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import attrs
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import Logger
+
+from avinet.errors import AvinetError
+from avinet.logs.ledger import Ledger, Segment, StoreFile, Waiting
+from avinet.logs.query.answers import Answer
+from avinet.logs.query.shapes import Query
+from avinet.logs.store.client import WorkerClient, WorkerTerms
+from avinet.logs.store.errors import LogStoreBrokenError, LogStoreFullError, LogStoreStoppedError
+from avinet.logs.store.interface import BadLines, BadSegment, Keeping, StoreStatus, Taken, Upkeep
+from avinet.logs.store.jobs import (
+    Ask,
+    Done,
+    Export,
+    Exported,
+    ExportFormat,
+    Found,
+    Ingest,
+    Job,
+    Merge,
+    Role,
+    SegmentFile,
+    Written,
+)
+from avinet.logs.store.reading import Readers
+from avinet.logs.store.upkeep import new_name, partition, to_merge, to_remove
+from avinet.model.ids import SeId
+from avinet.units import MIB
+
+TAKEN_RAW_BYTES = 512 * MIB
+"""In one file, when much waits: 800,000 records, 40 MiB, two or three seconds.  Larger ones would make large row groups
+of small services, but keep a query waiting for longer that wants all that was received."""
+INGEST_LIMIT_S = 600.0
+"""A hundred times what a job takes: then the worker hangs."""
+QUERY_LIMIT_S = 60.0
+EXPORT_LIMIT_S = 3_600.0
+INGEST_SLOTS = 2
+"""Merging takes a quarter of a minute, for which what was received does not wait."""
+QUERIES_AT_ONCE = 4
+"""They share the worker's memory and processors; a long one holds up no short one."""
+BAD_BYTES = 256 * MIB
+"""Of segments and lines that were set aside, the newest."""
+MAX_SUSPECTS = 1_000
+
+_log = Logger()
+_T = TypeVar("_T")
+
+
+@attrs.frozen
+class Folders:
+    """Where a store keeps what; ``base`` is the controller's folder of logs."""
+
+    base: Path
+
+    @property
+    def store(self) -> Path:
+        """The files."""
+        return self.base / "store"
+
+    @property
+    def exports(self) -> Path:
+        """Answers as files, until they are fetched."""
+        return self.base / "exports"
+
+    @property
+    def bad(self) -> Path:
+        """What was set aside."""
+        return self.base / "bad"
+
+    @property
+    def spill(self) -> Path:
+        """What queries put on the disk."""
+        return self.base / "spill"
+
+    def segment(self, segment: Segment) -> Path:
+        """Where the intake puts it."""
+        return self.base / "received" / segment.se / f"{segment.head.name}.zst"
+
+
+class Asking(Protocol):
+    """A worker, as ``WorkerClient`` is one."""
+
+    @property
+    def running(self) -> int:
+        """Jobs under way."""
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that are not begun."""
+
+    def start(self) -> None:
+        """Take jobs from now on."""
+
+    def stop(self) -> Deferred[None]:
+        """No more."""
+
+    def ask(self, job: Job, limit_s: float) -> Deferred[Done]:
+        """Have a job done."""
+
+
+@attrs.frozen
+class Workers:
+    """One that writes files, one that reads them."""
+
+    ingesting: Asking
+    querying: Asking
+
+
+def worker_processes(
+    folders: Folders, memory: tuple[int, int], reactor: Any, died: Callable[[Role, str], None]
+) -> Workers:
+    """Real ones; ``memory`` is what the two may have, in bytes.  ``died`` is told when one ended, and how."""
+    seen = (folders.store, folders.exports)
+    return Workers(
+        *(
+            WorkerClient(
+                WorkerTerms(role, size, seen, folders.spill / role.value, slots), reactor, reactor, died
+            )
+            for role, size, slots in (
+                (Role.INGEST, memory[0], INGEST_SLOTS),
+                (Role.QUERY, memory[1], QUERIES_AT_ONCE),
+            )
+        )
+    )
+
+
+@attrs.frozen
+class Surroundings:
+    """What a store stands on."""
+
+    in_thread: Callable[..., Deferred[Any]]
+    wall: Callable[[], float]
+    """UNIX seconds."""
+    name_of: Callable[[SeId], str] = lambda se: se
+    """A service engine's name."""
+
+
+@attrs.define(eq=False)
+class EmbeddedLogStore:
+    """As ``LogStore`` says."""
+
+    ledger: Ledger
+    folders: Folders
+    around: Surroundings
+    workers: Workers
+    _readers: Readers = attrs.field(factory=Readers, init=False)
+    _suspects: set[Segment] = attrs.field(factory=set, init=False)
+    """Each was alone in a job that failed."""
+
+    def start(self) -> Deferred[None]:
+        """Remove what a crash left, then work."""
+
+        def work(removed: int) -> None:
+            if removed:
+                _log.info("removed {count} files of the log store that nothing lists", count=removed)
+            self.workers.ingesting.start()
+            self.workers.querying.start()
+
+        return self.around.in_thread(self._clean).addCallback(work)
+
+    def stop(self) -> Deferred[None]:
+        """End the workers."""
+        return gatherResults([self.workers.ingesting.stop(), self.workers.querying.stop()]).addCallback(
+            lambda _: None
+        )
+
+    # Taking in
+
+    def take(self) -> Deferred[Taken]:
+        """The longest waiting segments."""
+        return Deferred.fromCoroutine(self._take())
+
+    async def _take(self) -> Taken:
+        waiting: list[Segment] = await self.around.in_thread(self.ledger.waiting, TAKEN_RAW_BYTES)
+        hours: dict[str, list[Segment]] = {}
+        for segment in waiting:
+            hours.setdefault(partition(segment.head.last_us), []).append(segment)
+        taken = Taken()
+        for where, segments in hours.items():
+            taken = _sum(taken, await self._take_these(where, segments))
+        behind: Waiting = await self.around.in_thread(self.ledger.waiting_totals)
+        return attrs.evolve(taken, more=bool(waiting) and behind.raw_bytes >= TAKEN_RAW_BYTES // 4)
+
+    async def _take_these(self, where: str, segments: Sequence[Segment]) -> Taken:
+        name = new_name(where, self._now_us())
+        bad_lines = self.folders.bad / f"{Path(name).name}.ndjson"
+        job = Ingest(
+            segments=tuple(
+                SegmentFile(
+                    path=str(self.folders.segment(one)),
+                    se_uuid=one.se,
+                    se=self.around.name_of(one.se),
+                    head=one.head,
+                )
+                for one in segments
+            ),
+            target=str(self.folders.store / name),
+            bad_lines=str(bad_lines),
+        )
+        try:
+            written = await self._written(self.workers.ingesting, job, name)
+        except (LogStoreFullError, LogStoreStoppedError):
+            raise
+        except AvinetError as why:
+            if len(segments) > 1:
+                half = len(segments) // 2
+                first = await self._take_these(where, segments[:half])
+                return _sum(first, await self._take_these(where, segments[half:]))
+            return await self._suspect(segments[0], why)
+        self._suspects.difference_update(segments)
+        taken = Taken(
+            segments=len(segments),
+            records=written.records,
+            bad=tuple(BadSegment(segments[one.number], one.why) for one in written.bad),
+            bad_lines=tuple(BadLines(segments[one.number], one.lines, one.why) for one in written.bad_lines),
+        )
+        await self._commit(_listed(name, written), segments, taken)
+        return taken
+
+    async def _suspect(self, segment: Segment, why: AvinetError) -> Taken:
+        """It failed alone: once may be chance (a worker that somebody killed), twice is not."""
+        if segment not in self._suspects and len(self._suspects) < MAX_SUSPECTS:
+            self._suspects.add(segment)
+            raise why
+        self._suspects.discard(segment)
+        taken = Taken(segments=1, bad=(BadSegment(segment, str(why)),))
+        await self._commit(None, (segment,), taken)
+        return taken
+
+    async def _commit(self, file: StoreFile | None, segments: Sequence[Segment], taken: Taken) -> None:
+        bad = [one.segment for one in taken.bad]
+        good = [segment for segment in segments if segment not in set(bad)]
+
+        def commit() -> None:
+            self.ledger.stored(file, good, bad)
+            for segment in bad:
+                self._set_aside(segment)
+            for segment in good:
+                self.folders.segment(segment).unlink(missing_ok=True)
+            if taken.bad or taken.bad_lines:
+                self._bound_bad()
+
+        await self.around.in_thread(commit)
+
+    def _set_aside(self, segment: Segment) -> None:
+        path = self.folders.segment(segment)
+        self.folders.bad.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            path.replace(self.folders.bad / f"{segment.se}-{path.name}")
+        except FileNotFoundError:
+            return
+
+    def _bound_bad(self) -> None:
+        """Remove the oldest of what was set aside, beyond ``BAD_BYTES``."""
+        found = sorted(
+            ((entry.stat(follow_symlinks=False), entry.path) for entry in os.scandir(self.folders.bad)),
+            key=lambda one: one[0].st_mtime_ns,
+            reverse=True,
+        )
+        room = BAD_BYTES
+        for facts, path in found:
+            room -= facts.st_size
+            if room < 0:
+                Path(path).unlink(missing_ok=True)
+
+    async def _written(self, worker: Asking, job: Ingest | Merge, name: str) -> Written:
+        """What a worker wrote; when it did not, nothing of it is left."""
+        try:
+            return await _as(Written, worker.ask(job, INGEST_LIMIT_S))
+        except AvinetError:
+            target = self.folders.store / name
+            await self.around.in_thread(_unlink, (target, target.with_name(f".{target.name}.new")))
+            raise
+
+    # Answers
+
+    def query(self, query: Query) -> Deferred[Answer]:
+        """From what is in the store now."""
+        return Deferred.fromCoroutine(self._query(query))
+
+    async def _query(self, query: Query) -> Answer:
+        found = await self._read(query, lambda files: Ask(query=query, files=files), QUERY_LIMIT_S, Found)
+        return found.answer
+
+    def export(self, query: Query, target: Path, format_: ExportFormat, max_bytes: int) -> Deferred[Exported]:
+        """All records of a query, as a file."""
+
+        def job(files: tuple[str, ...]) -> Export:
+            return Export(query=query, files=files, target=str(target), format=format_, max_bytes=max_bytes)
+
+        return Deferred.fromCoroutine(self._read(query, job, EXPORT_LIMIT_S, Exported))
+
+    async def _read(
+        self, query: Query, job: Callable[[tuple[str, ...]], Job], limit_s: float, kind: type[_T]
+    ) -> _T:
+        since_us = 0 if query.since_us is None else query.since_us
+        until_us = 2**62 if query.until_us is None else query.until_us
+        listed: list[StoreFile] = await self.around.in_thread(self.ledger.files, since_us, until_us)
+        paths = [self.folders.store / file.name for file in listed]
+        with self._readers.reading(paths):
+            answer = await _as(kind, self.workers.querying.ask(job(tuple(map(str, paths))), limit_s))
+        await self._remove_unread()
+        return answer
+
+    # Upkeep
+
+    def keep_up(self, keeping: Keeping) -> Deferred[Upkeep]:
+        """Merge and remove."""
+        return Deferred.fromCoroutine(self._keep_up(keeping))
+
+    async def _keep_up(self, keeping: Keeping) -> Upkeep:
+        files: list[StoreFile] = await self.around.in_thread(self.ledger.files)
+        old = to_remove(files, self._now_us(), keeping.age_us, keeping.bytes)
+        if old:
+            await self._replace(old, None)
+        merged = 0
+        gone = {file.name for file in old}
+        for group in to_merge([file for file in files if file.name not in gone], self._now_us()):
+            behind: Waiting = await self.around.in_thread(self.ledger.waiting_totals)
+            if behind.raw_bytes >= TAKEN_RAW_BYTES:
+                # What was received goes first; the rest is merged a minute later.
+                break
+            await self._merge(group)
+            merged += len(group)
+        return Upkeep(merged, len(old), sum(file.records for file in old))
+
+    async def _merge(self, group: Sequence[StoreFile]) -> None:
+        newest = max(group, key=lambda file: file.last_us)
+        name = new_name(partition(newest.last_us), self._now_us())
+        sources = tuple(str(self.folders.store / file.name) for file in group)
+        job = Merge(sources=sources, target=str(self.folders.store / name))
+        written = await self._written(self.workers.ingesting, job, name)
+        if written.records != sum(file.records for file in group):
+            await self.around.in_thread(_unlink, (self.folders.store / name,))
+            raise LogStoreBrokenError(
+                why=f"merging {len(group)} files made {written.records} records of them"
+            )
+        await self._replace(group, _listed(name, written))
+
+    async def _replace(self, old: Sequence[StoreFile], new: StoreFile | None) -> None:
+        await self.around.in_thread(
+            self.ledger.replace, [file.name for file in old], [] if new is None else [new]
+        )
+        self._readers.doom([self.folders.store / file.name for file in old])
+        await self._remove_unread()
+
+    async def _remove_unread(self) -> None:
+        free = self._readers.unread()
+        if free:
+            await self.around.in_thread(_unlink, free)
+
+    def status(self) -> Deferred[StoreStatus]:
+        """What there is."""
+
+        def look() -> StoreStatus:
+            files = self.ledger.files()
+            return StoreStatus(
+                waiting=self.ledger.waiting_totals(),
+                files=len(files),
+                records=sum(file.records for file in files),
+                bytes=sum(file.size for file in files),
+                first_us=min((file.first_us for file in files), default=None),
+                last_us=max((file.last_us for file in files), default=None),
+                running=self.workers.querying.running,
+                queued=self.workers.querying.waiting,
+            )
+
+        return self.around.in_thread(look)
+
+    # Inside
+
+    def _now_us(self) -> int:
+        return int(self.around.wall() * 1e6)
+
+    def _clean(self) -> int:
+        """Remove the files that the ledger does not list, and what an export or a query left."""
+        for folder in (self.folders.store, self.folders.exports, self.folders.spill):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        listed = {file.name for file in self.ledger.files()}
+        removed = 0
+        for path in self.folders.store.rglob("*"):
+            if not path.is_dir() and str(path.relative_to(self.folders.store)) not in listed:
+                path.unlink(missing_ok=True)
+                removed += 1
+        for folder in (self.folders.exports, self.folders.spill):
+            _unlink([path for path in folder.rglob("*") if not path.is_dir()])
+        return removed
+
+
+async def _as(kind: type[_T], answering: Awaitable[object]) -> _T:
+    answer = await answering
+    if not isinstance(answer, kind):
+        raise LogStoreBrokenError(why=f"a worker answered with {type(answer).__name__}")
+    return answer
+
+
+def _listed(name: str, written: Written) -> StoreFile | None:
+    if not written.records:
+        return None
+    return StoreFile(name, written.first_us, written.last_us, written.records, written.size)
+
+
+def _sum(first: Taken, second: Taken) -> Taken:
+    return Taken(
+        first.segments + second.segments,
+        first.records + second.records,
+        False,
+        first.bad + second.bad,
+        first.bad_lines + second.bad_lines,
+    )
+
+
+def _unlink(paths: Sequence[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,104 @@
+"""What controllers ask of a log store, whichever engine is behind it."""
+
+from pathlib import Path
+from typing import Protocol
+
+import attrs
+from twisted.internet.defer import Deferred
+
+from avinet.logs.ledger import Segment, Waiting
+from avinet.logs.query.answers import Answer
+from avinet.logs.query.shapes import Query
+from avinet.logs.store.jobs import Exported, ExportFormat
+
+
+@attrs.frozen
+class BadSegment:
+    """A segment that was set aside: none of it is in the store."""
+
+    segment: Segment
+    why: str
+
+
+@attrs.frozen
+class BadLines:
+    """Lines of a segment that were set aside; the others are in the store."""
+
+    segment: Segment
+    lines: int
+    why: str
+    """Of the first one."""
+
+
+@attrs.frozen
+class Taken:
+    """What became of the segments that waited the longest."""
+
+    segments: int = 0
+    """0: none waited."""
+    records: int = 0
+    more: bool = False
+    """Whether others probably wait still."""
+    bad: tuple[BadSegment, ...] = ()
+    bad_lines: tuple[BadLines, ...] = ()
+
+
+@attrs.frozen
+class Keeping:
+    """How long records are kept: until they are too old, or too many."""
+
+    age_us: int
+    bytes: int
+
+
+@attrs.frozen
+class Upkeep:
+    """What was done to the files."""
+
+    merged: int = 0
+    """Files that became others."""
+    removed: int = 0
+    removed_records: int = 0
+
+
+@attrs.frozen
+class StoreStatus:
+    """What there is."""
+
+    waiting: Waiting
+    files: int
+    records: int
+    bytes: int
+    first_us: int | None
+    last_us: int | None
+    running: int
+    """Queries under way."""
+    queued: int
+
+
+class LogStore(Protocol):
+    """Errors are those of ``avinet.logs.store.errors``.  Every Deferred fires within a time that its engine bounds."""
+
+    def start(self) -> Deferred[None]:
+        """Remove what a crash left, then work."""
+
+    def stop(self) -> Deferred[None]:
+        """End what is under way; nothing that was received is lost by that."""
+
+    def take(self) -> Deferred[Taken]:
+        """Bring the segments that have waited the longest into the store: all of their records, once.
+
+        Not to be called again before it is done.  After an error they wait as before.
+        """
+
+    def query(self, query: Query) -> Deferred[Answer]:
+        """Answer from what is in the store now."""
+
+    def export(self, query: Query, target: Path, format_: ExportFormat, max_bytes: int) -> Deferred[Exported]:
+        """Write all records of a query to a new file in the store's ``exports`` folder."""
+
+    def keep_up(self, keeping: Keeping) -> Deferred[Upkeep]:
+        """Merge what is small, remove what has had its time.  Not to be called again before it is done."""
+
+    def status(self) -> Deferred[StoreStatus]:
+        """What there is."""

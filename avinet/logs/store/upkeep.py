@@ -1,0 +1,97 @@
+"""Which files of the store become one, and which have had their time: decisions, without a disk or a clock.
+
+A file's name says where it belongs: ``<date>/<hour>-<when it was taken in>-<random>.parquet``, the hour being that of its
+last request.  Late logs make files of their own in their hour.
+"""
+
+import datetime as dt
+import secrets
+from collections.abc import Iterable, Sequence
+
+from avinet.logs.ledger import StoreFile
+from avinet.units import HOUR_S, MIB
+
+SMALL_BYTES = 32 * MIB
+"""600,000 records: files of that size are not worth merging, their services' row groups are large enough."""
+MERGED_BYTES = 128 * MIB
+"""Of sources, in one merge: some 20 s of one processor, and 2 GiB if it were sorted in memory."""
+MERGED_FILES = 64
+OPEN_FILES = 16
+"""Small files of the hour under way that become one: so each record is written three times a day, not hundreds."""
+CLOSED_FILES = 4
+"""The same of an hour that is over."""
+CLOSED_AFTER_S = HOUR_S / 4
+"""After its end: significant logs come within seconds."""
+_HOUR_US = int(HOUR_S * 1e6)
+
+
+def partition(last_us: int) -> str:
+    """``2026-11-27/12``: the hour that a request belongs to."""
+    at = dt.datetime.fromtimestamp(last_us // 1_000_000, dt.UTC)
+    return at.strftime("%Y-%m-%d/%H")
+
+
+def new_name(where: str, taken_us: int) -> str:
+    """A file's name in a partition."""
+    return f"{where}-{taken_us // 1_000_000:08x}-{secrets.token_hex(4)}.parquet"
+
+
+def partition_of(name: str) -> str:
+    """Where a file is."""
+    return name.rpartition("/")[0] + "/" + name.rpartition("/")[2].partition("-")[0]
+
+
+def taken_us(name: str) -> int:
+    """When the newest of its records were taken in."""
+    return int(name.rpartition("/")[2].split("-")[1], 16) * 1_000_000
+
+
+def to_merge(files: Iterable[StoreFile], now_us: int) -> list[list[StoreFile]]:
+    """Groups of files that should become one each."""
+    small: dict[str, list[StoreFile]] = {}
+    for file in files:
+        if file.size < SMALL_BYTES:
+            small.setdefault(partition_of(file.name), []).append(file)
+    groups: list[list[StoreFile]] = []
+    for where, found in sorted(small.items()):
+        closed = now_us > _end_us(where) + int(CLOSED_AFTER_S * 1e6)
+        least = CLOSED_FILES if closed else OPEN_FILES
+        groups += [group for group in _grouped(sorted(found, key=lambda f: f.size)) if len(group) >= least]
+    return groups
+
+
+def _grouped(files: Sequence[StoreFile]) -> Iterable[list[StoreFile]]:
+    group: list[StoreFile] = []
+    size = 0
+    for file in files:
+        if group and (size + file.size > MERGED_BYTES or len(group) >= MERGED_FILES):
+            yield group
+            group, size = [], 0
+        group.append(file)
+        size += file.size
+    yield group
+
+
+def _end_us(where: str) -> int:
+    begins = dt.datetime.strptime(where, "%Y-%m-%d/%H").replace(tzinfo=dt.UTC)
+    return int(begins.timestamp()) * 1_000_000 + _HOUR_US
+
+
+def to_remove(files: Sequence[StoreFile], now_us: int, max_age_us: int, max_bytes: int) -> list[StoreFile]:
+    """The files whose requests are all too old, and the oldest beyond ``max_bytes``.
+
+    A time in the future counts as the time at which it was taken in: a clock that is wrong keeps nothing for ever.
+    """
+
+    def age_of(file: StoreFile) -> int:
+        return min(file.last_us, taken_us(file.name))
+
+    oldest_first = sorted(files, key=age_of)
+    over = sum(file.size for file in files) - max_bytes
+    removed: list[StoreFile] = []
+    for file in oldest_first:
+        if over <= 0 and age_of(file) >= now_us - max_age_us:
+            break
+        removed.append(file)
+        over -= file.size
+    return removed
