@@ -19,12 +19,12 @@ from avinet.logs.query.shapes import Query, Whole
 from avinet.logs.query.times import SECOND_US
 from avinet.rest.file_body import FileBody
 from avinet.rest.problem import InvalidQueryError
-from avinet.rest.route import Request, Response, Route
+from avinet.rest.route import Handler, Request, Response, Route
 from avinet.rest.stream import EVENT_STREAM_TYPE, EventStream
 
 BASE = "/api/logs"
-QUERY_TIMEOUT_S = 300.0
-"""50 million records take seconds; what takes longer holds the one worker for everybody."""
+QUERY_TIMEOUT_S = 120.0
+"""50 million records take seconds; the store itself gives up earlier, and says so."""
 EXPORT_TIMEOUT_S = 600.0
 MAX_TAILS = 50
 """Each asks the store about each new file."""
@@ -151,12 +151,12 @@ class LogApi:
         return Response(body=msgspec.structs.replace(answer, missing=missing).document())
 
     async def query(self, request: Request) -> Response:
-        """``GET /api/logs/query``; ``POST`` with the same names in a body, for what is too long for an URL."""
+        """``/api/logs/query``; ``POST`` is for what is too long for an URL."""
         question: Question = request.query if request.body is None else request.body
         return await self._answered(query_of(question, self._now_us()))
 
     async def records(self, request: Request) -> Response:
-        """``GET /api/logs/records``."""
+        """``/api/logs/records``."""
         wanted: Wanted = request.query if request.body is None else request.body
         return await self._answered(records_of(wanted, self._now_us()))
 
@@ -196,35 +196,40 @@ class LogApi:
         store, drops = await self.store.status(), await self.drops()
         return Response(body=LogsStatus(store=store, service_engines=self.where.status(), drops=drops))
 
+    def _asking(
+        self, name: str, handler: Handler, kind: type[msgspec.Struct], summary: str
+    ) -> tuple[Route, ...]:
+        """By URL, or by the same names in a body."""
+        return tuple(
+            Route(
+                method=method,
+                path=f"{BASE}/{name}",
+                handler=handler,
+                summary=summary,
+                query=kind if method == "GET" else None,
+                request=kind if method == "POST" else None,
+                response_schema=ANSWER_SCHEMA,
+                statuses={200: "As far as it is in the store; ``missing`` says what is not.", **WRONG},
+                timeout_s=QUERY_TIMEOUT_S,
+                reads=True,
+            )
+            for method in ("GET", "POST")
+        )
+
     def routes(self) -> tuple[Route, ...]:
         """All of them."""
-        wrong = {400: "The query is wrong: ``column`` and ``allowed`` say where, and what may stand there."}
-        answered = {200: "As far as it is in the store; ``missing`` says what is not.", **wrong}
         return (
-            *(
-                Route(
-                    method=method,
-                    path=f"{BASE}/query",
-                    handler=self.query,
-                    summary="Count, most frequent values, figures by group, percentiles or a histogram of request logs.",
-                    query=Question if method == "GET" else None,
-                    request=Question if method == "POST" else None,
-                    response_schema=ANSWER_SCHEMA,
-                    statuses=answered,
-                    timeout_s=QUERY_TIMEOUT_S,
-                    reads=True,
-                )
-                for method in ("GET", "POST")
+            *self._asking(
+                "query",
+                self.query,
+                Question,
+                "Count, most frequent values, figures by group, percentiles or a histogram of request logs.",
             ),
-            Route(
-                method="GET",
-                path=f"{BASE}/records",
-                handler=self.records,
-                summary="Records of request logs, a page at a time, newest first unless asked otherwise.",
-                query=Wanted,
-                response_schema=ANSWER_SCHEMA,
-                statuses=answered,
-                timeout_s=QUERY_TIMEOUT_S,
+            *self._asking(
+                "records",
+                self.records,
+                Wanted,
+                "Records of request logs, a page at a time, newest first unless asked otherwise.",
             ),
             Route(
                 method="GET",
@@ -233,7 +238,7 @@ class LogApi:
                 summary=f"All records that a filter leaves as a file, oldest first; {RECORDS_HEADER} has their number.",
                 query=ExportQuery,
                 produces=MEDIA_TYPES[ExportKind.NDJSON],
-                statuses={200: "The file.", **wrong, 507: "There is no room to make it."},
+                statuses={200: "The file.", **WRONG, 507: "There is no room to make it."},
                 timeout_s=EXPORT_TIMEOUT_S,
             ),
             Route(
@@ -243,7 +248,7 @@ class LogApi:
                 summary="Records as they come into the store, as an event stream, resumed by Last-Event-ID.",
                 query=TailQuery,
                 produces=EVENT_STREAM_TYPE,
-                statuses={200: "Records.", **wrong},
+                statuses={200: "Records.", **WRONG},
             ),
             Route(
                 method="GET",
@@ -276,6 +281,7 @@ class _Counted:
         return end
 
 
+WRONG = {400: "The query is wrong: ``column`` and ``allowed`` say where, and what may stand there."}
 MISSING_SCHEMA = {
     "type": "array",
     "description": "Service engines that still keep records of that time.",

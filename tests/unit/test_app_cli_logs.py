@@ -1,10 +1,15 @@
 """``avinet logs`` as operators see it."""
 
+import io
 import json
+import time
 from pathlib import Path
 
+from rich.console import Console
 from twisted.trial.unittest import SynchronousTestCase
 
+from avinet.app.cli import logs_pulls
+from avinet.app.cli.context import Place
 from avinet.app.cli.logs_answers import record_line
 from avinet.app.cli.sparkline import bar
 from tests.unit.api_double import Answer, problem
@@ -161,6 +166,12 @@ class QueryTests(CliCase):
     def test_figures_take_no_cursor(self):
         self.assertEqual(self.run_cli("logs", "query", "--count", "--cursor", "x").exit_code, 2)
 
+    def test_a_long_question_goes_in_a_body(self):
+        text = f"path in ({', '.join(f'/{n}' for n in range(1_000))})"
+        self.answers["POST", "/api/logs/query"] = Answer(body={"count": 3, "missing": []})
+        self.assertEqual(self.answer_of("logs", "query", text, "--count"), "3\n")
+        self.assertEqual(self.api.asked[0].json, {"q": text, "count": True})
+
     def test_a_malformed_query_is_shown_with_its_place(self):
         detail = "The query is wrong at character 7: >> is no operator.\n| status>>500\n|       ^\nAllowed here: =."
         self.answers["GET", "/api/logs/query?q=status%3E%3E500&count=true"] = problem(
@@ -199,6 +210,25 @@ class PullTests(CliCase):
         found = self.run_cli("logs", "pull", "--since", "1h", "--wait")
         self.assertEqual(found.exit_code, 1)
         self.assertIn("its disk is full", found.stderr)
+
+    def test_ctrl_c_leaves_the_pull_running_and_says_so(self):
+        def interrupted(seconds):
+            raise KeyboardInterrupt
+
+        self.patch(time, "sleep", interrupted)
+        self.answers["POST", "/api/logs/pull"] = Answer(201, PULL)
+        found = self.run_cli("logs", "pull", "--since", "1h", "--wait")
+        self.assertEqual(found.exit_code, 130)
+        self.assertIn("pull 7 goes on", found.stderr)
+        self.assertEqual([asked.method for asked in self.api.asked], ["POST"])
+
+    def test_progress_is_a_bar_on_a_terminal(self):
+        shown = io.StringIO()
+        self.patch(logs_pulls, "Console", lambda **_: Console(file=shown, force_terminal=True, width=100))
+        with logs_pulls._progress(Place()) as show:
+            show(PULL)
+        self.assertIn("1.0 MiB of 4.0 MiB", shown.getvalue())
+        self.assertIn("25 %", shown.getvalue())
 
     def test_pulls_are_listed_and_changed(self):
         self.answers["GET", "/api/logs/pull"] = Answer(body={"count": 1, "results": [PULL]})

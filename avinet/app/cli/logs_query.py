@@ -1,6 +1,7 @@
 """``avinet logs query``: counts, the most frequent, figures by group, percentiles, histograms, and records."""
 
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -10,8 +11,8 @@ from avinet.app.cli.errors import UsageError
 from avinet.app.cli.logs_answers import print_missing, print_page, print_rows
 from avinet.app.cli.output import print_json
 
-QUERY_TIMEOUT_S = 320.0
-"""More than the controller gives a query, so that its own error is what is seen."""
+MAX_URL_CHARS = 4_000
+"""A longer question goes in a body: what stands between may take no longer URL."""
 
 
 @examples(
@@ -57,9 +58,12 @@ def query(where: Place, /, words: tuple[str, ...], **options: Any) -> None:
     shaped = set(asked) - records - {"limit"}
     if shaped and shaped != set(asked) - {"limit"}:
         raise UsageError(what="--oldest-first and --cursor go with records, not with figures")
-    wanted = {"q": text} | {name: "true" if value is True else value for name, value in asked.items()}
-    path = path_to("logs", "query" if shaped else "records")
-    answer = where.client().get(path, wanted, timeout_s=QUERY_TIMEOUT_S)
+    client, path = where.client(), path_to("logs", "query" if shaped else "records")
+    if len(quote(text)) > MAX_URL_CHARS:
+        answer = client.post(path, {"q": text, **asked})
+    else:
+        words_of = {name: "true" if value is True else value for name, value in asked.items()}
+        answer = client.get(path, {"q": text, **words_of})
     if where.json:
         print_json(answer)
         return
