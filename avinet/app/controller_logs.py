@@ -42,6 +42,8 @@ class ControllerLogs:
     intake: LogIntake
     pulls: Pulls
     store: LogStoreService
+    exports: Path
+    """Where files for askers are written."""
 
     @classmethod
     async def open(
@@ -91,7 +93,7 @@ class ControllerLogs:
         # The intake has swept: what is received from here on waits in the ledger.
         await store.start()
         stack.push_async_callback(store.stop)
-        return cls(ledger, intake, pulls, store)
+        return cls(ledger, intake, pulls, store, Folders(folder).exports)
 
     def offer(self, services: ServiceTable, settings: LogsSection) -> None:
         """To SEs, behind the secure channel."""

@@ -1,55 +1,106 @@
-"""The operator API's routes for request logs, on a controller's ledger, intake and pulls."""
+"""The operator API's routes for request logs, on a controller's ledger, intake, pulls and store."""
 
 from collections.abc import Sequence
 from typing import Any
 
+import attrs
+
 from avinet.app.controller_logs import ControllerLogs
 from avinet.app.records import Records
 from avinet.app.steady import WallClock
+from avinet.controller.api_logs import LogApi, LostLogs
 from avinet.controller.api_pulls import PullApi, PullFleet
+from avinet.controller.log_search import StoreSearch
+from avinet.controller.log_tail import Arrivals
+from avinet.controller.log_whereabouts import Whereabouts
+from avinet.controller.pull_records import ENDED
+from avinet.logs.ledger import Dropped
+from avinet.logs.query.times import show_instant
 from avinet.model.config import KINDS, VirtualService
 from avinet.model.engine import Lifecycle
 from avinet.model.ids import ObjectId, SeId
 from avinet.rest.route import Route
 
 SERVICE_KIND = next(kind for kind, thing in KINDS.items() if thing is VirtualService)
+SHOWN_DROPS = 100
+
+
+@attrs.frozen(eq=False)
+class _Known:
+    """What the routes ask of the rest of the controller."""
+
+    logs: ControllerLogs
+    records: Records
+
+    def engines(self) -> Sequence[tuple[SeId, str]]:
+        found = self.records.engines.all()
+        named = [(one.uuid, one.name) for one in found if one.lifecycle is not Lifecycle.DELETED]
+        return sorted(named, key=lambda one: one[1])
+
+    def connected(self, se: SeId) -> bool:
+        link = self.logs.intake.bulk_link(se)
+        return link is not None and link.ready
+
+    def pulled(self, se: SeId) -> bool:
+        """Whether something of it is on its way."""
+        return any(
+            share.se == se and share.state not in ENDED
+            for pull in self.logs.pulls.all()
+            for share in pull.shares
+        )
+
+    def service(self, name: str) -> ObjectId | None:
+        found = self.records.config.current.find(SERVICE_KIND, name)
+        return None if found is None else found.thing.uuid
+
+    def service_name(self, uuid: str) -> str:
+        found = self.records.config.current.find(SERVICE_KIND, uuid)
+        return uuid if found is None else found.thing.name
+
+    async def drops(self) -> tuple[LostLogs, ...]:
+        """The newest."""
+        ledger = self.logs.ledger
+        found: list[Dropped] = await self.logs.intake.threads.commits.run(
+            lambda: ledger.newest_drops(SHOWN_DROPS)
+        )
+        return tuple(map(self._lost, found))
+
+    def _lost(self, one: Dropped) -> LostLogs:
+        drop = one.drop
+        return LostLogs(
+            se=self.records.name_of(one.se),
+            at=show_instant(one.at_us),
+            reason=drop.reason.value,
+            log_class=drop.log_class.value,
+            vs=self.service_name(drop.service) if drop.service else "",
+            since=show_instant(drop.first_us) if drop.first_us else "",
+            until=show_instant(drop.last_us) if drop.last_us else "",
+            records=drop.records,
+            bytes=drop.raw_bytes,
+        )
 
 
 def log_routes(logs: ControllerLogs, records: Records, reactor: Any) -> tuple[Route, ...]:
     """All of ``/api/logs``."""
+    known, wall = _Known(logs, records), WallClock(reactor).seconds
     in_thread = logs.intake.threads.commits.run
-
-    def engines() -> Sequence[tuple[SeId, str]]:
-        found = [
-            (one.uuid, one.name) for one in records.engines.all() if one.lifecycle is not Lifecycle.DELETED
-        ]
-        return sorted(found, key=lambda one: one[1])
-
-    def connected(se: SeId) -> bool:
-        link = logs.intake.bulk_link(se)
-        return link is not None and link.ready
-
-    def service(name: str) -> ObjectId | None:
-        found = records.config.current.find(SERVICE_KIND, name)
-        return None if found is None else found.thing.uuid
-
-    def service_name(uuid: ObjectId) -> str:
-        found = records.config.current.find(SERVICE_KIND, uuid)
-        return uuid if found is None else found.thing.name
-
     fleet = PullFleet(
-        engines=engines,
+        engines=known.engines,
         engine=lambda name: records.engines.named(name).uuid,
         name_of=records.name_of,
-        connected=connected,
-        service=service,
-        service_name=service_name,
+        connected=known.connected,
+        service=known.service,
+        service_name=known.service_name,
     )
     pulls = PullApi(
         logs.pulls,
         fleet,
-        WallClock(reactor).seconds,
+        wall,
         lambda: in_thread(logs.ledger.last_arrival),
         lambda arrival: in_thread(lambda: logs.ledger.waits(arrival)),
     )
-    return pulls.routes()
+    arrivals = Arrivals(wall)
+    logs.store.stored = arrivals.stored
+    where = Whereabouts(lambda: logs.intake.spools, known.engines, known.connected, known.pulled)
+    search = StoreSearch(logs.store, logs.exports, in_thread)
+    return (*pulls.routes(), *LogApi(search, where, arrivals, known.drops, reactor, wall).routes())

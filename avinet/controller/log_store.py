@@ -117,6 +117,8 @@ class LogStoreService:
     clock: IReactorTime
     in_thread: Callable[..., Deferred[Any]]
     reported: Reported
+    stored: Callable[[str], None] = lambda name: None
+    """Told the name of each file that is new in the store."""
     _arrived_bytes: int = attrs.field(default=0, init=False)
     """Since what waits was last looked at."""
     _taking: bool = attrs.field(default=False, init=False)
@@ -195,6 +197,8 @@ class LogStoreService:
     def _took(self, taken: Taken) -> None:
         self._taking = False
         self.reported.taken(taken)
+        for name in taken.files:
+            self.stored(name)
         if taken.more or (taken.segments and self._hurried) or self._arrived_bytes >= GATHER_BYTES:
             self._take_in(0.0)
         elif self._arrived_bytes:

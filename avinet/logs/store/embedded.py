@@ -231,8 +231,9 @@ class EmbeddedLogStore:
             bad=tuple(BadSegment(segments[one.number], one.why) for one in written.bad),
             bad_lines=tuple(BadLines(segments[one.number], one.lines, one.why) for one in written.bad_lines),
         )
-        await self._commit(_listed(name, written), segments, taken)
-        return taken
+        file = _listed(name, written)
+        await self._commit(file, segments, taken)
+        return taken if file is None else attrs.evolve(taken, files=(name,))
 
     async def _suspect(self, segment: Segment, why: AvinetError) -> Taken:
         """It failed alone: once may be chance (a worker that somebody killed), twice is not."""
@@ -291,12 +292,15 @@ class EmbeddedLogStore:
 
     # Answers
 
-    def query(self, query: Query) -> Deferred[Answer]:
+    def query(self, query: Query, only: Sequence[str] = ()) -> Deferred[Answer]:
         """From what is in the store now."""
-        return Deferred.fromCoroutine(self._query(query))
+        return Deferred.fromCoroutine(self._query(query, only))
 
-    async def _query(self, query: Query) -> Answer:
-        found = await self._read(query, lambda files: Ask(query=query, files=files), QUERY_LIMIT_S, Found)
+    async def _query(self, query: Query, only: Sequence[str]) -> Answer:
+        def job(files: tuple[str, ...]) -> Ask:
+            return Ask(query=query, files=files)
+
+        found = await self._read(query, job, (QUERY_LIMIT_S, only), Found)
         return found.answer
 
     def export(self, query: Query, target: Path, format_: ExportFormat, max_bytes: int) -> Deferred[Exported]:
@@ -305,15 +309,21 @@ class EmbeddedLogStore:
         def job(files: tuple[str, ...]) -> Export:
             return Export(query=query, files=files, target=str(target), format=format_, max_bytes=max_bytes)
 
-        return Deferred.fromCoroutine(self._read(query, job, EXPORT_LIMIT_S, Exported))
+        return Deferred.fromCoroutine(self._read(query, job, (EXPORT_LIMIT_S, ()), Exported))
 
     async def _read(
-        self, query: Query, job: Callable[[tuple[str, ...]], Job], limit_s: float, kind: type[_T]
+        self,
+        query: Query,
+        job: Callable[[tuple[str, ...]], Job],
+        bounds: tuple[float, Sequence[str]],
+        kind: type[_T],
     ) -> _T:
+        """``bounds``: seconds that it may take, and names of the only files to read, if any."""
+        limit_s, only = bounds
         since_us = 0 if query.since_us is None else query.since_us
         until_us = 2**62 if query.until_us is None else query.until_us
         listed: list[StoreFile] = await self.around.in_thread(self.ledger.files, since_us, until_us)
-        paths = [self.folders.store / file.name for file in listed]
+        paths = [self.folders.store / file.name for file in listed if not only or file.name in only]
         with self._readers.reading(paths):
             answer = await _as(kind, self.workers.querying.ask(job(tuple(map(str, paths))), limit_s))
         await self._remove_unread()
@@ -424,6 +434,7 @@ def _sum(first: Taken, second: Taken) -> Taken:
         False,
         first.bad + second.bad,
         first.bad_lines + second.bad_lines,
+        first.files + second.files,
     )
 
 

@@ -1,5 +1,6 @@
 """What controllers ask of a log store, whichever engine is behind it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -41,6 +42,8 @@ class Taken:
     """Whether others probably wait still."""
     bad: tuple[BadSegment, ...] = ()
     bad_lines: tuple[BadLines, ...] = ()
+    files: tuple[str, ...] = ()
+    """Names of those that are new in the store."""
 
 
 @attrs.frozen
@@ -91,8 +94,8 @@ class LogStore(Protocol):
         Not to be called again before it is done.  After an error they wait as before.
         """
 
-    def query(self, query: Query) -> Deferred[Answer]:
-        """Answer from what is in the store now."""
+    def query(self, query: Query, only: Sequence[str] = ()) -> Deferred[Answer]:
+        """Answer from what is in the store now; of the files of these names alone, as far as they are there still."""
 
     def export(self, query: Query, target: Path, format_: ExportFormat, max_bytes: int) -> Deferred[Exported]:
         """Write all records of a query to a new file in the store's ``exports`` folder."""
