@@ -88,7 +88,7 @@ class Reported:
     def failed(self, why: str) -> None:
         """The store does not work."""
         self.emit(
-            "LOG_STORE_FAILED",
+            "LOG_INGEST_FAILED",
             Level.ERROR,
             "controller",
             f"Logs that were received wait: {why}",

@@ -100,7 +100,7 @@ async def test_workers_killed_at_random_lose_and_double_nothing(folder):
             if worker.pid is not None:
                 os.kill(worker.pid, signal.SIGKILL)
         await all_there(service, intake)
-        assert set(events) <= {"LOG_WORKER_DIED", "LOG_STORE_FAILED"}
+        assert set(events) <= {"LOG_WORKER_DIED", "LOG_INGEST_FAILED"}
         assert "LOG_WORKER_DIED" in events
         listed = {file.name for file in ledger.files()}
         store = Folders(folder).store

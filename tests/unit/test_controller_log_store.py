@@ -160,7 +160,7 @@ class ServiceTest(SynchronousTestCase):
         self.store.takes[-1].errback(LogStoreFullError(why="the disk is full"))
         self.clock.advance(RETRY_S - 0.1)
         self.assertEqual(1, len(self.store.takes))
-        self.assertEqual(["LOG_STORE_FAILED"], [code for code, _ in self.events])
+        self.assertEqual(["LOG_INGEST_FAILED"], [code for code, _ in self.events])
         self.clock.advance(0.2)
         self.assertEqual(2, len(self.store.takes))
         self.ledger.behind = False

@@ -246,6 +246,9 @@ class WorkerClient:
     def _finish(self, task: _Task, answer: Done) -> None:
         if task.timer is not None and task.timer.active():
             task.timer.cancel()
+        if task.done.called:
+            # It was cancelled.
+            return
         if isinstance(answer, Failed):
             task.done.errback(error_of(answer, task.limit_s))
         else:
@@ -258,7 +261,8 @@ class WorkerClient:
                 self._waiting.remove(task)
             if task.timer is not None and task.timer.active():
                 task.timer.cancel()
-            task.done.errback(why)
+            if not task.done.called:
+                task.done.errback(why)
 
 
 def _environment() -> dict[str, str]:
