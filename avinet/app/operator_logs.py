@@ -37,6 +37,14 @@ class _Known:
         named = [(one.uuid, one.name) for one in found if one.lifecycle is not Lifecycle.DELETED]
         return sorted(named, key=lambda one: one[1])
 
+    def with_logs(self) -> Sequence[tuple[SeId, str]]:
+        """Those that have been attached, ever: only they have served anything."""
+        return [(se, name) for se, name in self.engines() if self._has_connected(se)]
+
+    def _has_connected(self, se: SeId) -> bool:
+        record = self.records.engines.find(se)
+        return record is not None and record.connected_once
+
     def connected(self, se: SeId) -> bool:
         link = self.logs.intake.bulk_link(se)
         return link is not None and link.ready
@@ -101,6 +109,6 @@ def log_routes(logs: ControllerLogs, records: Records, reactor: Any) -> tuple[Ro
     )
     arrivals = Arrivals(wall)
     logs.store.stored = arrivals.stored
-    where = Whereabouts(lambda: logs.intake.spools, known.engines, known.connected, known.pulled)
+    where = Whereabouts(lambda: logs.intake.spools, known.with_logs, known.connected, known.pulled)
     search = StoreSearch(logs.store, logs.exports, in_thread)
     return (*pulls.routes(), *LogApi(search, where, arrivals, known.drops, reactor, wall).routes())

@@ -13,6 +13,7 @@ from avinet.model.logs import ClassTotals, SpoolTotals
 NOT_PULLED = "not pulled"
 BEING_PULLED = "being pulled"
 NOT_CONNECTED = "not connected"
+NOT_HEARD = "has not said yet what it keeps"
 NOT_STORED = "waits to be stored"
 
 
@@ -47,7 +48,7 @@ class Whereabouts:
 
     spools: Callable[[], Mapping[SeId, SpoolTotals]]
     engines: Callable[[], Sequence[tuple[SeId, str]]]
-    """UUIDs and names of those that have not been deleted, by name."""
+    """UUIDs and names of those that may have logs, by name."""
     connected: Callable[[SeId], bool]
     pulled: Callable[[SeId], bool]
 
@@ -56,7 +57,11 @@ class Whereabouts:
         spools, found = self.spools(), []
         for se, name in self.engines():
             totals = spools.get(se)
-            held = [] if totals is None else [totals.significant, totals.full]
+            if totals is None:
+                # Since this controller started it has not been heard of: nobody knows.
+                found.append(Missing(se=name, se_uuid=se, why=NOT_HEARD))
+                continue
+            held = [totals.significant, totals.full]
             held = [one for one in held if one.segments and (until_us is None or one.oldest_us < until_us)]
             if not held:
                 continue

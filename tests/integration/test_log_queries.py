@@ -44,7 +44,7 @@ class World:
     """A store, its API on a UNIX socket, and the command line in a thread."""
 
     def __init__(self, folder):
-        self.folder, self.spools, self.counter = folder, {}, 0
+        self.folder, self.spools, self.counter = folder, {SE: SpoolTotals()}, 0
         self.service, self.ledger = made(folder, [])
         self.arrivals = arrivals = Arrivals(reactor.seconds)
         self.service.stored = arrivals.stored

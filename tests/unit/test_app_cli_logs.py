@@ -104,7 +104,10 @@ class QueryTests(CliCase):
         self.assertNotIn("\u202e", found.stdout)
 
     def test_what_is_not_here_yet_is_said_with_how_to_get_it(self):
-        found = self.ask("/api/logs/query?q=&count=true", {"count": 0, "missing": [MISSING]}, "--count")
+        silent = {"se": "se-3", "se_uuid": "u3", "why": "has not said yet what it keeps"}
+        body = {"count": 0, "missing": [MISSING, silent]}
+        found = self.ask("/api/logs/query?q=&count=true", body, "--count")
+        self.assertIn("  se-3 has not said yet what it keeps\n", found.stderr)
         self.assertEqual(found.stdout, "0\n")
         self.assertIn("se-2: 12 records, 2.0 KiB from 2026-11-27T11:00:00.000000Z (not pulled)", found.stderr)
         self.assertIn("avinet logs pull --since 2026-11-27T11:00:00.000000Z --se se-2 --wait", found.stderr)

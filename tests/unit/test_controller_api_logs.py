@@ -67,7 +67,7 @@ class LogCase(SynchronousTestCase):
         self.clock.rightNow = NOW_S
         self.store = Store()
         self.arrivals = Arrivals(self.clock.seconds)
-        self.spools, self.pulled = {}, set()
+        self.spools, self.pulled = {SE_1: SpoolTotals(), SE_2: SpoolTotals()}, set()
         where = Whereabouts(
             lambda: self.spools,
             lambda: [(SE_1, "se-1"), (SE_2, "se-2")],
@@ -138,6 +138,9 @@ class QueryTests(LogCase):
         self.pulled.add(SE_1)
         self.assertEqual(self.get("query", count="true")["missing"][0]["why"], "being pulled")
         self.assertEqual(self.get("query", q="until 1h", count="true")["missing"], [])
+        del self.spools[SE_2]
+        [unheard] = self.get("query", q="until 1h", count="true")["missing"]
+        self.assertEqual((unheard["se"], unheard["why"]), ("se-2", "has not said yet what it keeps"))
 
     def test_the_status_has_the_store_the_spools_and_what_was_lost(self):
         self.spools[SE_1] = SpoolTotals(limit_bytes=9, drops={DropReason.TORN: 3})

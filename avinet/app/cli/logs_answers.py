@@ -157,5 +157,7 @@ def _missing_line(one: Mapping[str, Any]) -> str:
         amount.append(show_bytes(one["bytes"]))
     span = f" from {one['since']}" if one.get("since") else ""
     span += f" to {one['until']}" if one.get("until") else ""
-    what = ", ".join(amount) or "records"
+    what = ", ".join(amount)
+    if not what:
+        return f"{text_of(one['se'] or 'here')} {text_of(one.get('why'))}"
     return f"{text_of(one['se'] or 'here')}: {what}{span} ({text_of(one.get('why'))})"

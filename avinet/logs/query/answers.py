@@ -33,7 +33,8 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     raw_bytes: int = 0
     """As NDJSON, where that is what is known."""
     why: str = ""
-    """``not pulled``, ``being pulled``, ``not connected``, or ``waits to be stored``."""
+    """``not pulled``, ``being pulled``, ``not connected``, ``has not said yet what it keeps``, or
+    ``waits to be stored``."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -220,7 +220,7 @@ class _Parser:
                 symbol.at,
                 f"{symbol.text}{after} is no operator",
                 ops_of(field),
-                'A value that begins with such a sign stands in quotes: path="=x".',
+                'A value that begins with such a sign stands in quotes: path="=x".' if field.textual else "",
             )
         return self._with_value(field, op, negated=negated)
 
