@@ -57,17 +57,22 @@ class ControllerLogs:
         """In ``folder``, which is made; ``report`` is how events are told, and what an SE is called in them."""
         emit, name_of = report
         commits = OwnThread(reactor, "log commits")
-        stack.callback(commits.stop)
-        writes = OwnThread(reactor, "log writes", WRITERS)
-        stack.callback(writes.stop)
-        syncs = stack.enter_context(ThreadPoolExecutor(SYNCERS, "log syncs"))
 
         def load() -> Ledger:
             private_dir(folder)
             return Ledger(folder / "ledger.db")
 
-        ledger = await commits.run(load)
+        try:
+            ledger = await commits.run(load)
+        except BaseException:
+            commits.stop()
+            raise
+        # Threads end before what they use.
         stack.callback(ledger.close)
+        syncs = stack.enter_context(ThreadPoolExecutor(SYNCERS, "log syncs"))
+        stack.callback(commits.stop)
+        writes = OwnThread(reactor, "log writes", WRITERS)
+        stack.callback(writes.stop)
         limits = IntakeLimits(
             per_se_bytes=int(settings.waiting_gib_per_se * GIB),
             total_bytes=int(settings.waiting_gib * GIB),

@@ -23,6 +23,7 @@ from avinet.dataplane.envoy_settings import EnvoySettings
 from avinet.dataplane.host_addresses import RECORD, HostAddresses
 from avinet.dataplane.with_addresses import WithAddresses
 from avinet.errors import AvinetError
+from avinet.logs.spool import Spool
 from avinet.model.events import Level
 from avinet.model.ids import BootId, new_boot_id
 from avinet.model.resources import Resource
@@ -33,6 +34,8 @@ from avinet.se.config_files import ConfigFiles
 from avinet.se.drift import Drift
 from avinet.se.first_boot import FirstBoot
 from avinet.se.identity import SeIdentity
+from avinet.se.log_shipper import LogPorts, LogShipper
+from avinet.se.log_sources import LogSource
 from avinet.se.log_spooler import LogSpooler
 from avinet.se.lookout import Lookout
 from avinet.se.registration_client import RegistrationClient
@@ -93,6 +96,7 @@ class Engine:
     _saving: DeferredLock = attrs.field(factory=DeferredLock, init=False)
     _choosing: DeferredLock = attrs.field(factory=DeferredLock, init=False)
     lookout: Lookout = attrs.field(init=False)
+    shipper: LogShipper = attrs.field(init=False)
     spooler: LogSpooler = attrs.field(init=False)
 
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
@@ -131,7 +135,19 @@ class Engine:
         self.lookout.subscribe(self.spooler.looked)
         self.spooler.start()
         stack.push_async_callback(self.spooler.stop)
+        self._ship_logs(enrolled, stack)
         self._make_uplinks(enrolled, stack)
+
+    def _ship_logs(self, enrolled: EnrolmentAnswer, stack: contextlib.AsyncExitStack) -> None:
+        """To whichever controllers there will be, once the spool is open."""
+        self.shipper = LogShipper(ports=LogPorts.of(enrolled.services))
+        stack.callback(self.shipper.stop)
+        self.spooler.on_segments(self.shipper.new_segments)
+
+        def offer(spool: Spool) -> None:
+            self.shipper.begin(LogSource(spool, self.spooler.flush, deferToThread, self.reactor))
+
+        self.spooler.on_open(offer)
 
     def _settled(self, state: Mapping[str, Resource]) -> None:
         """What is kept of logs follows the last good state; one after another, so that the last one stays."""
@@ -198,6 +214,7 @@ class Engine:
             self.reactor,
             random.SystemRandom().random,
             BackoffSettings(self.settings.uplink.backoff_base_s, self.settings.uplink.backoff_cap_s),
+            self.shipper.attached,
         )
         members.listen(uplinks.update)
         uplinks.start(members.current)

@@ -25,6 +25,10 @@ from avinet.wire.log_messages import Dropped, Planned, PullDone
 
 KEPT_AT_ONCE = 256
 """Segments in one transaction; some 100 ms of fsyncs side by side."""
+FREE_BUFFERS = 4
+"""2.5 MiB each; a link at full speed uses two."""
+FORGOTTEN_AT_ONCE = 1_000
+"""Segments whose names the ledger forgets in one transaction; some 300 bytes each."""
 MAX_TROUBLES = 100
 """Kinds of trouble at once: a quota names the SE."""
 CALM_S = 30.0
@@ -93,9 +97,12 @@ class LogIntake:
     """The welcomed ones, and those that are to be."""
     _ending: set[LogLink] = attrs.field(factory=set, init=False, repr=False)
     """Whose threads are not done."""
+    _forgotten: dict[tuple[SeId, str], int] = attrs.field(factory=dict, init=False, repr=False)
+    """Of each spool: names with lower counters are forgotten."""
     _claims: dict[tuple[SeId, str], tuple[LogLink, Part]] = attrs.field(factory=dict, init=False, repr=False)
     _whole: list[tuple[Part, str, Deferred[None]]] = attrs.field(factory=list, init=False, repr=False)
     """Segments that wait for the ledger."""
+    _free: list[Writes] = attrs.field(factory=list, init=False, repr=False)
     _keeping: bool = attrs.field(default=False, init=False)
     _listeners: list[LogListener] = attrs.field(factory=list, init=False, repr=False)
     _trouble: dict[str, IDelayedCall] = attrs.field(factory=dict, init=False, repr=False)
@@ -138,6 +145,16 @@ class LogIntake:
         await DeferredList([link.ended for link in links])
 
     # LinkOwner
+
+    def buffer(self) -> Writes:
+        """One that is free, or a new one: idle links have none."""
+        return self._free.pop() if self._free else Writes()
+
+    def give_back(self, writes: Writes) -> None:
+        """Some are kept, since making one costs as much as filling it."""
+        writes.clear()
+        if len(self._free) < FREE_BUFFERS:
+            self._free.append(writes)
 
     def write(self, writes: Writes) -> Deferred[None]:
         """In the pool of all links."""
@@ -216,9 +233,20 @@ class LogIntake:
         for listener in self._listeners:
             listener.flowed(link, pull, size)
 
-    def totals(self, link: LogLink, totals: SpoolTotals) -> None:
-        """The newest."""
+    def spool(self, link: LogLink, totals: SpoolTotals, incarnation: str, below: int) -> None:
+        """The newest; names that can come no more are forgotten, some at a time."""
         self.spools[link.se] = totals
+        known = self._forgotten.get((link.se, incarnation), 0)
+        if below < known + FORGOTTEN_AT_ONCE:
+            return
+        self._forgotten = {key: at for key, at in self._forgotten.items() if key[0] != link.se}
+        self._forgotten[link.se, incarnation] = below
+        forgetting = self.threads.commits.run(partial(self.logs.ledger.forget, link.se, incarnation, below))
+        forgetting.addErrback(
+            lambda f: self._log.error(
+                "what {se} let go of is not forgotten: {why}", se=link.se, why=f.getErrorMessage()
+            )
+        )
 
     def link_lost(self, link: LogLink, why: str, broke: str) -> None:
         """It may come back; an SE that broke the protocol is an event."""

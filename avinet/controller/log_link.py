@@ -57,6 +57,12 @@ RETRY_S = 5.0
 class LinkOwner(Protocol):
     """What a link needs of the intake."""
 
+    def buffer(self) -> Writes:
+        """An empty one."""
+
+    def give_back(self, writes: Writes) -> None:
+        """It is done."""
+
     def write(self, writes: Writes) -> Deferred[None]:
         """In the pool of all links."""
 
@@ -93,8 +99,8 @@ class LinkOwner(Protocol):
     def flowed(self, link: "LogLink", pull: int, size: int) -> None:
         """Some bytes of a segment have come."""
 
-    def totals(self, link: "LogLink", totals: SpoolTotals) -> None:
-        """What its spool holds."""
+    def spool(self, link: "LogLink", totals: SpoolTotals, incarnation: str, below: int) -> None:
+        """What it holds, and that it has no segment of this incarnation with a counter below that."""
 
     def link_lost(self, link: "LogLink", why: str, broke: str) -> None:
         """Once, last but for what its thread still does; ``broke`` says how it broke the protocol, if it did."""
@@ -117,10 +123,10 @@ class LogLink(TwistedProtocol):
     _pulls: dict[Part, int] = attrs.field(factory=dict, init=False, repr=False)
     """Of parts of which the thread has not said what becomes of them."""
     _gathering: Writes | None = attrs.field(default=None, init=False, repr=False)
-    _spare: Writes | None = attrs.field(default=None, init=False, repr=False)
     _writing: Writes | None = attrs.field(default=None, init=False, repr=False)
     _acks: list[str] = attrs.field(factory=list, init=False, repr=False)
     _timers: dict[str, IDelayedCall] = attrs.field(factory=dict, init=False, repr=False)
+    _incarnation: str = attrs.field(default="", init=False)
     _greeting: bool = attrs.field(default=False, init=False)
     """The hello is being answered."""
     _dropping: bool = attrs.field(default=False, init=False)
@@ -185,6 +191,11 @@ class LogLink(TwistedProtocol):
             self._forget()
         self._write()
 
+    def peer_closed(self) -> None:
+        """The SE has closed.  A link that is held up would not take what came before that, and so never end."""
+        if self._paused and self.transport is not None:
+            self._wire().abortConnection()
+
     def cut(self, why: str) -> None:
         """End the channel now: the SE broke the protocol, or a newer channel took its place."""
         self._broke = self._broke or why
@@ -216,7 +227,7 @@ class LogLink(TwistedProtocol):
         elif isinstance(message, Planned | PullDone):
             self.owner.told(self, message)
         elif isinstance(message, SpoolStatus):
-            self.owner.totals(self, message.totals)
+            self.owner.spool(self, message.totals, self._incarnation, message.below)
         elif isinstance(message, Dropped):
             self._dropped(message)
         elif not isinstance(message, LogUnsupported):
@@ -227,7 +238,8 @@ class LogLink(TwistedProtocol):
             raise _broken("a second log-hello")
         self._greeting = True
         self._cancel("hello")
-        self.owner.totals(self, message.totals)
+        self._incarnation = message.incarnation
+        self.owner.spool(self, message.totals, message.incarnation, message.below)
 
         def found(answer: tuple[dict[str, int], int]) -> None:
             self._greeting = False
@@ -294,7 +306,7 @@ class LogLink(TwistedProtocol):
 
     def _gather(self) -> Writes:
         if self._gathering is None:
-            self._gathering, self._spare = self._spare or Writes(), None
+            self._gathering = self.owner.buffer()
         return self._gathering
 
     # Writing
@@ -304,7 +316,6 @@ class LogLink(TwistedProtocol):
         if self._writing is not None:
             return
         if not self._gathering:
-            self._spare = None  # idle links keep no buffer
             self._conclude()
             return
         self._writing, self._gathering = self._gathering, None
@@ -321,8 +332,7 @@ class LogLink(TwistedProtocol):
         self._judge_all()
         writes, self._writing = self._writing, None
         if writes is not None:
-            writes.clear()
-            self._spare = writes
+            self.owner.give_back(writes)
         self._write()
         self._settle()
 

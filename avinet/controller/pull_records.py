@@ -94,6 +94,8 @@ class ShareRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The byte limit left some."""
     up_to: int | None = None
     """The last counter that belongs to it, once the SE has said it."""
+    unflushed: str = ""
+    """Why what was logged last may be missing."""
 
 
 class ShareView(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +105,9 @@ class ShareView(msgspec.Struct, frozen=True, kw_only=True):
     state: PullState
     why: str = ""
     limited: bool = False
+    """The byte limit left some."""
+    unflushed: str = ""
+    """Why what was logged last before the request may be missing."""
     segments: int = 0
     """Received, as are the three that follow."""
     records: int = 0
@@ -189,6 +194,7 @@ class PullShare:
             state=state,
             why=self.record.why,
             limited=self.record.limited,
+            unflushed=self.record.unflushed,
             segments=self.segments,
             records=self.records,
             size=self.size,

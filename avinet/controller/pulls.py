@@ -200,7 +200,9 @@ class Pulls(LogListener):
             share.raw_bytes + message.raw_bytes,
         )
         if share.record.up_to is None:
-            share.record = msgspec.structs.replace(share.record, up_to=message.up_to)
+            share.record = msgspec.structs.replace(
+                share.record, up_to=message.up_to, unflushed=message.unflushed
+            )
             self._write_later(pull, share)
         if not pull.record.paused:
             self._obey(self._turns.want((share.se, pull.id)))
@@ -235,6 +237,7 @@ class Pulls(LogListener):
             self._write_later(pull, share)
             return
         share.asked, share.in_all = True, None
+        # It plans at once, and sends when it is its turn.
         link.send(
             Pull(
                 pull=pull.id,
@@ -242,10 +245,9 @@ class Pulls(LogListener):
                 up_to=share.record.up_to,
                 byte_limit=left,
                 rate=self._rate_of(pull),
+                paused=True,
             )
         )
-        # It plans at once, and sends when it is its turn.
-        link.send(Pause(pull=pull.id))
 
     def _obey(self, steps: Sequence[Go | Wait]) -> None:
         for step in steps:

@@ -49,7 +49,8 @@ _Make = Callable[[LogSource, Callable[[str], None]], Role]
 class _Service:
     """One service of one attached controller, kept up while the secure channel lives."""
 
-    owner: "LogShipper"
+    source: LogSource
+    files: FileAccess
     channel: Channel
     port: int
     priority: Priority
@@ -64,9 +65,9 @@ class _Service:
     def open(self) -> None:
         """Now."""
         self._retry = None
-        source = self.owner.source
+        source = self.source
         role = self.role = self.make(source, self._lost)
-        protocol = LogChannel(role, self.owner.files, source.clock)
+        protocol = LogChannel(role, self.files, source.clock)
         self._opened_at = source.clock.seconds()
         opening: Deferred[IProtocol] = self.channel.open(self.port, protocol, priority=self.priority)
         opening.addErrback(self._refused)
@@ -78,14 +79,14 @@ class _Service:
 
     def _lost(self, why: str) -> None:
         self.role = None
-        if self.owner.source.clock.seconds() - self._opened_at >= STABLE_S:
+        if self.source.clock.seconds() - self._opened_at >= STABLE_S:
             self._wait_s = RETRY_S
         self._again()
 
     def _again(self) -> None:
         if self._ended or self.channel.lost.called or self._retry is not None:
             return
-        self._retry = self.owner.source.clock.callLater(self._wait_s, self.open)
+        self._retry = self.source.clock.callLater(self._wait_s, self.open)
         self._wait_s = min(2 * self._wait_s, RETRY_MOST_S)
 
     def end(self) -> None:
@@ -100,28 +101,24 @@ class _Service:
 
 @attrs.define(eq=False)
 class LogShipper:
-    """The service."""
+    """The service; without a ``source`` until there is a spool (``begin``)."""
 
-    source: LogSource
+    source: LogSource | None = None
     ports: LogPorts = attrs.field(factory=LogPorts)
-    files: FileAccess = attrs.field(init=False)
     _services: dict[Channel, tuple[_Service, ...]] = attrs.field(factory=dict, init=False, repr=False)
     _stopped: bool = attrs.field(default=False, init=False)
 
-    @files.default
-    def _new_files(self) -> FileAccess:
-        spool = self.source.spool
-        return FileAccess(self.source.in_thread, lambda name: OpenSegment.open(spool.place(name)))
+    def begin(self, source: LogSource) -> None:
+        """The spool is open: offer what is in it to whoever is there already."""
+        self.source = source
+        for channel in tuple(self._services):
+            self._open(channel, source)
 
     def attached(self, channel: Channel) -> None:
         """A controller has welcomed us on this secure channel: offer it our logs, as long as that lives."""
         if self._stopped or channel in self._services or channel.lost.called:
             return
-        services = (
-            _Service(self, channel, self.ports.live, Priority.LIVE_LOGS, LiveLogs),
-            _Service(self, channel, self.ports.bulk, Priority.BULK, PulledLogs),
-        )
-        self._services[channel] = services
+        self._services[channel] = ()
 
         def lost(why: Exception) -> Exception:
             for service in self._services.pop(channel, ()):
@@ -129,6 +126,17 @@ class LogShipper:
             return why
 
         channel.lost.addBoth(lost)
+        if self.source is not None:
+            self._open(channel, self.source)
+
+    def _open(self, channel: Channel, source: LogSource) -> None:
+        spool = source.spool
+        files = FileAccess(source.in_thread, lambda name: OpenSegment.open(spool.place(name)))
+        services = (
+            _Service(source, files, channel, self.ports.live, Priority.LIVE_LOGS, LiveLogs),
+            _Service(source, files, channel, self.ports.bulk, Priority.BULK, PulledLogs),
+        )
+        self._services[channel] = services
         for service in services:
             service.open()
 

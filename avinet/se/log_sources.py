@@ -49,6 +49,8 @@ LINGER_S = 1.0
 """Between looks whether a pull is done of which significant segments are still on their way."""
 ASKED = 1000
 """Heads at once: what may wait, what may lack an answer, and some that other channels send."""
+FLUSH_TIMEOUT_S = 120.0
+"""Two pieces of 64 MiB take a second each; a disk that is nearly full may need room made first."""
 HELLO_TIMEOUT_S = 60.0
 """A controller answers when it has made what it has of ours durable, behind the writes of others."""
 
@@ -118,12 +120,7 @@ class _Outgoing:
     def channel_made(self, channel: LogChannel) -> None:
         """Introduce this spool."""
         self.channel = channel
-        spool = self.source.spool
-
-        def say(totals: SpoolTotals) -> None:
-            self.say(LogHello(incarnation=spool.incarnation, totals=totals))
-
-        self.blocking(spool.totals).addCallback(say).addErrback(self.failed)
+        self.blocking(self._hello).addCallback(self.say).addErrback(self.failed)
         self.later("hello", HELLO_TIMEOUT_S, lambda: self.cut("the controller does not answer"))
 
     def message_received(self, channel: LogChannel, message: LogMessage) -> None:
@@ -186,6 +183,20 @@ class _Outgoing:
         raise NotImplementedError
 
     # Inside
+
+    def _hello(self) -> LogHello:
+        """In a thread."""
+        spool = self.source.spool
+        return LogHello(incarnation=spool.incarnation, totals=spool.totals(), below=self.lowest())
+
+    def lowest(self) -> int:
+        """In a thread: no segment of this incarnation has a lower counter; 0 when that cannot be said."""
+        spool = self.source.spool
+        last = spool.last_counter()  # before the look: what comes meanwhile has a higher one
+        first = spool.pending(Selection(), None, 0, 1)
+        if not first:
+            return last + 1
+        return min(first[0].counter, last + 1) if first[0].incarnation == spool.incarnation else 0
 
     def say(self, message: LogMessage) -> None:
         """To the controller, if it is still there."""
@@ -294,7 +305,7 @@ SIGNIFICANT = Selection(classes=(LogClass.SIGNIFICANT,))
 class LiveLogs(_Outgoing):
     """Significant segments as they come, what was lost, and what is kept."""
 
-    _told: SpoolTotals | None = attrs.field(default=None, init=False)
+    _told: SpoolStatus | None = attrs.field(default=None, init=False)
     _position: int = attrs.field(default=0, init=False)
     _telling: bool = attrs.field(default=False, init=False)
     """A ``Dropped`` has no answer yet."""
@@ -327,13 +338,13 @@ class LiveLogs(_Outgoing):
             self._tell_drops()
 
     def _status(self) -> None:
-        def read() -> SpoolTotals:
-            return self.source.spool.totals()
+        def read() -> SpoolStatus:
+            return SpoolStatus(totals=self.source.spool.totals(), below=self.lowest())
 
-        def send(totals: SpoolTotals) -> None:
-            if totals != self._told:
-                self._told = totals
-                self.say(SpoolStatus(totals=totals))
+        def send(status: SpoolStatus) -> None:
+            if status != self._told:
+                self._told = status
+                self.say(status)
             self.later("status", STATUS_INTERVAL_S, self._status)
 
         self.cancel("status")
@@ -389,7 +400,12 @@ class PulledLogs(_Outgoing):
 
     def _ask(self, channel: LogChannel, message: Pull) -> None:
         work = PullWork(
-            message.pull, message.selection, message.up_to, message.byte_limit, RateLimit(message.rate)
+            message.pull,
+            message.selection,
+            message.up_to,
+            message.byte_limit,
+            RateLimit(message.rate),
+            message.paused,
         )
         if not channel.sending.ask(work):
             self.say(PullDone(pull=message.pull, failed="too many pulls wait for this service engine"))
@@ -399,9 +415,10 @@ class PulledLogs(_Outgoing):
 
     async def _plan(self, work: PullWork) -> None:
         spool = self.source.spool
+        unflushed = ""
         if work.up_to is None:
-            flushed = await self.source.flush()
-            work.up_to = max(flushed, await self.blocking(spool.last_counter))
+            unflushed = await self._flush()
+            work.up_to = await self.blocking(spool.last_counter)
         plan: ClassTotals = await self.blocking(spool.plan, work.selection, work.up_to)
         channel = self.channel
         if channel is None or channel.sending.pulls.get(work.pull) is not work:
@@ -415,9 +432,19 @@ class PulledLogs(_Outgoing):
                 raw_bytes=plan.raw_bytes,
                 records=plan.records,
                 up_to=work.up_to,
+                unflushed=unflushed,
             )
         )
         self.segments_wanted(channel)
+
+    async def _flush(self) -> str:
+        """What is in segments already can be had even when the data plane does not answer; why the rest cannot."""
+        try:
+            await self.source.flush().addTimeout(FLUSH_TIMEOUT_S, self.source.clock)
+        except Exception as why:  # noqa: BLE001 - whatever it is, it is told
+            self._log.warn("logs are not flushed: {why}", why=str(why) or repr(why))
+            return (str(why) or repr(why))[:MAX_TEXT]
+        return ""
 
     def _not_planned(self, failure: Failure, work: PullWork) -> None:
         self._log.failure("a pull cannot be planned", failure)

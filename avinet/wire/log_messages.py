@@ -61,6 +61,8 @@ class LogHello(LogMessage, tag="log-hello", frozen=True, kw_only=True):
 
     incarnation: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
     totals: SpoolTotals
+    below: Count = 0
+    """The spool has no segment of this incarnation with a lower counter any more: their names need not be remembered."""
 
 
 class LogWelcome(LogMessage, tag="log-welcome", frozen=True, kw_only=True):
@@ -82,6 +84,8 @@ class Pull(LogMessage, tag="pull", frozen=True, kw_only=True):
     byte_limit: Count = 0
     """Of compressed bytes; 0 is no limit.  A segment that would exceed it is not begun."""
     rate: BytesPerSecond = 0
+    paused: bool = False
+    """Plan it, and send nothing until it is resumed."""
 
 
 class Pause(LogMessage, tag="pause", frozen=True, kw_only=True):
@@ -120,6 +124,8 @@ class Planned(LogMessage, tag="planned", frozen=True, kw_only=True):
     records: Count
     up_to: Count
     """The last counter that belongs to it."""
+    unflushed: Text = ""
+    """Why what was logged last may be missing: it could not be put into segments."""
 
 
 class PullDone(LogMessage, tag="pull-done", frozen=True, kw_only=True):
@@ -173,6 +179,8 @@ class SpoolStatus(LogMessage, tag="spool-status", frozen=True, kw_only=True):
     """SE to controller, now and then: what is kept there."""
 
     totals: SpoolTotals
+    below: Count = 0
+    """As in ``LogHello``."""
 
 
 class LogUnsupported(LogMessage, tag="log-unsupported", frozen=True, kw_only=True):

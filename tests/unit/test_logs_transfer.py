@@ -1,5 +1,7 @@
 """Logs on their way: pushed and pulled over a real secure channel, broken off anywhere, and each line there once."""
 
+from twisted.internet.defer import fail
+
 from avinet.controller.log_intake import Threads
 from avinet.logs.incoming import IntakeLimits
 from avinet.model.logs import Drop, DropReason, LogClass
@@ -115,6 +117,18 @@ class Pulled(Fleet):
         self.pump()
         self.assertEqual(self.state_of(pull), "done")
         self.assert_all_here()
+
+    def test_brings_what_there_is_when_the_data_plane_does_not_answer_and_says_so(self):
+        self.engine.log(FULL, line(1))
+        self.engine.spooled()
+        self.engine.flush = lambda: fail(ValueError("it does not answer"))
+        self.attach()
+        self.pump()
+        pull = self.pull()
+        self.pump()
+        (share,) = self.pulls.get(pull).shares
+        self.assertEqual((share.state, share.unflushed), ("done", "it does not answer"))
+        self.assert_all_here(FULL)
 
     def test_for_an_engine_that_is_not_here_waits_for_it(self):
         self.engine.log_bulk(FULL, 100 * KIB)
@@ -367,3 +381,24 @@ class Full(Fleet):
         self.assertEqual(sorted(self.ingested), sorted(self.engine.written[FULL]))
         self.clock.advance(31)
         self.assertIn("LOG_STORE_WELL", self.events)
+
+    def test_a_link_that_is_held_up_ends_with_its_channel_and_the_next_goes_on(self):
+        for _ in range(8):
+            self.engine.log_bulk(FULL, 700 * KIB)
+        self.attach()
+        self.pump()
+        pull = self.pull()
+        self.pump()
+        self.assertEqual(self.state_of(pull), "running")
+        self.engine.shipper_bulk().transport.loseConnection()
+        self.pump()
+        self.assertIs(self.intake.bulk_link(self.engine.se), None)
+        self.assertEqual(self.intake._claims, {})
+        while self.state_of(pull) != "done":
+            for one in self.ledger.waiting(2**62):
+                self.ingest(one)
+            self.clock.advance(6)
+            self.pump()
+        for one in self.ledger.waiting(2**62):
+            self.ingest(one)
+        self.assertEqual(sorted(self.ingested), sorted(self.engine.written[FULL]))

@@ -1,0 +1,217 @@
+"""What goes out next and what is taken, and whose turn it is: decisions without a clock or a socket."""
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from avinet.controller.pull_turns import TURN_BYTES, Go, PullTurns, Wait
+from avinet.logs.rate import RateLimit
+from avinet.logs.sending import MAX_PULLS, MAX_TRIES, MAX_UNANSWERED, PullWork, Sending
+from avinet.model.logs import LogClass, SegmentHead, Selection
+from avinet.units import KIB, MIB
+
+HEAD = SegmentHead(
+    incarnation="ab" * 16,
+    counter=1,
+    service="virtualservice-00000000-0000-4000-8000-000000000001",
+    log_class=LogClass.FULL,
+    first_us=1,
+    last_us=2,
+    records=1,
+    raw_bytes=100,
+    size=100,
+    sha256="cd" * 32,
+)
+
+
+def heads(first, last):
+    return [msgspec.structs.replace(HEAD, counter=counter) for counter in range(first, last + 1)]
+
+
+def work(pull=1, **fields):
+    return PullWork(pull, Selection(), planned=True, **fields)
+
+
+class TheSender(SynchronousTestCase):
+    def setUp(self):
+        self.sending = Sending()
+
+    def send(self):
+        """The next segment, whole; its counter."""
+        transfer = self.sending.begin()
+        if transfer is None:
+            return None
+        self.assertTrue(self.sending.advanced(transfer.left))
+        return transfer.head.counter
+
+    def test_sends_in_order_and_each_once(self):
+        self.sending.add(heads(1, 3))
+        self.sending.add(heads(2, 4))
+        self.assertEqual([self.send() for _ in range(5)], [1, 2, 3, 4, None])
+        self.assertEqual(self.sending.add(heads(1, 4)), [])
+
+    def test_has_so_many_without_an_answer_and_no_more(self):
+        self.sending.add(heads(1, MAX_UNANSWERED + 5))
+        sent = [self.send() for _ in range(MAX_UNANSWERED + 5)]
+        self.assertEqual(sent[MAX_UNANSWERED:], [None] * 5)
+        self.sending.acknowledged([heads(1, 1)[0].name])
+        self.assertEqual(self.send(), MAX_UNANSWERED + 1)
+
+    def test_goes_on_where_the_controller_is(self):
+        self.sending.welcomed({heads(1, 1)[0].name: 60, heads(2, 2)[0].name: 100})
+        self.sending.add(heads(1, 2))
+        self.assertEqual(self.sending.begin().offset, 60)
+        self.sending.advanced(40)
+        self.assertEqual(self.sending.begin().offset, 0, "all of it is there, and was not acknowledged")
+
+    def test_leaves_a_segment_that_is_acknowledged_before_its_end(self):
+        self.sending.add(heads(1, 2))
+        transfer = self.sending.begin()
+        self.sending.advanced(10)
+        self.assertEqual(self.sending.acknowledged([transfer.head.name, "other"]), [transfer.head.name])
+        self.assertEqual(self.send(), 2)
+
+    def test_sends_what_was_refused_again_and_then_lets_it_be(self):
+        self.sending.add(heads(1, 1))
+        for attempt in range(1, MAX_TRIES + 1):
+            self.assertEqual(self.send(), 1)
+            refused = self.sending.refused(HEAD.name)
+            self.assertEqual(self.sending.again(refused), attempt < MAX_TRIES)
+        self.assertEqual(self.sending.add(heads(1, 1)), [])
+        self.assertEqual(self.sending.refused("unheard-of"), None)
+
+    def test_a_paused_pull_goes_on_from_its_beginning_but_for_what_was_sent(self):
+        one = work()
+        self.sending.ask(one)
+        self.sending.add(heads(1, 3), one)
+        self.assertEqual((one.after, one.taken_bytes), (3, 300))
+        self.send()
+        transfer = self.sending.begin()
+        self.sending.advanced(30)
+        self.sending.pause(1)
+        self.assertEqual((self.sending.begin(), self.sending.active()), (None, None))
+        self.assertEqual((one.after, one.taken_bytes), (0, 100))
+        self.sending.resume(1)
+        self.assertIs(self.sending.active(), one)
+        self.sending.add(heads(1, 3), one)
+        self.assertEqual(one.taken_bytes, 300)
+        begun = self.sending.begin()
+        self.assertEqual((begun.head, begun.offset), (transfer.head, 30))
+
+    def test_pulls_follow_one_another_and_a_paused_one_lets_others_by(self):
+        one, two = work(1), work(2)
+        self.sending.ask(one)
+        self.sending.ask(two)
+        self.assertIs(self.sending.active(), one)
+        one.exhausted = True
+        self.assertIs(self.sending.active(), two)
+        one.exhausted = False
+        self.sending.pause(1)
+        self.assertIs(self.sending.active(), two)
+
+    def test_is_done_with_a_pull_when_all_is_answered(self):
+        one = work()
+        self.sending.ask(one)
+        self.assertTrue(self.sending.all_answered(1))
+        self.sending.add(heads(1, 1), one)
+        self.assertFalse(self.sending.all_answered(1))
+        self.send()
+        self.assertFalse(self.sending.all_answered(1))
+        self.sending.acknowledged([HEAD.name])
+        self.assertTrue(self.sending.all_answered(1))
+
+    def test_begins_nothing_beyond_a_byte_limit(self):
+        one = work(byte_limit=250)
+        self.sending.ask(one)
+        self.assertEqual(len(self.sending.add(heads(1, 5), one)), 2)
+        self.assertTrue(one.limited and one.exhausted)
+
+    def test_takes_so_many_pulls(self):
+        self.assertTrue(all(self.sending.ask(work(number)) for number in range(1, MAX_PULLS + 1)))
+        self.assertFalse(self.sending.ask(work(MAX_PULLS + 1)))
+        self.assertTrue(self.sending.ask(work(1)))
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.lists(st.tuples(st.sampled_from("apsgrfxw"), st.integers(1, 6)), max_size=60))
+    def test_never_loses_or_doubles_a_segment_whatever_happens(self, facts):
+        sending, one = Sending(), work()
+        sending.ask(one)
+        kept = set()
+        for fact, number in facts:
+            (head,) = heads(number, number)
+            if fact == "a":
+                sending.add(heads(1, number), one)
+            elif fact == "p":
+                sending.pause(1)
+            elif fact == "s":
+                sending.resume(1)
+            elif fact == "g" and sending.begin() is not None:
+                sending.advanced(min(10 * number, sending.current.left))
+            elif fact == "r":
+                refused = sending.refused(head.name)
+                if refused is not None:
+                    sending.again(refused)
+            elif fact == "f" and sending.current is not None:
+                sending.advanced(sending.current.left)
+            elif fact == "x":
+                kept.update(sending.acknowledged([head.name]))
+            elif fact == "w":
+                sending.gone(head.name)
+            listed = [transfer.head.name for transfer in sending.upcoming(100)]
+            self.assertEqual(len(listed), len(set(listed)))
+            unanswered = sending._unanswered.keys()
+            self.assertFalse(set(listed) & unanswered)
+            self.assertLessEqual(one.taken_bytes, 100 * len(sending.names() | kept) + 100 * len(facts))
+
+
+class TheRate(SynchronousTestCase):
+    def test_is_kept_over_time_and_allows_a_burst(self):
+        rate = RateLimit(MIB)
+        sent, now = 0, 100.0
+        while now < 110.0:
+            size = rate.allows(now, 256 * KIB)
+            rate.took(size)
+            sent += size
+            now += 0.003 if size else rate.wait_s()
+        self.assertTrue(9.9 < sent / MIB < 10.3, sent)
+
+    def test_of_nothing_is_no_limit_and_a_new_one_counts_at_once(self):
+        rate = RateLimit()
+        self.assertEqual(rate.allows(1.0, 10**9), 10**9)
+        rate.change(1000 * KIB)
+        self.assertEqual(rate.allows(1.0, 10**9), 100 * KIB)
+
+    def test_waits_no_longer_than_it_must(self):
+        rate = RateLimit(1)
+        rate.took(rate.allows(0.0, 10**9))
+        self.assertEqual(rate.allows(1000.0, 10**9), 1000)
+
+
+class Turns(SynchronousTestCase):
+    def test_are_given_to_some_at_once_in_the_order_in_which_they_came(self):
+        turns = PullTurns(at_once=2)
+        self.assertEqual(turns.want(("a", 1)), [Go(("a", 1))])
+        self.assertEqual(turns.want(("b", 1)), [Go(("b", 1))])
+        self.assertEqual(turns.want(("c", 1)) + turns.want(("d", 1)), [])
+        self.assertEqual(turns.leave(("a", 1)), [Go(("c", 1))])
+        self.assertEqual(turns.leave(("d", 1)), [])
+        self.assertEqual(turns.leave(("b", 1)), [])
+
+    def test_end_after_so_many_bytes_when_others_wait(self):
+        turns = PullTurns(at_once=1)
+        turns.want(("a", 1))
+        self.assertEqual(turns.took(("a", 1), TURN_BYTES), [])
+        turns.want(("b", 1))
+        self.assertEqual(turns.took(("a", 1), 1), [Wait(("a", 1)), Go(("b", 1))])
+        self.assertEqual(turns.took(("a", 1), TURN_BYTES), [])
+        self.assertEqual(turns.took(("b", 1), TURN_BYTES), [Wait(("b", 1)), Go(("a", 1))])
+
+    def test_of_one_engine_are_one_after_another(self):
+        turns = PullTurns(at_once=8)
+        turns.want(("a", 1))
+        self.assertEqual(turns.want(("a", 2)), [])
+        self.assertEqual(turns.want(("b", 2)), [Go(("b", 2))])
+        self.assertEqual(turns.took(("b", 2), TURN_BYTES), [])
+        self.assertEqual(turns.leave(("a", 1)), [Go(("a", 2))])
+        self.assertTrue(turns.sends(("a", 2)) and not turns.sends(("a", 1)))
