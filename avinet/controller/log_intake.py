@@ -16,12 +16,12 @@ from twisted.python.failure import Failure
 
 from avinet.controller.log_link import RETRY_S, LogLink
 from avinet.controller.log_writes import Writes
-from avinet.logs.incoming import IncomingLogs, Part, is_full
+from avinet.logs.incoming import IncomingLogs, LogStoreFullError, Part, is_full
 from avinet.logs.ledger import Segment
 from avinet.model.events import Level
 from avinet.model.ids import SeId
 from avinet.model.logs import SegmentHead, SpoolTotals
-from avinet.wire.log_messages import Dropped, Planned, PullDone
+from avinet.wire.log_messages import PUSHED, Dropped, Pause, Planned, PullDone, Resume
 
 KEPT_AT_ONCE = 256
 """Segments in one transaction; some 100 ms of fsyncs side by side."""
@@ -106,6 +106,8 @@ class LogIntake:
     _keeping: bool = attrs.field(default=False, init=False)
     _listeners: list[LogListener] = attrs.field(factory=list, init=False, repr=False)
     _trouble: dict[str, IDelayedCall] = attrs.field(factory=dict, init=False, repr=False)
+    _held: bool = attrs.field(default=False, init=False)
+    """All SEs were told to send nothing."""
     _retry: IDelayedCall | None = attrs.field(default=None, init=False)
     _stopped: bool = attrs.field(default=False, init=False)
     _log: ClassVar[Logger] = Logger()
@@ -218,6 +220,8 @@ class LogIntake:
 
     def link_ready(self, link: LogLink) -> None:
         """Pass it on."""
+        if self._held:
+            link.send(Pause(pull=PUSHED))
         self._tell(lambda listener: listener.link_ready(link))
 
     def told(self, link: LogLink, message: Planned | PullDone) -> None:
@@ -331,12 +335,25 @@ class LogIntake:
         if self._stopped or len(self._trouble) >= MAX_TROUBLES:
             return
         self._trouble[text] = self.clock.callLater(CALM_S, self._calm, text)
+        if not (isinstance(why, LogStoreFullError) and why.se):
+            self._hold(held=True)
         self.emit(code, Level.ERROR, "controller", f"Logs are not taken: {text}", reason=text)
 
     def _calm(self, text: str) -> None:
         del self._trouble[text]
         if not self._trouble:
+            self._hold(held=False)
             self.emit("LOG_STORE_WELL", Level.INFO, "controller", "Logs are taken again.")
+
+    def _hold(self, *, held: bool) -> None:
+        """What all SEs have on their way when none of it can be written would be our memory's."""
+        if held == self._held:
+            return
+        self._held = held
+        message = Pause(pull=PUSHED) if held else Resume(pull=PUSHED)
+        for link in self._links.values():
+            if link.ready:
+                link.send(message)
 
     def _tell(self, call: Callable[[LogListener], None]) -> None:
         for listener in self._listeners:

@@ -367,6 +367,12 @@ class LogLink(TwistedProtocol):
     def _kept(self, _: None, part: Part, pull: int) -> None:
         name = part.head.name
         self.owner.release(part)
+        if part.unwanted:
+            try:
+                self._refuse(name, RefuseReason.AGAIN, "it could not be kept")
+            except RemoteProtocolError as failure:
+                self.cut(failure.detail)
+            return
         self._receiving.acknowledge(name)
         self.owner.arrived(self, part.head, pull)
         self._acknowledge(name)

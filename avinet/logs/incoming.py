@@ -13,7 +13,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Container, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import ClassVar
 
@@ -40,6 +40,8 @@ class LogStoreFullError(AvinetError):
     kind: ClassVar[Kind] = Kind.NO_SPACE
     what: str
     detail: str
+    se: str = ""
+    """Whose logs alone these are; empty when nobody's are taken."""
 
 
 @error
@@ -225,7 +227,7 @@ class IncomingLogs:
             if se not in self._used or self._used[se] + size > limits.per_se_bytes:
                 self._used[se] = self._look_up(se)
             if self._used[se] + size > limits.per_se_bytes:
-                raise LogStoreFullError(what=se, detail="too many of its logs wait for the store")
+                raise LogStoreFullError(what=se, se=se, detail="too many of its logs wait for the store")
             if sum(self._used.values()) + size > limits.total_bytes:
                 self._used = {one: self._look_up(one) for one in self._used}
             if sum(self._used.values()) + size > limits.total_bytes:
@@ -243,23 +245,40 @@ class IncomingLogs:
         """Make whole segments last and enter them in the ledger, each with its pull ("" when it was pushed).
 
         One fsync after another is what takes long, so those of many small segments go side by side, and all of them are
-        one transaction.  May be called again with the same parts after an error.
+        one transaction.  May be called again with the same parts after an error.  A part that alone cannot be kept (its
+        file is gone, its place on the disk is bad) is discarded and ``unwanted``: it must not hold up the others.
         """
         first = [(part, pull) for part, pull in parts if not self.ledger.known(part.segment)]
-        for future in [self._syncs.submit(part.sync) for part, _ in first]:
-            future.result()
-        for part, _ in first:
-            part.settle()
+        self._each([part for part, _ in first], [self._syncs.submit(part.sync) for part, _ in first])
         at()
-        folders = {folder for part, _ in first for folder in (part.folder, part.folder.parent)}
+        for part, _ in first:
+            self._alone(part, part.settle)
+        at()
+        kept = [(part, pull) for part, pull in first if not part.unwanted]
+        folders = {folder for part, _ in kept for folder in (part.folder, part.folder.parent)}
         for future in [self._syncs.submit(_sync, folder) for folder in folders]:
             future.result()
         at()
-        self.ledger.receive([Arrival(part.segment, pull) for part, pull in first])
-        kept = {part for part, _ in first}
+        self.ledger.receive([Arrival(part.segment, pull) for part, pull in kept])
+        entered = {part for part, _ in kept}
         for part, _ in parts:
-            if part not in kept:
+            if part not in entered:
                 part.discard()
+
+    def _each(self, parts: Sequence[Part], futures: Sequence[Future[None]]) -> None:
+        for part, future in zip(parts, futures, strict=True):
+            self._alone(part, future.result)
+
+    def _alone(self, part: Part, step: Callable[[], None]) -> None:
+        """What is wrong with one part is that one's affair; a full disk is everybody's."""
+        if part.unwanted:
+            return
+        try:
+            step()
+        except OSError as why:
+            if is_full(why):
+                raise
+            part.unwanted = True
 
     def sweep(self) -> int:
         """At the start: remove segments that the ledger does not wait for; how many."""

@@ -77,6 +77,8 @@ class Sending:
     pulls: dict[int, PullWork] = attrs.field(factory=dict, init=False)
     """In the order in which they came."""
     current: Transfer | None = attrs.field(default=None, init=False)
+    held: bool = attrs.field(default=False, init=False)
+    """The controller has no room: nothing of anything may be sent, and what is under way stays so."""
     _partials: dict[str, int] = attrs.field(factory=dict, init=False, repr=False)
     """How much of segments that were left in their middle the controller has."""
     _queue: deque[Transfer] = attrs.field(factory=deque, init=False, repr=False)
@@ -213,7 +215,12 @@ class Sending:
 
     def next(self) -> Transfer | None:
         """What may begin; None when nothing may, or nothing waits."""
-        if self.current is not None or len(self._unanswered) >= MAX_UNANSWERED or not self._queue:
+        if (
+            self.held
+            or self.current is not None
+            or len(self._unanswered) >= MAX_UNANSWERED
+            or not self._queue
+        ):
             return None
         return self._queue[0]
 

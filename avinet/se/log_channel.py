@@ -212,7 +212,7 @@ class LogChannel(TwistedProtocol):
             self._carry = self._carry[size:]
             return size
         transfer = self.sending.current
-        if transfer is None:
+        if transfer is None or self.sending.held:
             return 0
         if len(room) >= SMALL_ROOM_BYTES:
             return self._put_raw(transfer, room)

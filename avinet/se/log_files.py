@@ -9,6 +9,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable
+from typing import ClassVar
 
 from avinet.errors import AvinetError, Kind, error
 from avinet.logs.spool import Place, SegmentGoneError
@@ -35,7 +36,7 @@ def _own_scratch() -> memoryview:
 class SegmentShortError(AvinetError):
     """The file of a segment ends before the segment does."""
 
-    kind = Kind.UNAVAILABLE
+    kind: ClassVar[Kind] = Kind.UNAVAILABLE
 
 
 class OpenSegment:

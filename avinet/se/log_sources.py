@@ -26,6 +26,7 @@ from avinet.wire.log_codec import PROTOCOL
 from avinet.wire.log_messages import (
     MAX_DROPS,
     MAX_TEXT,
+    PUSHED,
     Ack,
     Cancel,
     Dropped,
@@ -139,6 +140,9 @@ class _Outgoing:
             self._acknowledged(channel, message.names)
         elif isinstance(message, Refuse):
             self._refused(channel, message)
+        elif isinstance(message, Pause | Resume) and message.pull == PUSHED:
+            channel.sending.held = isinstance(message, Pause)
+            channel.wake()
         else:
             self.told(channel, message)
 

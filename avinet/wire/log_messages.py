@@ -89,15 +89,15 @@ class Pull(LogMessage, tag="pull", frozen=True, kw_only=True):
 
 
 class Pause(LogMessage, tag="pause", frozen=True, kw_only=True):
-    """Controller to SE: send nothing of it for now."""
+    """Controller to SE: send nothing of it for now; 0 is everything on this channel, when there is no room for it."""
 
-    pull: PullId
+    pull: Count
 
 
 class Resume(LogMessage, tag="resume", frozen=True, kw_only=True):
-    """Controller to SE: go on with it."""
+    """Controller to SE: go on with it; 0 takes back a ``Pause`` of 0, and no other."""
 
-    pull: PullId
+    pull: Count
 
 
 class Cancel(LogMessage, tag="cancel", frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ from avinet.logs.ledger import Ledger
 from avinet.logs.spool import Spool
 from avinet.model.logs import LogClass, Selection, piece_name
 from avinet.se.log_shipper import LogShipper
-from avinet.se.log_sources import LogSource, PulledLogs
+from avinet.se.log_sources import LiveLogs, LogSource, PulledLogs
 from avinet.ssh.scheduler import Priority
 from avinet.store.threads import InPlace
 from avinet.wire.log_messages import BULK_PORT, BULK_SERVICE, LIVE_PORT, LIVE_SERVICE
@@ -81,9 +81,16 @@ class Engine:
 
     def shipper_bulk(self):
         """The channel of the service ``logs``."""
+        return self._shipper_channel(PulledLogs)
+
+    def shipper_live(self):
+        """The channel of the service ``logs-live``."""
+        return self._shipper_channel(LiveLogs)
+
+    def _shipper_channel(self, kind):
         for services in self.shipper._services.values():
             for service in services:
-                if isinstance(service.role, PulledLogs):
+                if isinstance(service.role, kind):
                     return service.role.channel
         return None
 

@@ -1,5 +1,6 @@
 """A hostile or broken SE on a log channel: cut or held up, within bounds, and nothing outside its own folders."""
 
+import errno
 import hashlib
 import os
 
@@ -341,6 +342,51 @@ class Hostile(Links):
             [path.name for path in (self.state / "received" / "se-9").iterdir()],
             [f"{head_of(data).name}.zst"],
         )
+
+
+class Bad(Links):
+    """Disks that are."""
+
+    def test_a_file_that_is_gone_before_it_is_kept_holds_nobody_up(self):
+        held = Held()
+        wire = self.greeted()
+        self.intake.threads = Threads(self.writes, held)
+        one, two = os.urandom(100), os.urandom(100)
+        wire.say(m.Begin(head=head_of(one, 1)), one, m.Begin(head=head_of(two, 2)), two)
+        (self.state / "incoming" / "se-9" / f"{head_of(one, 1).name}.part").unlink()
+        while held.let():
+            pass
+        self.tick()
+        ack, refuse = sorted(wire.heard(), key=lambda message: message.__struct_config__.tag)
+        self.assertEqual(ack.names, (head_of(two, 2).name,))
+        self.assertEqual((refuse.name, refuse.reason), (head_of(one, 1).name, "again"))
+        wire.say(m.Begin(head=head_of(one, 1)), one)
+        while held.let():
+            pass
+        self.assertEqual(self.acked(wire), [head_of(one, 1).name])
+        self.assertEqual(self.intake._claims, {})
+
+    def test_a_bad_place_on_the_disk_is_one_segments_affair(self):
+        wire = self.greeted()
+        logs, data = self.intake.logs, os.urandom(100)
+        part_of = logs.part
+
+        def bad(segment, offset):
+            part = part_of(segment, offset)
+
+            def sync():
+                raise OSError(errno.EIO, "bad block")
+
+            part.sync = sync
+            return part
+
+        logs.part = bad
+        wire.say(m.Begin(head=head_of(data)), data)
+        self.tick()
+        self.assertEqual(self.refused(wire), ["again"])
+        logs.part = part_of
+        wire.say(m.Begin(head=head_of(data)), data)
+        self.assertEqual(self.acked(wire), [head_of(data).name])
 
 
 class Crashes(Links):

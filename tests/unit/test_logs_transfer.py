@@ -402,3 +402,33 @@ class Full(Fleet):
         for one in self.ledger.waiting(2**62):
             self.ingest(one)
         self.assertEqual(sorted(self.ingested), sorted(self.engine.written[FULL]))
+
+
+class NoRoom(Fleet):
+    """A disk that is full for everybody."""
+
+    def test_all_are_told_to_wait_and_go_on_when_there_is_room(self):
+        logs, other = self.intake.logs, self.add_engine(2)
+        logs.limits = IntakeLimits(free_bytes=2**62)
+        for engine in (self.engine, other):
+            engine.log_bulk(SIGNIFICANT, 4 * MIB)
+            self.attach(engine)
+            self.pump(engine)
+        self.assertEqual(self.events, ["LOG_STORE_FULL"])
+        self.assertEqual(self.ledger.waiting(2**62), [])
+        late = self.add_engine(3)
+        late.log_bulk(SIGNIFICANT, 4 * MIB)
+        self.attach(late)
+        self.pump(late)
+        for engine in (self.engine, other, late):
+            self.assertLess(engine.shipper_live().sent_bytes, 4 * MIB)
+        self.assertTrue(late.shipper_live().sending.held)
+        self.assertLess(late.shipper_live().sent_bytes, MIB)
+        logs.limits = IntakeLimits(free_bytes=0)
+        for _ in range(10):
+            self.clock.advance(6)
+            for engine in (self.engine, other, late):
+                self.pump(engine)
+        for engine in (self.engine, other, late):
+            self.assert_all_here(SIGNIFICANT, engine=engine)
+        self.assertEqual(self.events, ["LOG_STORE_FULL", "LOG_STORE_WELL"])

@@ -102,7 +102,7 @@ class Frames(SynchronousTestCase):
             "a name with a newline": packed(t="log-ack", names=[NAME + "\n"]),
             "too many names": packed(t="log-ack", names=[NAME] * (m.MAX_NAMES + 1)),
             "too many drops": packed(t="dropped", incarnation=SPOOL, position=1, drops=[{}] * 501),
-            "a pull of number 0": packed(t="pause", pull=0),
+            "a pull of number 0": packed(t="cancel", pull=0),
             "a negative offset": packed(t="begin", head=HEAD, offset=-1),
             "an incarnation that is a path": packed(t="begin", head=HEAD | {"incarnation": "../" + "a" * 29}),
             "an incarnation and a newline": packed(t="begin", head=HEAD | {"incarnation": SPOOL + "\n"}),

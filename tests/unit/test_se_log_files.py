@@ -1,0 +1,134 @@
+"""Segments are read without waiting for a disk: from memory as it is, else by a thread first."""
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from avinet.logs.spool import Place, SegmentGoneError
+from avinet.se import log_files
+from avinet.se.log_files import OpenSegment, SegmentShortError, is_sound
+from avinet.units import KIB, MIB
+from tests.unit.log_kit import FULL, Fleet
+
+
+class Reading(SynchronousTestCase):
+    def setUp(self):
+        held = tempfile.TemporaryDirectory()
+        self.addCleanup(held.cleanup)
+        self.data = os.urandom(100_000)
+        self.path = Path(held.name, "pack")
+        self.path.write_bytes(b"before" + self.data + b"behind")
+        self.segment = OpenSegment.open(Place(self.path, 6, len(self.data)))
+        self.addCleanup(self.segment.close)
+        self.flags = []
+
+    def without_nowait(self, why):
+        preadv = os.preadv
+
+        def refuse(descriptor, buffers, offset, flags=0):
+            self.flags.append(flags)
+            if flags:
+                raise OSError(why, os.strerror(why))
+            return preadv(descriptor, buffers, offset)
+
+        self.patch(log_files.os, "preadv", refuse)
+
+    def read(self, offset, size):
+        room = memoryview(bytearray(size))
+        got = self.segment.read_into(room, offset)
+        return bytes(room[:got])
+
+    def test_takes_what_is_in_memory_from_its_place_in_the_file(self):
+        self.assertEqual(self.read(0, 10), self.data[:10])
+        self.assertEqual(self.read(99_990, 10), self.data[-10:])
+
+    def test_asks_for_a_thread_when_it_is_not_and_goes_on_with_what_that_has_read(self):
+        self.without_nowait(errno.EOPNOTSUPP)
+        self.assertEqual(self.read(500, 10), b"")
+        self.segment.warm(500)
+        self.assertEqual(self.read(500, 10), self.data[500:510])
+        self.assertEqual(self.read(99_995, 5), self.data[-5:])
+        self.assertEqual(sum(map(bool, self.flags)), 1, "asked once whether the file system can say")
+
+    def test_waits_for_no_disk(self):
+        self.without_nowait(errno.EAGAIN)
+        self.assertEqual(self.read(0, 10), b"")
+        self.segment.warm(0)
+
+    def test_says_when_the_file_ends_too_soon(self):
+        os.truncate(self.path, 50)
+        self.segment.warm(0)
+        self.assertRaises(SegmentShortError, self.segment.warm, 44)
+
+    def test_passes_on_what_is_wrong_with_the_disk(self):
+        self.without_nowait(errno.EIO)
+        self.assertRaises(OSError, self.read, 0, 10)
+
+
+class Transferring(Fleet):
+    def test_brings_all_of_what_was_not_in_memory(self):
+        warmed = {}
+        read_into, warm = OpenSegment.read_into, OpenSegment.warm
+
+        def cold(segment, room, offset):
+            left = warmed.get(segment, 0) - offset
+            return read_into(segment, room[:left], offset) if left > 0 else 0
+
+        def warming(segment, offset):
+            warm(segment, offset)
+            warmed[segment] = offset + 100 * KIB
+
+        self.patch(OpenSegment, "read_into", cold)
+        self.patch(OpenSegment, "warm", warming)
+        self.engine.log_bulk(FULL, 3 * MIB)
+        self.attach()
+        self.pump()
+        pull = self.pull()
+        self.pump()
+        self.assertEqual(self.state_of(pull), "done")
+        self.assertTrue(warmed)
+        self.assert_all_here(FULL)
+
+    def test_a_file_that_cannot_be_read_is_set_aside_and_the_rest_comes(self):
+        self.engine.log_bulk(FULL, 200 * KIB)
+        self.engine.log_bulk(FULL, 200 * KIB)
+        first, second = self.engine.heads()
+        read_into = OpenSegment.read_into
+        bad = self.engine.spool.place(first.name)
+
+        def broken(segment, room, offset):
+            if segment._place == bad:
+                raise OSError(errno.EIO, "bad block")
+            return read_into(segment, room, offset)
+
+        self.patch(OpenSegment, "read_into", broken)
+        self.attach()
+        self.pump()
+        pull = self.pull()
+        for _ in range(3):
+            self.pump()
+            self.clock.advance(2)
+        self.assertEqual(self.state_of(pull), "done")
+        self.assertEqual([one.head for one in self.ledger.waiting(2**62)], [second])
+        self.assertEqual(self.engine.spool.totals().drops["corrupt"], first.records)
+
+    def test_a_segment_is_sound_when_its_bytes_are_what_its_head_says(self):
+        self.engine.log_bulk(FULL, 2 * MIB)
+        (head,) = self.engine.heads()
+        place = self.engine.spool.place
+        self.assertTrue(is_sound(place, head))
+
+        def gone(name):
+            raise SegmentGoneError(name=name)
+
+        self.assertFalse(is_sound(gone, head))
+        where = place(head.name)
+        with where.path.open("r+b") as file:
+            file.seek(where.offset + head.size - 1)
+            byte = file.read(1)
+            file.seek(where.offset + head.size - 1)
+            file.write(bytes([byte[0] ^ 1]))
+        self.assertFalse(is_sound(place, head))
