@@ -25,9 +25,9 @@ from avinet.logs.spool import CHUNK_BYTES
 from avinet.logs.spool_segments import LEVEL, SegmentMaker
 from avinet.logs.store.frames import Frames, frame
 from avinet.logs.store.jobs import (
-    Answer,
     Answered,
     Asked,
+    Done,
     Failed,
     Ingest,
     Job,
@@ -84,7 +84,7 @@ class StoreWorker:
         """Its id."""
         return self._process.pid
 
-    def ask(self, job: Job) -> Answer:
+    def ask(self, job: Job) -> Done:
         """What it answers; an error when it fails."""
         if self._process.stdin is None or self._process.stdout is None:
             raise AssertionError("both are pipes")
@@ -97,7 +97,7 @@ class StoreWorker:
             if not data:
                 raise RuntimeError(f"the store's worker ended with status {self._process.wait()}")
             answered = self._frames.receive(data)
-        answer = answered[0].answer
+        answer = answered[0].done
         if isinstance(answer, Failed):
             raise StoreFailedError(f"{answer.kind}: {answer.why}")
         return answer
