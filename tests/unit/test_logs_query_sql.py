@@ -281,3 +281,15 @@ class EngineTests(SynchronousTestCase):
             code = re.sub(r'""".*?"""', "", path.read_text(), flags=re.DOTALL)
             knows = re.search("duckdb", code, re.IGNORECASE) is not None
             self.assertEqual(knows, path.name == "duckdb.py", path.name)
+
+    def test_asking_needs_no_sql(self):
+        # 9 MB and a quarter of a second that controllers and command lines do without.
+        folder = Path(avinet.logs.query.__file__).parent
+        makes_sql = {"nodes", "sql", "engine", "duckdb"}
+        for path in folder.glob("*.py"):
+            imports = re.findall(r"^(?:from|import) (\S+)", path.read_text(), re.MULTILINE)
+            uses = any(
+                name.startswith("sqlglot") or name.rpartition("logs.query.")[2] in makes_sql
+                for name in imports
+            )
+            self.assertEqual(uses, path.stem in makes_sql, path.name)

@@ -10,10 +10,9 @@ from typing import Any
 
 import msgspec
 
-from avinet.logs.query.engine import Rendered
 from avinet.logs.query.pages import Page, cursor_of
-from avinet.logs.query.shapes import Count, Place, Query, Records
-from avinet.logs.query.sql import KEY, Column
+from avinet.logs.query.rendered import Column, Rendered
+from avinet.logs.query.shapes import KEY, Count, Place, Query, Records
 from avinet.logs.query.times import show_instant
 
 

@@ -3,24 +3,12 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import attrs
 from sqlglot import exp
 
 from avinet.logs.query.nodes import OWN, Bound
+from avinet.logs.query.rendered import Rendered
 from avinet.logs.query.shapes import Query
-from avinet.logs.query.sql import Column, statement_of
-
-
-@attrs.frozen
-class Rendered:
-    """A statement for one engine."""
-
-    sql: str
-    parameters: dict[str, Any]
-    columns: tuple[Column, ...]
-    limit: int | None
-    """Rows that are wanted; one more is asked for, to know whether there are more."""
-
+from avinet.logs.query.sql import statement_of
 
 Bind = Callable[[Any], exp.Expr]
 """Make a parameter of a value."""

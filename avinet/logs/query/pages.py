@@ -11,8 +11,7 @@ import attrs
 import msgspec
 
 from avinet.logs.query.errors import InvalidShapeError
-from avinet.logs.query.shapes import Place
-from avinet.logs.query.sql import KEY
+from avinet.logs.query.shapes import KEY, Place
 from avinet.logs.query.times import MAX_US
 
 MAX_CURSOR_CHARS = 4_096

@@ -94,8 +94,12 @@ class Histogram(msgspec.Struct, frozen=True, tag="histogram"):
     limit: int = MAX_ROWS
 
 
+KEY = ("se_uuid", "vs_uuid", "request_id", "client", "client_port")
+"""What orders records of the same microsecond."""
+
+
 class Place(msgspec.Struct, frozen=True):
-    """Where a page of records ended: its last record's key, and how many with the very same key were shown."""
+    """Where a page of records ended: its last record's ``KEY``, and how many with the very same key were shown."""
 
     time_us: int
     key: tuple[str, ...]

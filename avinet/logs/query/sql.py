@@ -25,7 +25,9 @@ from avinet.logs.query.expressions import (
     Within,
 )
 from avinet.logs.query.fields import FIELDS, Type
+from avinet.logs.query.rendered import Column
 from avinet.logs.query.shapes import (
+    KEY,
     Aggregate,
     Count,
     Function,
@@ -42,18 +44,6 @@ from avinet.logs.query.shapes import (
 
 SOURCE = "records"
 """What the statement reads from: a table, a view, or a name that the store defines before it."""
-KEY = ("se_uuid", "vs_uuid", "request_id", "client", "client_port")
-"""What orders records of the same microsecond."""
-
-
-@attrs.frozen
-class Column:
-    """One column of the statement's rows: what it is called in answers.  Several names: it is a list."""
-
-    names: tuple[str, ...]
-    time: bool = False
-    """Whether it is microseconds of UNIX time."""
-    listed: bool = False
 
 
 @attrs.frozen
