@@ -187,6 +187,9 @@ class PullShare:
     def view(self, state: PullState, now: float) -> ShareView:
         """As it is now."""
         in_all = self.in_all
+        if state is PullState.DONE and not self.record.limited:
+            # What a plan counted may have been here already, its acknowledgement lost.
+            in_all = (self.segments, self.records, self.size, self.raw_bytes)
         rate = self.rate(now) if state is PullState.RUNNING else 0.0
         left = None if in_all is None or not rate else max(0, in_all[2] - self.size) / rate
         return ShareView(

@@ -261,6 +261,8 @@ class Broken(Fleet):
         self.attach()
         self.pump()
         self.assert_all_here(FULL)
+        (share,) = self.pulls.get(1).shares
+        self.assertEqual((share.segments, share.segments_in_all), (1, 1))
         # Known from its head, so that most of it was not even sent.
         self.assertLess(self.engine.shipper_bulk().sent_bytes, self.ledger.waiting(1)[0].head.size)
 
