@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -23,6 +24,8 @@ REQUESTS = 60
 BACK_WITHIN_S = 60.0
 """For a killed agent to be up and in sync again, its supervisor's back-off of 2 s included."""
 SSH_TIMEOUT_S = 20
+PULLED_WITHIN_S = 30.0
+"""A few thousand records; the first answer of a query starts its worker."""
 WRONG = b"kind: VirtualService\nname: wrong\npool_ref: no-such-pool\nservices: [{port: 99999}]\n"
 
 
@@ -43,6 +46,7 @@ class Check:
             self._refusal,
             self._agent_killed,
             self._traffic,
+            self._logs,
         ):
             try:
                 fact()
@@ -54,13 +58,13 @@ class Check:
         self.failed += not holds
         self.say(f"{'ok   ' if holds else 'FAIL '} {what}")
 
-    def _answers(self, count: int) -> list[str]:
+    def _answers(self, count: int, path: str = "/") -> list[str]:
         where = urlsplit(self.stage.plan.url)
         answers: list[str] = []
         for _ in range(count):
             connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=5)
             try:
-                connection.request("GET", "/")
+                connection.request("GET", path)
                 response = connection.getresponse()
                 body = response.read().decode("utf-8", "replace").strip()
                 answers.append(body if response.status == 200 else f"status {response.status}")
@@ -142,3 +146,19 @@ class Check:
                 return
             time.sleep(0.2)
         self._note(f"{name}'s agent is not back in sync after {BACK_WITHIN_S:.0f} s", holds=False)
+
+    def _logs(self) -> None:
+        """Every request that was answered is in the logs once, when they are asked for."""
+        path = f"/logged-{secrets.token_hex(4)}"
+        answered = sum(not answer.startswith("failed") for answer in self._answers(REQUESTS, path))
+        client = self.stage.client
+        pull = client.post("/api/logs/pull", {"since": "5m"})
+        start = time.monotonic()
+        while not (pull["state"] in {"done", "failed"} and pull["stored"]):
+            if time.monotonic() - start > PULLED_WITHIN_S:
+                break
+            time.sleep(0.2)
+            pull = client.get(f"/api/logs/pull/{pull['id']}")
+        found = client.get("/api/logs/query", {"count": "true", "q": f"path={path} since 5m"})["count"]
+        what = f"{found} of {answered} requests are in the logs, pulled in {time.monotonic() - start:.1f} s"
+        self._note(what, holds=found == answered)
