@@ -96,7 +96,7 @@ def translated(why: Exception, path: Path) -> AvinetError:
     if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
         return StoreDamagedError(where=str(path), detail=detail)
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
-        detail = "another process has it open; is a controller running on this state already?"
+        detail = "another process has it open, perhaps a controller that runs on this state"
     return StoreUnavailableError(where=str(path), detail=detail)
 
 

@@ -16,6 +16,7 @@ from avinet.controller.config_store import ConfigStore
 from avinet.errors import AvinetError, Kind, error
 from avinet.store.sqlite import open_sqlite_store
 from avinet.store.threads import InPlace
+from avinet.trust.locks import StateLock
 from avinet.trust.node import ControllerPaths, read_cluster
 
 
@@ -28,12 +29,16 @@ class NothingToRestoreError(AvinetError):
 
 
 def mark_restored(state: Path) -> int:
-    """Raise the incarnation of the stopped controller in ``state``; the new number."""
+    """Raise the incarnation of the stopped controller in ``state``; the new number.  ``StateFolderBusyError`` when it runs."""
     read_cluster(state)
     paths = ControllerPaths(state)
     if not paths.store.exists():
         raise NothingToRestoreError(state=state)
-    return _now(Deferred.fromCoroutine(_mark(paths.store)))
+    lock = StateLock.take(state, "avinet controller")
+    try:
+        return _now(Deferred.fromCoroutine(_mark(paths.store)))
+    finally:
+        lock.release()
 
 
 async def _mark(path: Path) -> int:

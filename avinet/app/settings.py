@@ -44,6 +44,15 @@ MAX_FILE_BYTES = 256 * 1024
 
 
 @error
+class SettingsUnreadableError(AvinetError):
+    """The settings file {file} cannot be read: {why}."""
+
+    kind: ClassVar[Kind] = Kind.INVALID
+    file: str
+    why: str
+
+
+@error
 class SettingsError(AvinetError):
     """{file}: {where}: {why}. See etc/ for every setting with its default."""
 
@@ -260,7 +269,7 @@ def _load(path: Path | None, kind: type[_Settings]) -> _Settings:
         with path.open("rb") as file:
             text = file.read(MAX_FILE_BYTES + 1)
     except OSError as why:
-        raise SettingsError(file=str(path), where="the file", why=why.strerror or str(why)) from why
+        raise SettingsUnreadableError(file=str(path), why=why.strerror or str(why)) from why
     if len(text) > MAX_FILE_BYTES:
         raise SettingsError(file=str(path), where="the file", why=f"it is over {MAX_FILE_BYTES} bytes")
     try:

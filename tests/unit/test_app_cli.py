@@ -230,6 +230,15 @@ class Config(CliCase):
 
 
 class Events(CliCase):
+    def test_nothing_to_show_is_said_beside_the_answer(self):
+        nothing = {"results": [], "last_id": 7}
+        self.answers["GET", "/api/events?limit=100"] = Answer(body=nothing)
+        self.answers["GET", "/api/audit?user=bob&limit=100"] = Answer(body=nothing)
+        for line, said in ((("events",), "no event"), (("audit", "--user", "bob"), "no entry")):
+            result = self.run_cli(*line)
+            self.assertEqual((result.exit_code, result.stdout), (0, ""), result.output)
+            self.assertIn(said, result.stderr)
+
     def test_events_after_an_id_are_read_page_by_page(self):
         pages = [list(range(1, 1001)), [1001]]
         for after, page in zip((0, 1000), pages, strict=True):

@@ -146,13 +146,16 @@ class Rollback(CliCase):
         self.answers["POST", f"{self.PATH}?dry_run=true"] = Answer(body=answer)
 
     def test_without_a_terminal_one_that_deletes_needs_yes_and_says_why(self):
-        self.look(["virtualservice/web", "pool/a", "pool/b", "pool/c\x1b"])
+        self.look(["healthmonitor/h", "pool/a", "pool/c\x1b", "virtualservice/web"])
         self.answers["POST", self.PATH] = Answer(body=APPLIED)
         for extra in ((), ("--json",)):
             result = self.run_cli("config", "rollback", "3", *extra)
             self.assertEqual(result.exit_code, 2)
             self.assertIn("--yes", result.stderr)
-            self.assertIn("virtualservice/web, pool/a, pool/b and 1 more", result.stderr)
+            self.assertIn(
+                "rollback 3, which deletes virtualservice/web, healthmonitor/h, pool/a and 1 more, needs",
+                result.stderr,
+            )
         self.assertTrue(all("dry_run" in asked.target for asked in self.api.asked))
         self.answer_of("config", "rollback", "3", "--yes")
         self.assertEqual(self.api.asked[-1].target, self.PATH)

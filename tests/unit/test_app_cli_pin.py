@@ -121,5 +121,5 @@ class PinTests(SynchronousTestCase):
         self.assertEqual(
             [seconds_of(t) for t in ("90m", "12h", "30d", "2w")], [5400, 43200, 2592000, 1209600]
         )
-        for text in ("", "0d", "1", "d", "1.5d", "-1d", "1y"):
+        for text in ("", "0d", "1", "d", "1.5d", "-1d", "1y", "59s", "367d", "53w"):
             self.assertRaises(UsageError, seconds_of, text)

@@ -6,9 +6,11 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
+from click.testing import CliRunner
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.app import doctor
+from avinet.app.cli.main import cli
 from avinet.app.doctor import EARLIEST_CLOCK, Examination, examine
 from avinet.model.ids import ControllerName
 from avinet.trust.files import write_private
@@ -62,6 +64,10 @@ class Doctor(SynchronousTestCase):
 
     def test_a_folder_without_a_controller_is_told_how_to_make_one(self):
         self.assertEqual(self.outcomes()["controller state"], "failed")
+
+    def test_the_state_folder_may_be_named_after_the_command_as_with_init(self):
+        result = CliRunner().invoke(cli, ["doctor", "--state", str(self.state)])
+        self.assertIn(f"nothing in {self.state}", result.stdout)
 
     def test_a_stopped_controller_has_only_that_against_it(self):
         self.init()

@@ -1,5 +1,6 @@
 """A restored controller is obeyed again."""
 
+import os
 from pathlib import Path
 
 from twisted.internet.task import Clock
@@ -11,6 +12,7 @@ from avinet.controller.configuration import ConfigService
 from avinet.model.fence import Fence
 from avinet.store.sqlite import open_sqlite_store
 from avinet.store.threads import InPlace
+from avinet.trust.locks import StateFolderBusyError, StateLock
 from avinet.trust.node import ControllerPaths, NotInitialisedError
 
 
@@ -51,3 +53,12 @@ class Restored(SynchronousTestCase):
     def test_a_controller_without_a_store_is_refused(self) -> None:
         self.paths.cluster.write_text('{"cluster":"c","name":"n"}')
         self.assertRaises(NothingToRestoreError, mark_restored, self.state)
+
+    def test_a_controller_that_runs_is_named_and_nothing_is_changed(self) -> None:
+        self.make()
+        before = self.fence()
+        lock = StateLock.take(self.state, "avinet controller")
+        why = self.assertRaises(StateFolderBusyError, mark_restored, self.state)
+        self.assertIn(str(os.getpid()), str(why))
+        lock.release()
+        self.assertEqual(self.fence(), before)

@@ -11,6 +11,7 @@ from avinet.app.se_tap import started_by
 from avinet.app.settings import (
     SeSettings,
     SettingsError,
+    SettingsUnreadableError,
     load_controller_settings,
     load_se_settings,
 )
@@ -113,7 +114,10 @@ class Wrong(SynchronousTestCase):
         self.assertRaises(SettingsError, load_controller_settings, self.path)
 
     def test_a_file_that_is_not_there_is_named(self):
-        self.assertRaises(SettingsError, load_controller_settings, self.path)
+        why = self.assertRaises(SettingsUnreadableError, load_controller_settings, self.path)
+        self.assertEqual(
+            str(why), f"The settings file {self.path} cannot be read: No such file or directory."
+        )
 
     def test_no_file_is_all_defaults(self):
         self.assertEqual(load_se_settings(None), SeSettings())

@@ -38,6 +38,9 @@ def audit(where: Place, follow: bool, since: int | None, user: str | None, limit
             return
         for entry in found:
             _show(entry)
+        if not found:
+            of = "" if user is None else f" of user {user}"
+            click.echo(f"There is no entry{of}" + ("." if since is None else f" after {since}."), err=True)
         return
     for entry in found:
         _tell(entry, where)

@@ -163,13 +163,15 @@ def rollback(
 
 def _asked(version: int, look: Mapping[str, Any], terms: Query) -> Query:
     """The terms to go on with once somebody has said yes to what a dry run found: it and nothing else is done."""
-    gone = [text_of(name) for name in look["deleted"]]
+    # What carries traffic is named first.
+    names = sorted(look["deleted"], key=lambda name: not name.startswith("virtualservice/"))
+    gone = [text_of(name) for name in names]
     more = f" and {len(gone) - MAX_NAMES} more" if len(gone) > MAX_NAMES else ""
     deletes = f"deletes {', '.join(gone[:MAX_NAMES])}{more}" if gone else ""
     question = (
         f"Go back to version {version}? It {deletes or 'deletes nothing; what was changed since is undone'}."
     )
-    refused = f"avinet config rollback {version} {deletes} and so" if gone else ""
+    refused = f"avinet config rollback {version}, which {deletes}," if gone else ""
     ask(question, yes=False, needs_yes=refused)
     return {**terms, "expect_version": terms.get("expect_version", look["version"])}
 

@@ -39,6 +39,10 @@ def events(where: Place, follow: bool, since: int | None, limit: int | None) -> 
             return
         for event in found:
             _show(event)
+        if not found:
+            click.echo(
+                "There is no event." if since is None else f"There is no event after {since}.", err=True
+            )
         return
     after = since
     if after is None:

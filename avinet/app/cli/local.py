@@ -16,6 +16,8 @@ from avinet.trust.files import private_dir, read_private
 from avinet.trust.locks import StateLock
 from avinet.trust.node import ControllerIdentity
 
+MAX_ENGINES = 50
+"""Of a demo: each is a Python process of 60 MB and an Envoy of 70 MB."""
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -79,12 +81,17 @@ def init(where: Place, state: Path | None, config: Path | None, passphrase_file:
     help="Look at a service engine's state folder.",
 )
 @click.option("--se-config", type=_FILE, help="That service engine's settings file.")
+@click.option("--state", type=click.Path(file_okay=False, path_type=Path), help="As the global option.")
 @place
-def doctor(where: Place, config: Path | None, se_state: Path | None, se_config: Path | None) -> int:
+def doctor(
+    where: Place, config: Path | None, se_state: Path | None, se_config: Path | None, state: Path | None
+) -> int:
     """Look at ports, certificates, clocks, versions, file modes and disk, and say what to do.
 
     It works with the controller down.  The exit status is 1 when something must be done.
     """
+    if state is not None:
+        where.state, where.api = state, None
     controller = where.state if where.api is None and (se_state is None or where.state.exists()) else None
     findings = examine(
         Examination(
@@ -164,7 +171,7 @@ def restored(where: Place, state: Path | None) -> None:
     show_default=True,
     help="This version runs one.",
 )
-@click.option("--engines", type=click.IntRange(1, 64), default=2, show_default=True)
+@click.option("--engines", type=click.IntRange(1, MAX_ENGINES), default=2, show_default=True)
 @click.option("--no-traffic", is_flag=True, help="Send no requests.")
 @click.option("--no-restart", is_flag=True, help="Do not start again what dies.")
 @click.option(

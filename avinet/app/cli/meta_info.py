@@ -62,7 +62,9 @@ def show_meta_info(meta: dict[str, Any], out: Path | None) -> None:
     """Tell a person where ``meta`` is, or what it is, and the steps that follow."""
     if out is None:
         sys.stdout.flush()
-        click.echo("Its meta-info, with the token that is shown only now:\n")
+        click.echo(
+            "Its meta-info, with the token that is shown only now; keep it as meta-info.json (or use --out):\n"
+        )
         click.echo(text_of(meta))
     else:
         click.echo(f"Its meta-info, with the token, is in {out}.")

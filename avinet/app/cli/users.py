@@ -17,6 +17,8 @@ ROLES = click.Choice(["read-only", "operator", "admin"])
 USER = "user"
 TOKEN = "accesstoken"  # noqa: S105 - a path's word
 _LIFE = re.compile(r"([1-9][0-9]{0,5})([smhdw])")
+MIN_LIFE_S, MAX_LIFE_S = 60.0, 366.0 * DAY_S
+"""As the API has them; said here in the words of the option."""
 _UNIT_S = {"s": 1, "m": 60, "h": HOUR_S, "d": DAY_S, "w": 7 * DAY_S}
 
 
@@ -202,8 +204,11 @@ def revoke(where: Place, token: str, yes: bool) -> None:  # noqa: FBT001 - click
 
 
 def seconds_of(text: str) -> float:
-    """``30d`` and its like in seconds."""
+    """How long a token lives: ``30d`` and its like in seconds."""
     match = _LIFE.fullmatch(text.strip())
     if match is None:
         raise UsageError(what=f"{text} is no time such as 90m, 12h, 30d or 8w")
-    return float(int(match[1]) * _UNIT_S[match[2]])
+    life_s = float(int(match[1]) * _UNIT_S[match[2]])
+    if not MIN_LIFE_S <= life_s <= MAX_LIFE_S:
+        raise UsageError(what=f"a token lives from 60s to 366d, not {text}")
+    return life_s

@@ -27,8 +27,6 @@ from avinet.errors import AvinetError, Kind, error
 from avinet.trust.files import private_dir
 
 REFRESH_S = 1.0
-MAX_ENGINES = 50
-"""Each is a Python process of 60 MB and an Envoy of 70 MB."""
 
 _log = Logger()
 
@@ -58,8 +56,6 @@ class DemoOptions:
         """Refuse what cannot be run."""
         if self.controllers != 1:
             raise DemoOptionsError(what=f"this version runs one controller, not {self.controllers}")
-        if not 1 <= self.engines <= MAX_ENGINES:
-            raise DemoOptionsError(what=f"--engines must be from 1 to {MAX_ENGINES}, not {self.engines}")
         if self.folder is not None and self.folder.exists() and any(self.folder.iterdir()):
             raise DemoOptionsError(what=f"{self.folder} is not empty; name a new folder, or remove it")
 
