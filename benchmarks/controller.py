@@ -82,6 +82,12 @@ port = {ports.api}
 
     def start(self) -> None:
         """Start, and wait until it is ready."""
+        if self._process is None:
+            self.spawn()
+        self._until_ready()
+
+    def spawn(self) -> None:
+        """Start, and wait for nothing."""
         private_dir(self.folder)
         settings = self.folder / "controller.toml"
         settings.write_text(self.settings())
@@ -98,7 +104,13 @@ port = {ports.api}
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        self._until_ready()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
 
     def _until_ready(self) -> None:
         end = time.monotonic() + START_LIMIT_S

@@ -5,7 +5,8 @@
 - ``pipeline``: NDJSON in a data plane's file to acknowledged by the controller, and what that puts on the wire;
 - ``pull``: segments that an SE keeps, beside OpenSSH; memory and heartbeats meanwhile;
 - ``ingest``: segments to the store's files, in its worker;
-- ``queries``: answers from a store of 50 million records.
+- ``queries``: answers from a store of 50 million records;
+- ``kills``: agents and the controller killed outright during traffic and pulls, against what a client counted.
 """
 
 import argparse
@@ -19,18 +20,22 @@ from pathlib import Path
 
 import attrs
 
+from avinet.dataplane.envoy_binary import EnvoyMissingError, EnvoyUnusableError, find_envoy
 from avinet.logs.query.asked import Question
 from avinet.logs.store.jobs import Role
 from avinet.units import GIB, KIB, MIB
 from benchmarks import sshd
+from benchmarks.config import free_block
 from benchmarks.files import folder_for
 from benchmarks.harness import Target, at_least, at_most, options, progress, quantile, report
 from benchmarks.latency import BUFFER_MB, EVERY_S, MBIT, RTT_MS
 from benchmarks.latency import TARGET_MS as WAN_HEARTBEAT_MS
+from benchmarks.log_kills import Kills
 from benchmarks.log_moves import Ends, Resident, cat, openssh, write_records
 from benchmarks.log_records import services
 from benchmarks.log_store import Asking, Filling, StoreWorker, ingested, spooled
 from benchmarks.processes import cpu_s
+from benchmarks.real_engine import QuickController
 
 PIPELINE_MIB_S = 150.0
 VECTOR_MIB_S = 76.7
@@ -58,6 +63,7 @@ class Extent:
     wan_s: float
     ingest_bytes: int
     filling: Filling
+    kills: int
 
 
 QUICK = Extent(
@@ -68,6 +74,7 @@ QUICK = Extent(
     wan_s=20.0,
     ingest_bytes=512 * MIB,
     filling=Filling(services=10, hours=10, each=50_000),
+    kills=6,
 )
 FULL = Extent(
     pipeline_bytes=2 * GIB,
@@ -77,6 +84,7 @@ FULL = Extent(
     wan_s=60.0,
     ingest_bytes=2 * GIB,
     filling=Filling(services=100, hours=25, each=20_000),
+    kills=100,
 )
 
 
@@ -238,11 +246,30 @@ def queries(extent: Extent, arguments: argparse.Namespace) -> None:
     report(arguments, what, p50["count"] + p50["top"], "s", at_most(COUNT_AND_TOP_S))
 
 
+def kills(extent: Extent, arguments: argparse.Namespace) -> None:
+    """What a client had answered against what the store answers."""
+    try:
+        find_envoy()
+    except (EnvoyMissingError, EnvoyUnusableError) as why:
+        progress("without kills: {why}", why=str(why))
+        return
+    with tempfile.TemporaryDirectory(prefix="avb-") as name:
+        killing = Kills(QuickController(Path(name) / "k"), free_block())
+        with killing.running():
+            tally = killing.run(extent.kills)
+    what = f"after {extent.kills} kill -9s of agents and controller ({tally.answered} requests answered, {tally.unanswered} not)"
+    report(arguments, f"records lost {what}", tally.lost, "records", at_most(0))
+    report(
+        arguments, f"records doubled or made up {what}", tally.doubled + tally.strange, "records", at_most(0)
+    )
+
+
 PIECES: dict[str, Callable[[Extent, argparse.Namespace], None]] = {
     "pipeline": pipeline,
     "pull": pull,
     "ingest": ingest,
     "queries": queries,
+    "kills": kills,
 }
 
 

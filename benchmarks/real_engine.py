@@ -67,6 +67,12 @@ class RealEngine:
 
     def start(self) -> None:
         """Enrol the first time; returns when the controller says that it is UP."""
+        if self._process is None:
+            self.spawn()
+        until(self.is_up, UP_LIMIT_S, f"{self.name} is UP")
+
+    def spawn(self) -> None:
+        """Start the agent, and wait for nothing."""
         private_dir(self.folder)
         settings = self.folder / "se.toml"
         settings.write_text(SETTINGS)
@@ -88,14 +94,21 @@ class RealEngine:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        until(self._up, UP_LIMIT_S, f"{self.name} is UP")
+
+    def kill(self) -> None:
+        """SIGKILL for the agent; its Envoy goes on."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
 
     @property
     def state(self) -> Path:
         """Its state folder."""
         return self.folder / "se"
 
-    def _up(self) -> bool:
+    def is_up(self) -> bool:
+        """UP and in sync, as the controller says; an error when the agent has ended."""
         if self._process is None or self._process.poll() is not None:
             log = (self.folder / "agent.log").read_text(errors="replace")[-2000:]
             raise RuntimeError(f"{self.name} ended:\n{log}")
@@ -138,7 +151,7 @@ class RealEngine:
         at = time.time()
         for pid in (self._process.pid, *pids):
             os.kill(pid, signal.SIGKILL)
-        self._process.wait()
+        self.kill()
         return at
 
     def stop(self) -> None:
