@@ -34,7 +34,7 @@ from benchmarks.log_kills import Kills
 from benchmarks.log_moves import Ends, Resident, cat, openssh, write_records
 from benchmarks.log_records import services
 from benchmarks.log_store import Asking, Filling, StoreWorker, ingested, spooled
-from benchmarks.processes import cpu_s
+from benchmarks.processes import clean_up_on_sigterm, cpu_s
 from benchmarks.real_engine import QuickController
 
 PIPELINE_MIB_S = 150.0
@@ -276,6 +276,7 @@ PIECES: dict[str, Callable[[Extent, argparse.Namespace], None]] = {
 def main() -> int:
     """0 when every figure was measured, whether its target was met or not."""
     arguments = options("Request logs: moved, stored and asked.", tuple(PIECES)).parse_args()
+    clean_up_on_sigterm()
     extent = QUICK if arguments.quick else FULL
     for name, piece in PIECES.items():
         if not arguments.only or name in arguments.only:

@@ -6,6 +6,7 @@ benchmarks, or in threads.
 
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -54,6 +55,15 @@ def until(condition: Callable[[], bool], limit_s: float, what: str) -> None:
         if time.monotonic() > late:
             raise RuntimeError(f"{what}: not within {limit_s:g} s")
         time.sleep(POLL_S)
+
+
+def clean_up_on_sigterm() -> None:
+    """Leave as on Ctrl-C when told to end: data planes have sessions of their own, and outlive a benchmark that is gone."""
+
+    def leave(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
 
 
 @attrs.define(eq=False)
