@@ -9,7 +9,7 @@ Whatever breaks the protocol cuts the channel; the control session goes on.
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -18,6 +18,8 @@ from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from avinet.controller.log_owner import LinkOwner
+from avinet.controller.log_pace import MessagePace
 from avinet.controller.log_writes import Verdict, Writes
 from avinet.controller.pull_records import ledger_key
 from avinet.errors import RemoteProtocolError
@@ -25,7 +27,6 @@ from avinet.logs.incoming import Part
 from avinet.logs.ledger import Segment
 from avinet.logs.receiving import Receiving, Refusal
 from avinet.model.ids import SeId
-from avinet.model.logs import SegmentHead, SpoolTotals
 from avinet.wire.log_codec import PROTOCOL, LogDecoder, encode
 from avinet.wire.log_messages import (
     MAX_NAMES,
@@ -47,63 +48,8 @@ from avinet.wire.vocabulary import UnknownMessage
 
 HELLO_TIMEOUT_S = 60.0
 """An SE asks its spool first, which may be busy with a gigabyte."""
-MESSAGES_PER_S = 1_000.0
-"""Small significant segments are 800 a second over a long path; beyond this the link is read no further for a while."""
-MESSAGES_BURST = 2_000.0
 RETRY_S = 5.0
 """Between tries at a disk that is full."""
-
-
-class LinkOwner(Protocol):
-    """What a link needs of the intake."""
-
-    def buffer(self) -> Writes:
-        """An empty one."""
-
-    def give_back(self, writes: Writes) -> None:
-        """It is done."""
-
-    def write(self, writes: Writes) -> Deferred[None]:
-        """In the pool of all links."""
-
-    def keep(self, part: Part, pull: str) -> Deferred[None]:
-        """A whole segment: fires when it is in the ledger; never fails."""
-
-    def part(self, segment: Segment, offset: int) -> Part:
-        """Its file."""
-
-    def claim(self, link: "LogLink", part: Part) -> bool:
-        """Whether the link may write this segment: no other one does."""
-
-    def release(self, part: Part) -> None:
-        """Nobody writes it any more."""
-
-    def partials(self, link: "LogLink", incarnation: str) -> Deferred[tuple[dict[str, int], int]]:
-        """What is on disk of the SE's segments that have not come whole, and the position of its drops."""
-
-    def add_drops(self, link: "LogLink", message: Dropped) -> Deferred[None]:
-        """Fires when they are in the ledger."""
-
-    def held_up(self, link: "LogLink", why: Failure) -> None:
-        """Nothing can be written for now."""
-
-    def link_ready(self, link: "LogLink") -> None:
-        """It was welcomed."""
-
-    def told(self, link: "LogLink", message: Planned | PullDone) -> None:
-        """About a pull."""
-
-    def arrived(self, link: "LogLink", head: SegmentHead, pull: int) -> None:
-        """A segment is in the ledger."""
-
-    def flowed(self, link: "LogLink", pull: int, size: int) -> None:
-        """Some bytes of a segment have come."""
-
-    def spool(self, link: "LogLink", totals: SpoolTotals, incarnation: str, below: int) -> None:
-        """What it holds, and that it has no segment of this incarnation with a counter below that."""
-
-    def link_lost(self, link: "LogLink", why: str, broke: str) -> None:
-        """Once, last but for what its thread still does; ``broke`` says how it broke the protocol, if it did."""
 
 
 @attrs.define(eq=False, slots=False)
@@ -112,7 +58,7 @@ class LogLink(TwistedProtocol):
 
     se: SeId
     live: bool
-    owner: LinkOwner
+    owner: "LinkOwner[LogLink]"
     clock: IReactorTime
     ended: Deferred[None] = attrs.field(factory=Deferred, init=False)
     """Fires when it is lost and its thread has done with its files."""
@@ -135,11 +81,14 @@ class LogLink(TwistedProtocol):
     """A thread has ``_writing``."""
     _held_up: bool = attrs.field(default=False, init=False)
     """What it has cannot be written for now."""
-    _tokens: float = attrs.field(default=MESSAGES_BURST, init=False)
-    _tokens_at: float = attrs.field(default=0.0, init=False)
+    _pace: MessagePace = attrs.field(init=False, repr=False)
     _broke: str = attrs.field(default="", init=False)
     _lost: bool = attrs.field(default=False, init=False)
     _log: ClassVar[Logger] = Logger()
+
+    @_pace.default
+    def _new_pace(self) -> MessagePace:
+        return MessagePace(self.clock.seconds())
 
     @property
     def ready(self) -> bool:
@@ -150,7 +99,6 @@ class LogLink(TwistedProtocol):
 
     def connectionMade(self) -> None:
         """Wait for the hello."""
-        self._tokens_at = self.clock.seconds()
         self._later("hello", HELLO_TIMEOUT_S, lambda: self.cut("no log-hello came"))
 
     def dataReceived(self, data: bytes) -> None:
@@ -166,7 +114,7 @@ class LogLink(TwistedProtocol):
                 if isinstance(thing, memoryview):
                     self._raw(thing)
                 else:
-                    self._tokens -= 1
+                    self._pace.took()
                     self._message(thing)
         except RemoteProtocolError as failure:
             self.cut(failure.detail)
@@ -443,7 +391,7 @@ class LogLink(TwistedProtocol):
             or self._receiving.full
             or (self._held_up and gathered is not None)
             or (gathered is not None and gathered.full)
-            or not self._has_tokens()
+            or not self._may_read()
         )
         if wait != self._paused:
             self._paused = wait
@@ -452,14 +400,11 @@ class LogLink(TwistedProtocol):
             else:
                 self._wire().resumeProducing()
 
-    def _has_tokens(self) -> bool:
-        now = self.clock.seconds()
-        self._tokens = min(MESSAGES_BURST, self._tokens + (now - self._tokens_at) * MESSAGES_PER_S)
-        self._tokens_at = now
-        if self._tokens > 0:
-            return True
-        self._later("tokens", (1 - self._tokens) / MESSAGES_PER_S, self._settle)
-        return False
+    def _may_read(self) -> bool:
+        wait_s = self._pace.wait_s(self.clock.seconds())
+        if wait_s:
+            self._later("pace", wait_s, self._settle)
+        return not wait_s
 
     def _later(self, name: str, seconds: float, call: Callable[[], None]) -> None:
         def run() -> None:

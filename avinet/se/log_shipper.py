@@ -16,7 +16,9 @@ from twisted.python.failure import Failure
 
 from avinet.se.log_channel import FileAccess, LogChannel
 from avinet.se.log_files import OpenSegment
-from avinet.se.log_sources import LiveLogs, LogSource, PulledLogs
+from avinet.se.log_live import LiveLogs
+from avinet.se.log_pulled import PulledLogs
+from avinet.se.log_sources import LogSource
 from avinet.se.uplink_machine import Channel
 from avinet.ssh.scheduler import Priority
 from avinet.wire.log_messages import BULK_PORT, BULK_SERVICE, LIVE_PORT, LIVE_SERVICE

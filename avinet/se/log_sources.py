@@ -1,57 +1,36 @@
-"""What goes out on each of the two log services: what is pushed, and what was asked for.
+"""What both log services have in common on the SE: they introduce the spool, feed a channel, and hear what became of it.
 
-Both are ``ChannelUser``s, for one controller each.  They live as long as one channel does; what was begun and not
+An ``Outgoing`` is a ``ChannelUser`` for one controller.  It lives as long as one channel does; what was begun and not
 acknowledged is still in the spool when the next one opens.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, ClassVar, Protocol
 
 import attrs
-import msgspec
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from avinet.errors import RemoteProtocolError
-from avinet.logs.rate import RateLimit
-from avinet.logs.sending import PullWork, Transfer
+from avinet.logs.sending import Transfer
 from avinet.logs.spool import Place, SegmentGoneError
-from avinet.model.logs import ClassTotals, Drop, LogClass, SegmentHead, Selection, SpoolTotals
+from avinet.model.logs import ClassTotals, Drop, SegmentHead, Selection, SpoolTotals
 from avinet.se.log_channel import InThread, LogChannel
 from avinet.se.log_files import is_sound
 from avinet.wire.log_codec import PROTOCOL
 from avinet.wire.log_messages import (
-    MAX_DROPS,
-    MAX_TEXT,
     PUSHED,
     Ack,
-    Cancel,
-    Dropped,
-    DroppedAck,
     LogHello,
     LogMessage,
     LogWelcome,
     Pause,
-    Planned,
-    Pull,
-    PullDone,
-    Rate,
     Refuse,
     Resume,
-    SpoolStatus,
 )
 
-STATUS_INTERVAL_S = 10.0
-"""Between looks at what is kept and lost; an operator who watches sees it move."""
-LINGER_S = 1.0
-"""Between looks whether a pull is done of which significant segments are still on their way."""
-ASKED = 1000
-"""Heads at once: what may wait, what may lack an answer, and some that other channels send."""
-FLUSH_TIMEOUT_S = 120.0
-"""Two pieces of 64 MiB take a second each; a disk that is nearly full may need room made first."""
 HELLO_TIMEOUT_S = 60.0
 """A controller answers when it has made what it has of ours durable, behind the writes of others."""
 
@@ -102,7 +81,7 @@ class LogSource:
 
 
 @attrs.define(eq=False)
-class _Outgoing:
+class Outgoing:
     """What both services have in common."""
 
     source: LogSource
@@ -300,235 +279,3 @@ class _Outgoing:
         self.blocking(is_sound, self.source.spool.place, transfer.head).addCallback(looked).addErrback(
             self.failed
         )
-
-
-SIGNIFICANT = Selection(classes=(LogClass.SIGNIFICANT,))
-
-
-@attrs.define(eq=False)
-class LiveLogs(_Outgoing):
-    """Significant segments as they come, what was lost, and what is kept."""
-
-    _told: SpoolStatus | None = attrs.field(default=None, init=False)
-    _position: int = attrs.field(default=0, init=False)
-    _telling: bool = attrs.field(default=False, init=False)
-    """A ``Dropped`` has no answer yet."""
-
-    def begin(self, welcome: LogWelcome) -> None:
-        """Send what there is."""
-        self._position = welcome.drops_position
-        self.new_segments()
-        self._status()
-
-    def new_segments(self) -> None:
-        """There are new significant ones."""
-        if self.channel is not None:
-            self.segments_wanted(self.channel)
-
-    def question(self, channel: LogChannel) -> Callable[[], list[SegmentHead]]:
-        """The oldest; of those that are under way already there are fewer."""
-        return partial(self.source.spool.pending, SIGNIFICANT, None, 0, ASKED)
-
-    def found(self, channel: LogChannel, result: list[SegmentHead]) -> bool:
-        """Those that fit."""
-        self.hold(channel.sending.add(self.free(result)[: channel.sending.room]))
-        return False
-
-    def told(self, channel: LogChannel, message: LogMessage) -> None:
-        """That drops are known."""
-        if isinstance(message, DroppedAck) and self._telling:
-            self._telling = False
-            self._position = max(self._position, message.position)
-            self._tell_drops()
-
-    def _status(self) -> None:
-        def read() -> SpoolStatus:
-            return SpoolStatus(totals=self.source.spool.totals(), below=self.lowest())
-
-        def send(status: SpoolStatus) -> None:
-            if status != self._told:
-                self._told = status
-                self.say(status)
-            self.later("status", STATUS_INTERVAL_S, self._status)
-
-        self.cancel("status")
-        self.blocking(read).addCallback(send).addErrback(self.failed)
-        self._tell_drops()
-
-    def _tell_drops(self) -> None:
-        if self._telling:
-            return
-        self._telling = True
-
-        def send(found: tuple[tuple[Drop, ...], int]) -> None:
-            drops, position = found
-            if not drops:
-                self._telling = False
-                return
-            self.say(Dropped(incarnation=self.source.spool.incarnation, position=position, drops=drops))
-
-        looking = self.blocking(self.source.spool.drops_since, self._position, MAX_DROPS)
-        looking.addCallback(send).addErrback(self.failed)
-
-
-@attrs.define(eq=False)
-class PulledLogs(_Outgoing):
-    """Full segments, for who asked."""
-
-    def begin(self, welcome: LogWelcome) -> None:
-        """Nothing until somebody asks."""
-
-    def told(self, channel: LogChannel, message: LogMessage) -> None:
-        """What a controller wants."""
-        sending = channel.sending
-        if isinstance(message, Pull):
-            self._ask(channel, message)
-        elif isinstance(message, Pause):
-            sending.pause(message.pull)
-        elif isinstance(message, Cancel):
-            sending.forget(message.pull)
-        elif isinstance(message, Resume):
-            sending.resume(message.pull)
-        elif isinstance(message, Rate):
-            work = sending.pulls.get(message.pull)
-            if work is not None:
-                work.rate.change(message.rate)
-        self._forget_unsent(channel)
-        self.segments_wanted(channel)
-        channel.wake()
-
-    def _forget_unsent(self, channel: LogChannel) -> None:
-        """What is not held any more may go on another channel."""
-        held = channel.sending.names()
-        self._release([name for name in self._held if name not in held])
-
-    def _ask(self, channel: LogChannel, message: Pull) -> None:
-        work = PullWork(
-            message.pull,
-            message.selection,
-            message.up_to,
-            message.byte_limit,
-            RateLimit(message.rate),
-            message.paused,
-        )
-        if not channel.sending.ask(work):
-            self.say(PullDone(pull=message.pull, failed="too many pulls wait for this service engine"))
-            return
-        planning = Deferred.fromCoroutine(self._plan(work))
-        planning.addErrback(self._not_planned, work)
-
-    async def _plan(self, work: PullWork) -> None:
-        spool = self.source.spool
-        unflushed = ""
-        if work.up_to is None:
-            unflushed = await self._flush()
-            work.up_to = await self.blocking(spool.last_counter)
-        plan: ClassTotals = await self.blocking(spool.plan, work.selection, work.up_to)
-        channel = self.channel
-        if channel is None or channel.sending.pulls.get(work.pull) is not work:
-            return
-        work.planned = True
-        self.say(
-            Planned(
-                pull=work.pull,
-                segments=plan.segments,
-                size=plan.size,
-                raw_bytes=plan.raw_bytes,
-                records=plan.records,
-                up_to=work.up_to,
-                unflushed=unflushed,
-            )
-        )
-        self.segments_wanted(channel)
-
-    async def _flush(self) -> str:
-        """What is in segments already can be had even when the data plane does not answer; why the rest cannot."""
-        try:
-            await self.source.flush().addTimeout(FLUSH_TIMEOUT_S, self.source.clock)
-        except Exception as why:  # noqa: BLE001 - whatever it is, it is told
-            self._log.warn("logs are not flushed: {why}", why=str(why) or repr(why))
-            return (str(why) or repr(why))[:MAX_TEXT]
-        return ""
-
-    def _not_planned(self, failure: Failure, work: PullWork) -> None:
-        self._log.failure("a pull cannot be planned", failure)
-        if self.channel is not None and self.channel.sending.pulls.get(work.pull) is work:
-            self.channel.sending.forget(work.pull)
-            self.say(PullDone(pull=work.pull, failed=failure.getErrorMessage()[:MAX_TEXT]))
-
-    def question(self, channel: LogChannel) -> "Callable[[], _Look]":
-        """The next of the pull whose turn it is, and of which pulls nothing is left."""
-        spool, sending = self.source.spool, channel.sending
-        work = sending.active()
-        only = None if work is None or work.exhausted else _full(work.selection)
-        up_to, after, room = (work.up_to, work.after, sending.room) if work is not None else (None, 0, 0)
-        ending = [
-            one
-            for one in sending.pulls.values()
-            if one.planned and one.exhausted and sending.all_answered(one.pull)
-        ]
-
-        def look() -> _Look:
-            heads = spool.pending(only, up_to, after, room) if only is not None and room > 0 else []
-            left = {
-                one.pull: not one.limited and bool(spool.pending(one.selection, one.up_to, 0, 1))
-                for one in ending
-            }
-            return _Look(work, after, heads, room, left)
-
-        return look
-
-    def found(self, channel: LogChannel, result: "_Look") -> bool:
-        """Send what was found, and tell what is done."""
-        sending, work = channel.sending, result.work
-        for pull, left in result.left.items():
-            self._conclude(channel, pull, left=left)
-        # It may have been paused, asked anew or forgotten meanwhile, and then what was found is not the next.
-        current = work is not None and sending.pulls.get(work.pull) is work
-        if work is None or not current or work.paused or work.exhausted or work.after != result.after:
-            following = sending.active()
-            return following is not None and not following.exhausted
-        self.hold(sending.add(self.free(result.heads), work))
-        if result.heads:
-            work.after = max(work.after, result.heads[-1].counter)
-        if len(result.heads) < result.room:
-            work.exhausted = True
-        return True
-
-    def _conclude(self, channel: LogChannel, pull: int, *, left: bool) -> None:
-        work = channel.sending.pulls.get(pull)
-        if work is None or not channel.sending.all_answered(pull):
-            return
-        if not left:
-            channel.sending.forget(pull)
-            self.say(PullDone(pull=pull, limited=work.limited))
-            return
-        # Significant ones are on their way on the other service; full ones that were not taken, or that another
-        # controller has, are tried again.
-        self.later(f"look {pull}", LINGER_S, lambda: self._look_again(pull))
-
-    def _look_again(self, pull: int) -> None:
-        channel = self.channel
-        work = None if channel is None else channel.sending.pulls.get(pull)
-        if channel is not None and work is not None:
-            work.start_over()
-            self.segments_wanted(channel)
-
-
-@attrs.frozen
-class _Look:
-    """What a look at the index has brought."""
-
-    work: PullWork | None
-    after: int
-    heads: list[SegmentHead]
-    room: int
-    left: dict[int, bool]
-    """Pulls of which nothing waits here any more: whether the index has something of them nevertheless."""
-
-
-def _full(selection: Selection) -> Selection | None:
-    """The part of a selection that is sent when asked for; None when there is none."""
-    if LogClass.FULL not in selection.classes:
-        return None
-    return msgspec.structs.replace(selection, classes=(LogClass.FULL,))

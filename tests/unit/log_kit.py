@@ -16,8 +16,10 @@ from avinet.logs.incoming import IncomingLogs, IntakeLimits
 from avinet.logs.ledger import Ledger
 from avinet.logs.spool import Spool
 from avinet.model.logs import LogClass, Selection, piece_name
+from avinet.se.log_live import LiveLogs
+from avinet.se.log_pulled import PulledLogs
 from avinet.se.log_shipper import LogShipper
-from avinet.se.log_sources import LiveLogs, LogSource, PulledLogs
+from avinet.se.log_sources import LogSource
 from avinet.ssh.scheduler import Priority
 from avinet.store.threads import InPlace
 from avinet.wire.log_messages import BULK_PORT, BULK_SERVICE, LIVE_PORT, LIVE_SERVICE

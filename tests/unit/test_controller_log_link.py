@@ -10,7 +10,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from avinet.controller.log_intake import Threads
-from avinet.controller.log_link import MESSAGES_BURST
+from avinet.controller.log_pace import MESSAGES_BURST
 from avinet.logs.incoming import IncomingLogs, IntakeLimits
 from avinet.logs.ledger import Segment
 from avinet.logs.receiving import MAX_REFUSED

@@ -1,0 +1,66 @@
+"""What a link of a log service asks of whoever owns all of them (``avinet.controller.log_intake``)."""
+
+from typing import Protocol, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from avinet.controller.log_writes import Writes
+from avinet.logs.incoming import Part
+from avinet.logs.ledger import Segment
+from avinet.model.logs import SegmentHead, SpoolTotals
+from avinet.wire.log_messages import Dropped, Planned, PullDone
+
+Link_contra = TypeVar("Link_contra", contravariant=True)
+
+
+class LinkOwner(Protocol[Link_contra]):
+    """What a link needs of the intake."""
+
+    def buffer(self) -> Writes:
+        """An empty one."""
+
+    def give_back(self, writes: Writes) -> None:
+        """It is done."""
+
+    def write(self, writes: Writes) -> Deferred[None]:
+        """In the pool of all links."""
+
+    def keep(self, part: Part, pull: str) -> Deferred[None]:
+        """A whole segment: fires when it is in the ledger; never fails."""
+
+    def part(self, segment: Segment, offset: int) -> Part:
+        """Its file."""
+
+    def claim(self, link: Link_contra, part: Part) -> bool:
+        """Whether the link may write this segment: no other one does."""
+
+    def release(self, part: Part) -> None:
+        """Nobody writes it any more."""
+
+    def partials(self, link: Link_contra, incarnation: str) -> Deferred[tuple[dict[str, int], int]]:
+        """What is on disk of the SE's segments that have not come whole, and the position of its drops."""
+
+    def add_drops(self, link: Link_contra, message: Dropped) -> Deferred[None]:
+        """Fires when they are in the ledger."""
+
+    def held_up(self, link: Link_contra, why: Failure) -> None:
+        """Nothing can be written for now."""
+
+    def link_ready(self, link: Link_contra) -> None:
+        """It was welcomed."""
+
+    def told(self, link: Link_contra, message: Planned | PullDone) -> None:
+        """About a pull."""
+
+    def arrived(self, link: Link_contra, head: SegmentHead, pull: int) -> None:
+        """A segment is in the ledger."""
+
+    def flowed(self, link: Link_contra, pull: int, size: int) -> None:
+        """Some bytes of a segment have come."""
+
+    def spool(self, link: Link_contra, totals: SpoolTotals, incarnation: str, below: int) -> None:
+        """What it holds, and that it has no segment of this incarnation with a counter below that."""
+
+    def link_lost(self, link: Link_contra, why: str, broke: str) -> None:
+        """Once, last but for what its thread still does; ``broke`` says how it broke the protocol, if it did."""
