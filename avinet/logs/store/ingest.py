@@ -1,8 +1,8 @@
 """The ingesting worker's jobs: segments to one file, and several files to one.
 
 Segments are read and parsed by a few threads ahead of the one that writes (all of it compiled code without Python's
-lock), in the order in which they are written: by virtual service, then by time.  So what is held depends on how many
-are ahead, and not on the size of the job.
+lock), in the order in which they are written: by virtual service, then by time.  So what is held depends on how much
+is ahead, and not on the size of the job.
 """
 
 import os
@@ -20,8 +20,9 @@ from avinet.logs.store.parquet import Facts, whole_file, written
 from avinet.logs.store.segments import SegmentBadError, read_segment
 from avinet.units import KIB, MIB
 
-AHEAD = 2
-"""Segments that are parsed or wait to be written, besides the one that is written: each 64 MiB, twice."""
+AHEAD_BYTES = 128 * MIB
+"""NDJSON that is parsed or waits to be written, besides the segment that is written; as columns it takes as much again.
+While a row group is written (80 ms) the parsers have a hundred small segments to go on with."""
 BAD_LINES_BYTES = MIB
 """Of one job, kept for people to look at."""
 BAD_LINE_BYTES = 4 * KIB
@@ -97,14 +98,17 @@ def _told(
 
 
 def _parsed(segments: Sequence[SegmentFile], order: Sequence[int]) -> Iterator[tuple[int, _Parsed]]:
-    threads = ThreadPoolExecutor(min(AHEAD, os.cpu_count() or 1), "parse")
+    threads = ThreadPoolExecutor(os.cpu_count() or 1, "parse")
     ahead: deque[tuple[int, Future[_Parsed]]] = deque()
+    size = 0
     try:
         for number in order:
-            ahead.append((number, threads.submit(_parse, segments[number], number)))
-            if len(ahead) > AHEAD:
+            size += segments[number].head.raw_bytes
+            while ahead and size > AHEAD_BYTES:
                 first, parsed = ahead.popleft()
                 yield first, parsed.result()
+                size -= segments[first].head.raw_bytes
+            ahead.append((number, threads.submit(_parse, segments[number], number)))
         while ahead:
             first, parsed = ahead.popleft()
             yield first, parsed.result()
