@@ -12,13 +12,14 @@ from avinet.controller.api_logs import LogApi, LostLogs
 from avinet.controller.api_pulls import PullApi, PullFleet
 from avinet.controller.log_search import StoreSearch
 from avinet.controller.log_tail import Arrivals
-from avinet.controller.log_whereabouts import Whereabouts
+from avinet.controller.log_whereabouts import Spools, Whereabouts
 from avinet.controller.pull_records import ENDED
 from avinet.logs.ledger import Dropped
-from avinet.logs.query.times import show_instant
+from avinet.logs.query.times import SECOND_US, show_instant
 from avinet.model.config import KINDS, VirtualService
 from avinet.model.engine import Lifecycle
 from avinet.model.ids import ObjectId, SeId
+from avinet.model.logs import Selection
 from avinet.rest.route import Route
 
 SERVICE_KIND = next(kind for kind, thing in KINDS.items() if thing is VirtualService)
@@ -56,6 +57,9 @@ class _Known:
             for pull in self.logs.pulls.all()
             for share in pull.shares
         )
+
+    def selection(self, pull: int) -> Selection | None:
+        return next((one.order.selection for one in self.logs.pulls.all() if one.id == pull), None)
 
     def service(self, name: str) -> ObjectId | None:
         found = self.records.config.current.find(SERVICE_KIND, name)
@@ -109,6 +113,10 @@ def log_routes(logs: ControllerLogs, records: Records, reactor: Any) -> tuple[Ro
     )
     arrivals = Arrivals(wall)
     logs.store.stored = arrivals.stored
-    where = Whereabouts(lambda: logs.intake.spools, known.with_logs, known.connected, known.pulled)
+    spools = Spools(logs.intake, known.selection)
+    logs.intake.add_listener(spools)
+    where = Whereabouts(
+        spools.now, known.with_logs, known.connected, known.pulled, lambda: int(wall() * SECOND_US)
+    )
     search = StoreSearch(logs.store, logs.exports, in_thread)
     return (*pulls.routes(), *LogApi(search, where, arrivals, known.drops, reactor, wall).routes())

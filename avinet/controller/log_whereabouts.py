@@ -5,11 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 import attrs
 import msgspec
 
+from avinet.controller.log_intake import LogIntake, LogListener
+from avinet.controller.log_link import LogLink
 from avinet.logs.query.answers import Missing
 from avinet.logs.query.times import show_instant
 from avinet.model.ids import SeId
-from avinet.model.logs import ClassTotals, SpoolTotals
+from avinet.model.logs import ClassTotals, LogClass, Selection, SpoolTotals
+from avinet.wire.log_messages import Planned, PullDone
 
+GROWING_US = 3_600_000_000
+"""Within so long what an SE logs is in a segment, also while it has little to log."""
 NOT_PULLED = "not pulled"
 BEING_PULLED = "being pulled"
 NOT_CONNECTED = "not connected"
@@ -37,9 +42,51 @@ class EngineLogs(msgspec.Struct, frozen=True, kw_only=True):
     full: Kept
     limit_bytes: int
     oldest: str
+    growing_bytes: int
+    """NDJSON of the full logs that is in no segment yet."""
     dropped_records: int
     dropped: dict[str, int]
     """By reason; records."""
+
+
+@attrs.define(eq=False)
+class Spools(LogListener):
+    """What spools keep.  A service engine says so each 10 s; what was pulled meanwhile is not there any more.
+
+    ``selection`` is what a pull asked for; None where nobody asked for such a pull.
+    """
+
+    intake: LogIntake
+    selection: Callable[[int], Selection | None]
+    _emptied: dict[SeId, SpoolTotals] = attrs.field(factory=dict, init=False)
+    """What was said before a pull of everything ended, and is not so any more."""
+
+    def told(self, link: LogLink, message: Planned | PullDone) -> None:
+        """A pull is over."""
+        said = self.intake.spools.get(link.se)
+        if said is None or not isinstance(message, PullDone) or message.failed or message.limited:
+            return
+        selection = self.selection(message.pull)
+        if selection is None:
+            return
+        oldest_us = min(
+            (one.oldest_us for one in (said.significant, said.full) if one.segments), default=2**63
+        )
+        if (
+            not selection.services
+            and len(selection.classes) == len(LogClass)
+            and selection.since_us <= oldest_us
+        ):
+            self._emptied[link.se] = said
+
+    def now(self) -> Mapping[SeId, SpoolTotals]:
+        """By service engine."""
+        return {
+            se: SpoolTotals(limit_bytes=said.limit_bytes, drops=said.drops)
+            if self._emptied.get(se) is said
+            else said
+            for se, said in self.intake.spools.items()
+        }
 
 
 @attrs.frozen(eq=False)
@@ -51,6 +98,7 @@ class Whereabouts:
     """UUIDs and names of those that may have logs, by name."""
     connected: Callable[[SeId], bool]
     pulled: Callable[[SeId], bool]
+    now_us: Callable[[], int]
 
     def missing(self, since_us: int | None, until_us: int | None) -> tuple[Missing, ...]:
         """Records of that time that are on service engines still, as far as these have said."""
@@ -63,19 +111,21 @@ class Whereabouts:
                 continue
             held = [totals.significant, totals.full]
             held = [one for one in held if one.segments and (until_us is None or one.oldest_us < until_us)]
-            if not held:
+            growing = totals.growing_bytes if until_us is None or until_us > self.now_us() - GROWING_US else 0
+            if not held and not growing:
                 continue
             why = NOT_PULLED if self.connected(se) else NOT_CONNECTED
-            oldest = max(since_us or 0, min(one.oldest_us for one in held))
+            oldest = max(since_us or 0, min((one.oldest_us for one in held), default=0))
             found.append(
                 Missing(
                     se=name,
                     se_uuid=se,
-                    since=show_instant(oldest),
+                    since=show_instant(oldest) if oldest else "",
                     until="" if until_us is None else show_instant(until_us),
                     segments=sum(one.segments for one in held),
                     records=sum(one.records for one in held),
                     bytes=sum(one.size for one in held),
+                    raw_bytes=growing,
                     why=BEING_PULLED if self.pulled(se) else why,
                 )
             )
@@ -96,6 +146,7 @@ class Whereabouts:
             full=_kept(totals.full),
             limit_bytes=totals.limit_bytes,
             oldest=show_instant(min(oldest)) if oldest else "",
+            growing_bytes=totals.growing_bytes,
             dropped_records=sum(totals.drops.values()),
             dropped={reason.value: count for reason, count in totals.drops.items()},
         )

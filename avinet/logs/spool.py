@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import attrs
+import msgspec
 from twisted.logger import Logger
 
 from avinet.errors import AvinetError, Kind, error
@@ -171,7 +172,8 @@ class Spool:
     def totals(self) -> SpoolTotals:
         """What is here, and what was lost since the spool was made."""
         with self._lock:
-            return self._index.totals(self._limits.max_bytes)
+            totals = self._index.totals(self._limits.max_bytes)
+        return msgspec.structs.replace(totals, growing_bytes=self._pieces.growing_bytes())
 
     # What comes in.
 

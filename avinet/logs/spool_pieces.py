@@ -52,6 +52,17 @@ class Pieces:
                     found.append(Piece(path, LogClass(match[1]), int(match[2])))
         return sorted(found, key=lambda piece: (piece.log_class is LogClass.FULL, piece.number))
 
+    def growing_bytes(self) -> int:
+        """Of the full logs: the file that is being written, and those that are not taken in yet."""
+        found = 0
+        for path in (
+            self.folder / f"{LogClass.FULL}.ndjson",
+            *(one.path for one in self.all() if one.log_class is LogClass.FULL),
+        ):
+            with contextlib.suppress(FileNotFoundError):
+                found += path.stat().st_size
+        return found
+
     def begin(self, piece: Piece) -> Piece:
         """Durably: it may be taken in from now on."""
         begun = attrs.evolve(piece, path=self.folder / f"{piece.name}.begun")

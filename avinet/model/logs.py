@@ -181,3 +181,5 @@ class SpoolTotals(msgspec.Struct, frozen=True, kw_only=True):
     limit_bytes: Count = 0
     drops: dict[DropReason, Count] = {}
     """Records, by reason."""
+    growing_bytes: Count = 0
+    """NDJSON of the full logs that is in no segment yet: what the data plane writes, and what waits to be taken in."""

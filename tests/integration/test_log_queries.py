@@ -48,7 +48,9 @@ class World:
         self.service, self.ledger = made(folder, [])
         self.arrivals = arrivals = Arrivals(reactor.seconds)
         self.service.stored = arrivals.stored
-        where = Whereabouts(lambda: self.spools, lambda: [(SE, "se-1")], lambda se: True, lambda se: False)
+        where = Whereabouts(
+            lambda: self.spools, lambda: [(SE, "se-1")], lambda se: True, lambda se: False, lambda: T0_US
+        )
         search = StoreSearch(self.service, folder / "exports", deferToThread)
 
         async def no_drops():

@@ -202,7 +202,7 @@ class PullTests(CliCase):
             Answer(body=done | {"stored": True}),
         ]
         self.assertIn(
-            "Pull 7 is done: 1.0 MiB of 4.0 MiB, 40 records",
+            "Pull 7 is done: 1.0 MiB of 4.0 MiB, 40 records.",
             self.answer_of("logs", "pull", "--since", "1h", "--wait"),
         )
         self.assertEqual(len(self.api.asked), 4)

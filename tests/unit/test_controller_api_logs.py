@@ -2,6 +2,7 @@
 
 import io
 import json
+from types import SimpleNamespace
 from urllib.parse import quote
 
 from twisted.internet.defer import succeed
@@ -10,13 +11,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.controller.api_logs import Exported, LogApi, LostLogs, StoreStatus
 from avinet.controller.log_tail import REMEMBERED, Arrivals
-from avinet.controller.log_whereabouts import Whereabouts
+from avinet.controller.log_whereabouts import Spools, Whereabouts
 from avinet.logs.query.errors import InvalidShapeError
 from avinet.logs.query.fields import FIELDS
 from avinet.model.ids import SeId
-from avinet.model.logs import ClassTotals, DropReason, SpoolTotals
+from avinet.model.logs import ClassTotals, DropReason, Selection, SpoolTotals
 from avinet.rest.openapi import Info, openapi
 from avinet.rest.router import Router
+from avinet.wire.log_messages import PullDone
 from tests.unit.log_query_kit import NOW_US, MemoryStore
 from tests.unit.rest_client import Client, Known, request_bytes
 
@@ -73,6 +75,7 @@ class LogCase(SynchronousTestCase):
             lambda: [(SE_1, "se-1"), (SE_2, "se-2")],
             lambda se: se == SE_1,
             self.pulled.__contains__,
+            lambda: int(self.clock.seconds() * 1_000_000),
         )
         lost = LostLogs(
             se="se-1", at="", reason="torn", log_class="full", vs="", since="", until="", records=1, bytes=0
@@ -138,6 +141,9 @@ class QueryTests(LogCase):
         self.pulled.add(SE_1)
         self.assertEqual(self.get("query", count="true")["missing"][0]["why"], "being pulled")
         self.assertEqual(self.get("query", q="until 1h", count="true")["missing"], [])
+        self.spools[SE_1] = SpoolTotals(growing_bytes=77)
+        self.assertEqual(self.get("query", q="since 1m", count="true")["missing"][0]["raw_bytes"], 77)
+        self.assertEqual(len(self.get("query", q="until 2h", count="true")["missing"]), 0)
         del self.spools[SE_2]
         [unheard] = self.get("query", q="until 1h", count="true")["missing"]
         self.assertEqual((unheard["se"], unheard["why"]), ("se-2", "has not said yet what it keeps"))
@@ -246,3 +252,35 @@ class TailTests(LogCase):
             connection.lose()
         self.assertEqual(self.arrivals._woken, [])
         self.assertNotEqual(self.follow().transport.value(), b"")
+
+
+class SpoolsTests(SynchronousTestCase):
+    def setUp(self):
+        self.intake = SimpleNamespace(spools={})
+        self.selections = {1: Selection(), 2: Selection(since_us=NOW_US), 3: Selection(services=("v",))}
+        self.spools = Spools(self.intake, self.selections.get)
+        self.say()
+
+    def say(self):
+        kept = ClassTotals(segments=1, records=1, size=1, oldest_us=NOW_US - 5)
+        self.intake.spools[SE_1] = SpoolTotals(full=kept, growing_bytes=9, limit_bytes=100)
+
+    def ended(self, **facts):
+        self.spools.told(SimpleNamespace(se=SE_1), PullDone(**facts))
+
+    def test_after_a_pull_of_everything_nothing_is_there_until_the_engine_speaks_again(self):
+        self.ended(pull=1)
+        self.assertEqual(self.spools.now()[SE_1], SpoolTotals(limit_bytes=100))
+        self.say()
+        self.assertEqual(self.spools.now()[SE_1].growing_bytes, 9)
+
+    def test_after_any_other_what_was_said_stands(self):
+        for facts in (
+            {"pull": 2},
+            {"pull": 3},
+            {"pull": 4},
+            {"pull": 1, "limited": True},
+            {"pull": 1, "failed": "x"},
+        ):
+            self.ended(**facts)
+            self.assertEqual(self.spools.now()[SE_1].full.segments, 1, facts)

@@ -84,10 +84,20 @@ class Spooling(Kit):
         self.assertEqual({first.incarnation}, {self.spool.incarnation})
         self.assertEqual(list(self.logs.iterdir()), [])
         totals = self.spool.totals()
+        self.assertEqual(totals.growing_bytes, 0)
         self.assertEqual((totals.full.segments, totals.full.records, totals.significant.segments), (2, 3, 0))
         self.assertEqual(totals.full.oldest_us, BASE_US)
         for file in (*self.folder.rglob("*.pack"), self.folder / "spool.db"):
             self.assertEqual(file.stat().st_mode & 0o777, 0o600)
+
+    def test_what_is_in_no_segment_yet_is_told_by_its_bytes(self):
+        self.write(FULL, line(1))
+        self.rotate(FULL)
+        self.write(FULL, line(2))
+        self.write(SIGNIFICANT, line(3))
+        self.assertEqual(self.spool.totals().growing_bytes, len(line(1) + line(2)))
+        self.take_in()
+        self.assertEqual(self.spool.totals().growing_bytes, len(line(2)))
 
     def test_all_is_as_it_was_after_a_restart(self):
         self.spooled(FULL, line(1), line(2))

@@ -152,6 +152,8 @@ def _summary(state: Mapping[str, Any]) -> str:
     whole = state.get("bytes_total")
     said = [show_bytes(state.get("bytes", 0)) + (f" of {show_bytes(whole)}" if whole else "")]
     said.append(f"{state.get('records', 0)} records")
+    if state["state"] in ENDED:
+        return ", ".join(said)
     if state.get("rate_bytes_per_s"):
         said.append(f"{show_bytes(int(state['rate_bytes_per_s']))}/s")
     if state.get("left_s") is not None:
