@@ -1,10 +1,11 @@
 """Both ends of the log services, each a process of its own, made of the product's parts and joined by real SSH.
 
-``controller`` runs the secure channel's server, the ledger, the intake and the pulls (``avinet.app.controller_logs``);
+``controller`` runs the secure channel's server, the ledger, the intake and the pulls (``avinet.app.controller_logs``), but not
+the store;
 ``engine`` runs the real client, the spool and the shipper.  What the two lack of a controller and an agent is what has
 no part in logs: enrolment, sessions, configuration, a data plane.  A request a line, see ``benchmarks.processes``:
 
-- controller ``{"do": "pull", "full", "since_us", "until_us"}``: everything the SE has of this, answered when it is here for good;
+- controller ``{"do": "pull"}``: everything that the SE has, answered when it is here for good;
   ``{"do": "begin"}`` and ``{"do": "cancel"}``: the same without waiting, and its end;
 - engine ``{"do": "take"}``: take in what the data plane's folder has; ``{"do": "plan"}``: what the spool holds;
   ``{"do": "beat", "every_s"}`` and ``{"do": "rest"}``: heartbeats at control priority, and what they took;
@@ -129,6 +130,8 @@ async def serve(reactor: Any, given: argparse.Namespace) -> None:
     settings = LogsSection(waiting_gib_per_se=LIMIT_GIB, waiting_gib=LIMIT_GIB, free_gib=0.25)
     stack = contextlib.AsyncExitStack()
     logs = await ControllerLogs.open(settings, given.folder, reactor, (_told, str), stack)
+    # What it takes in has a figure of its own, and would take processors that the peer does not share with it.
+    await logs.store.stop()
     services = ServiceTable()
     logs.offer(services, settings)
     services.register("echo", ECHO_PORT, lambda peer: Echo(), Priority.CONTROL)

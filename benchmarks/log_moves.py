@@ -83,9 +83,14 @@ def _resident_kib(pid: int) -> int:
 
 @attrs.define(eq=False)
 class Ends:
-    """An SE and its controller, each a process, in a folder; ``link`` is what is between them."""
+    """An SE and its controller, each a process; ``link`` is what is between them.
+
+    What the SE keeps is in ``kept``, on a file system that says what is in memory, as those of disks do; what the
+    controller receives is in ``folder``.
+    """
 
     folder: Path
+    kept: Path
     link: dict[str, float] = attrs.field(factory=dict)
     controller: Worker = attrs.field(init=False)
     engine: Worker = attrs.field(init=False)
@@ -95,7 +100,7 @@ class Ends:
     @property
     def data_plane(self) -> Path:
         """Where it writes."""
-        return self.folder / "data-plane"
+        return self.kept / "data-plane"
 
     @property
     def identity(self) -> Path:
@@ -105,11 +110,11 @@ class Ends:
     @property
     def packs(self) -> list[Path]:
         """The spool's files."""
-        return sorted((self.folder / "se" / "segments").glob("*.pack"))
+        return sorted((self.kept / "se" / "segments").glob("*.pack"))
 
     def __enter__(self) -> Self:
-        private_dir(self.folder)
-        private_dir(self.data_plane)
+        for folder in (self.folder, self.kept, self.data_plane):
+            private_dir(folder)
         if not self.identity.exists():
             keys.save(self.identity, keys.generate())
         with contextlib.ExitStack() as stack:
@@ -125,7 +130,7 @@ class Ends:
         port = self.controller.ready
         if self.link:
             port = stack.enter_context(link(port, **self.link)).ready
-        own = (os.fspath(self.folder / "se"), "--data-plane", os.fspath(self.data_plane), "--port", f"{port}")
+        own = (os.fspath(self.kept / "se"), "--data-plane", os.fspath(self.data_plane), "--port", f"{port}")
         self.engine = stack.enter_context(Worker(ends, ("engine", *common, *own)))
         self.controller.ask(MOVE_LIMIT_S, do="linked")
 

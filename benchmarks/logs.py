@@ -99,7 +99,7 @@ def pipeline(extent: Extent, arguments: argparse.Namespace) -> None:
     """NDJSON to acknowledged: the spool takes it in, then a pull brings it."""
     rates: list[float] = []
     shares: list[float] = []
-    with on_disk() as folder, Ends(folder) as ends:
+    with on_disk() as folder, Ends(folder / "controller", folder / "engine") as ends:
         for turn in range(extent.rounds):
             written = ends.write(extent.pipeline_bytes)
             before = ends.carried()
@@ -127,19 +127,21 @@ def pull(extent: Extent, arguments: argparse.Namespace) -> None:
     write_records(source, GIB if extent.pull_bytes > GIB else 512 * MIB)
     records = source.getvalue()
     del source
-    with folder_for(extent.pull_bytes) as folder:
-        _pull_here(extent, arguments, folder, records)
-    with folder_for(extent.pull_bytes) as folder:
-        _pull_far(extent, arguments, folder, records)
+    for piece in (_pull_here, _pull_far):
+        with folder_for(extent.pull_bytes) as folder, on_disk() as kept:
+            piece(extent, arguments, (folder, kept), records)
 
 
-def _pull_here(extent: Extent, arguments: argparse.Namespace, folder: Path, records: bytes) -> None:
+def _pull_here(
+    extent: Extent, arguments: argparse.Namespace, folders: tuple[Path, Path], records: bytes
+) -> None:
+    folder = folders[0]
     ours: list[float] = []
     theirs: list[float] = []
     rtt_s: list[float] = []
     grown_kib = {"agent": 0, "controller": 0}
     with contextlib.ExitStack() as stack:
-        ends = stack.enter_context(Ends(folder))
+        ends = stack.enter_context(Ends(*folders))
         ssh = stack.enter_context(openssh(folder, ends.identity)) if sshd.available() else None
         pids = {"agent": ends.engine.pid, "controller": ends.controller.pid}
         for turn in range(extent.pull_rounds):
@@ -175,9 +177,11 @@ def _pull_here(extent: Extent, arguments: argparse.Namespace, folder: Path, reco
     report(arguments, what, quantile(rtt_s, 0.99) * 1000, "ms", at_most(HEARTBEAT_MS))
 
 
-def _pull_far(extent: Extent, arguments: argparse.Namespace, folder: Path, records: bytes) -> None:
+def _pull_far(
+    extent: Extent, arguments: argparse.Namespace, folders: tuple[Path, Path], records: bytes
+) -> None:
     wan = {"rtt_ms": RTT_MS, "mbit": MBIT, "buffer_mb": BUFFER_MB}
-    with Ends(folder, wan) as ends:
+    with Ends(*folders, wan) as ends:
         # More than the link can carry in that time.
         ends.fill(int(extent.wan_s * MBIT * 1e6 / 8 * 1.2), records)
         ends.engine.ask(5, do="beat", every_s=EVERY_S)

@@ -63,6 +63,12 @@ class Transfer:
     offset: int
     pull: int
     tries: int = 1
+    name: str = attrs.field(init=False)
+    """The segment's; asked for at each step of each packet, and 1 us to make."""
+
+    @name.default
+    def _name_of_head(self) -> str:
+        return self.head.name
 
     @property
     def left(self) -> int:
@@ -188,7 +194,7 @@ class Sending:
 
     def again(self, transfer: Transfer) -> bool:
         """One that was refused is what it should be: send it from its first byte, next.  False after too many tries."""
-        if self._tries.get(transfer.head.name, 0) >= MAX_TRIES:
+        if self._tries.get(transfer.name, 0) >= MAX_TRIES:
             return False
         if transfer.pull != PUSHED and transfer.pull not in self.pulls:
             return False
@@ -234,7 +240,7 @@ class Sending:
         if self.next() is None:
             return None
         transfer = self._queue.popleft()
-        offset = self._partials.pop(transfer.head.name, 0)
+        offset = self._partials.pop(transfer.name, 0)
         if offset < transfer.head.size:
             transfer.offset = offset
         self.current = transfer
@@ -248,7 +254,7 @@ class Sending:
         transfer.offset += size
         if transfer.left:
             return False
-        self._unanswered[transfer.head.name] = transfer
+        self._unanswered[transfer.name] = transfer
         self.current = None
         return True
 

@@ -226,7 +226,7 @@ class LogChannel(TwistedProtocol):
     def _begin(self) -> None:
         """The next segment, if its file is open."""
         transfer = self.sending.next()
-        if transfer is None or transfer.head.name not in self._opened:
+        if transfer is None or transfer.name not in self._opened:
             return
         if self.sending.begin() is not None:
             self._begun = True
@@ -235,7 +235,7 @@ class LogChannel(TwistedProtocol):
 
     def _put_raw(self, transfer: Transfer, room: memoryview) -> int:
         """One frame of the segment under way."""
-        name = transfer.head.name
+        name = transfer.name
         segment = self._opened.get(name)
         if segment is None:
             return 0  # a thread has it, and wakes us
@@ -275,17 +275,17 @@ class LogChannel(TwistedProtocol):
         if self._opening or self._lost:
             return
         upcoming = self.sending.upcoming(OPENED_AHEAD)
-        names = [transfer.head.name for transfer in upcoming]
+        names = [transfer.name for transfer in upcoming]
         for name in self._opened.keys() - set(names):
             self._opened.pop(name).close()
-        missing = [transfer for transfer in upcoming if not self._has(transfer.head.name)]
+        missing = [transfer for transfer in upcoming if not self._has(transfer.name)]
         enough = len(upcoming) - len(missing) > OPENED_AHEAD // 2
         if not missing or (enough and missing[0] is not upcoming[0]):
             return
         self._opening = True
 
         def open_all() -> list[OpenSegment | Failure]:
-            return [self._open(transfer.head.name) for transfer in missing]
+            return [self._open(transfer.name) for transfer in missing]
 
         def failed(failure: Failure) -> None:
             self._opening = False
@@ -302,7 +302,7 @@ class LogChannel(TwistedProtocol):
             elif self._lost:
                 result.close()
             else:
-                self._opened[transfer.head.name] = result
+                self._opened[transfer.name] = result
         if not self._lost:
             self.wake()
 
@@ -317,8 +317,8 @@ class LogChannel(TwistedProtocol):
 
     def _warm(self, transfer: Transfer) -> None:
         """Read on in a thread."""
-        segment = self._opened.pop(transfer.head.name)
-        self._warming = transfer.head.name
+        segment = self._opened.pop(transfer.name)
+        self._warming = transfer.name
 
         def warmed(outcome: Failure | None) -> None:
             self._warming = ""
@@ -328,14 +328,14 @@ class LogChannel(TwistedProtocol):
                 segment.close()
                 self._missing(transfer, outcome)
             else:
-                self._opened[transfer.head.name] = segment
+                self._opened[transfer.name] = segment
             if not self._lost:
                 self.wake()
 
         self.files.in_thread(segment.warm, transfer.offset).addBoth(warmed)
 
     def _missing(self, transfer: Transfer, why: Failure) -> None:
-        name = transfer.head.name
+        name = transfer.name
         segment = self._opened.pop(name, None)
         if segment is not None:
             segment.close()

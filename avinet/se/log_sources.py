@@ -133,10 +133,10 @@ class Outgoing:
 
     def segment_missing(self, channel: LogChannel, transfer: Transfer, why: Failure) -> None:
         """The spool has dropped it meanwhile; or its disk is broken, and then it is set aside."""
-        self._release([transfer.head.name])
+        self._release([transfer.name])
         if why.check(SegmentGoneError, FileNotFoundError) is None:
             text = f"it cannot be read: {why.getErrorMessage()}"
-            self.blocking(self.source.spool.refused, transfer.head.name, text).addErrback(self.failed)
+            self.blocking(self.source.spool.refused, transfer.name, text).addErrback(self.failed)
 
     def channel_lost(self, channel: LogChannel, why: str) -> None:
         """What it sent is for the next one."""

@@ -15,6 +15,7 @@ from avinet.ssh.profile import MAX_PACKET_BEFORE_LOGIN
 
 SEQUENCE_MASK = 0xFFFFFFFF
 _MIN_PADDING, _MAX_PADDING = 4, 32
+_PADDING_BYTES = 4096
 DATA_HEAD_BYTES = 9
 """Message number, channel and size before plain channel data (RFC 4254 section 5.2)."""
 _HEAD = struct.Struct(">LB")
@@ -159,6 +160,32 @@ class PacketReader:
         return self._scratch
 
 
+class Padding:
+    """Random bytes from the kernel, some hundred packets' worth at a time.
+
+    Each call gives up Python's lock, and beside busy threads getting it back takes longer than sealing a packet.
+    """
+
+    __slots__ = ("_at", "_bytes")
+
+    def __init__(self) -> None:
+        self._bytes = b""
+        self._at = 0
+
+    def take(self, count: int) -> bytes:
+        """So many, each used once."""
+        end = self._at + count
+        if end > len(self._bytes):
+            self._bytes, self._at, end = os.urandom(_PADDING_BYTES), 0, count
+        taken = self._bytes[self._at : end]
+        self._at = end
+        return taken
+
+
+_padding = Padding()
+"""Of all connections: 4 KiB for each of thousands would add up."""
+
+
 class PacketWriter:
     """Makes packets."""
 
@@ -188,7 +215,7 @@ class PacketWriter:
         size = _HEAD.size + payload + padding
         lengths = _HEAD.pack(size - LENGTH_BYTES, padding)
         if size <= _SMALL_BYTES:
-            plain = memoryview(b"".join((lengths, head, data, os.urandom(padding))))
+            plain = memoryview(b"".join((lengths, head, data, _padding.take(padding))))
             self._calm += 1
             if self._calm == _CALM_PACKETS:
                 self._scratch = bytearray()
@@ -197,7 +224,7 @@ class PacketWriter:
             plain[: _HEAD.size] = lengths
             plain[_HEAD.size : _HEAD.size + len(head)] = head
             plain[_HEAD.size + len(head) : size - padding] = data
-            plain[size - padding :] = os.urandom(padding)
+            plain[size - padding :] = _padding.take(padding)
         return self._sealed(plain)
 
     def blank(self, size: int) -> memoryview:
@@ -211,7 +238,7 @@ class PacketWriter:
         end = _HEAD.size + DATA_HEAD_BYTES + size
         plain = memoryview(self._scratch)[: end + padding]
         plain[: end - size] = _HEAD.pack(end + padding - LENGTH_BYTES, padding) + head
-        plain[end:] = os.urandom(padding)
+        plain[end:] = _padding.take(padding)
         return self._sealed(plain)
 
     def _padding(self, payload: int) -> int:

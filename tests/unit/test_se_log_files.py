@@ -21,9 +21,17 @@ class Reading(SynchronousTestCase):
         self.data = os.urandom(100_000)
         self.path = Path(held.name, "pack")
         self.path.write_bytes(b"before" + self.data + b"behind")
+        self.flags = []
+        self.open()
+
+    def open(self):
         self.segment = OpenSegment.open(Place(self.path, 6, len(self.data)))
         self.addCleanup(self.segment.close)
-        self.flags = []
+
+    def open_large(self):
+        """As if it were more than is read on opening."""
+        self.patch(log_files, "SMALL_BYTES", len(self.data) - 1)
+        self.open()
 
     def without_nowait(self, why):
         preadv = os.preadv
@@ -46,12 +54,24 @@ class Reading(SynchronousTestCase):
         self.assertEqual(self.read(99_990, 10), self.data[-10:])
 
     def test_asks_for_a_thread_when_it_is_not_and_goes_on_with_what_that_has_read(self):
+        self.open_large()
         self.without_nowait(errno.EOPNOTSUPP)
         self.assertEqual(self.read(500, 10), b"")
         self.segment.warm(500)
         self.assertEqual(self.read(500, 10), self.data[500:510])
         self.assertEqual(self.read(99_995, 5), self.data[-5:])
         self.assertEqual(sum(map(bool, self.flags)), 1, "asked once whether the file system can say")
+
+    def test_a_small_one_needs_no_thread_but_the_one_that_opened_it(self):
+        self.without_nowait(errno.EOPNOTSUPP)
+        self.assertEqual(self.read(99_990, 10), self.data[-10:])
+
+    def test_one_that_is_cut_short_is_let_go_of_at_once(self):
+        os.truncate(self.path, 6)
+        closed = []
+        self.patch(log_files.OpenSegment, "close", closed.append)
+        self.assertRaises(SegmentShortError, self.open)
+        self.assertEqual(len(closed), 1)
 
     def test_waits_for_no_disk(self):
         self.without_nowait(errno.EAGAIN)

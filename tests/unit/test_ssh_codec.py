@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.errors import RemoteProtocolError
 from avinet.ssh import profile
 from avinet.ssh.ciphers import MacError, Plain
-from avinet.ssh.codec import DATA_HEAD_BYTES, PacketReader, PacketWriter
+from avinet.ssh.codec import DATA_HEAD_BYTES, PacketReader, PacketWriter, Padding
 from tests.unit.test_ssh_ciphers import PAIRS, make
 
 ALL = (None, *PAIRS)
@@ -284,6 +284,14 @@ class Sequences(SynchronousTestCase):
             writer, reader = ends(PAIRS[0])
             taken(reader, sealed(writer, b"a packet")[:at])
             self.assertRaises(RemoteProtocolError, reader.switch, make(*PAIRS[1]), restart=True)
+
+
+class Paddings(SynchronousTestCase):
+    def test_no_byte_of_the_kernel_s_is_used_twice(self):
+        padding = Padding()
+        taken = [padding.take(17) for _ in range(1_000)]
+        self.assertEqual({len(one) for one in taken}, {17})
+        self.assertEqual(len(set(taken)), 1_000)
 
 
 class Memory(SynchronousTestCase):
