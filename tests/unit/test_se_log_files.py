@@ -68,8 +68,13 @@ class Reading(SynchronousTestCase):
 
     def test_one_that_is_cut_short_is_let_go_of_at_once(self):
         os.truncate(self.path, 6)
-        closed = []
-        self.patch(log_files.OpenSegment, "close", closed.append)
+        closed, close = [], os.close
+
+        def closing(descriptor):
+            closed.append(descriptor)
+            close(descriptor)
+
+        self.patch(log_files.os, "close", closing)
         self.assertRaises(SegmentShortError, self.open)
         self.assertEqual(len(closed), 1)
 
