@@ -17,9 +17,10 @@ from twisted.python.failure import Failure
 from avinet.controller.log_intake import LogListener
 from avinet.controller.log_link import LogLink
 from avinet.errors import AvinetError
-from avinet.logs.ledger import Ledger, Waiting
+from avinet.logs.ledger import Ledger, StoreFile, Waiting
 from avinet.logs.query.answers import Answer
 from avinet.logs.query.shapes import Query
+from avinet.logs.query.times import show_instant
 from avinet.logs.store.interface import Keeping, LogStore, Taken
 from avinet.logs.store.jobs import Role
 from avinet.model.events import Level
@@ -73,6 +74,19 @@ class Reported:
                 lines=lines.lines,
                 reason="lines",
             )
+
+    def file_lost(self, file: StoreFile, why: str) -> None:
+        """A file of the store cannot be read any more."""
+        since, until = show_instant(file.first_us), show_instant(file.last_us)
+        self.emit(
+            "LOG_FILE_BAD",
+            Level.ERROR,
+            "controller",
+            f"{file.records} log records from {since} to {until} are lost: their file in the store cannot be read.",
+            file=file.name,
+            records=file.records,
+            reason=why,
+        )
 
     def died(self, role: Role, how: str) -> None:
         """A worker ended."""

@@ -202,6 +202,11 @@ class Ledger:
             for file in new:
                 _list(connection, file)
 
+    def delist(self, name: str) -> bool:
+        """A file that cannot be read counts no more; False when it did not already."""
+        with self._writing() as connection:
+            return connection.execute("DELETE FROM file WHERE name = ?", (name,)).rowcount > 0
+
     def files(self, since_us: int = 0, until_us: int = 2**62) -> list[StoreFile]:
         """Those that may hold requests of that time, the oldest first."""
         with self._reading() as connection:

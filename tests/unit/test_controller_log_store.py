@@ -13,7 +13,7 @@ from avinet.controller.log_store import (
     LogStoreService,
     Reported,
 )
-from avinet.logs.ledger import Segment, Waiting
+from avinet.logs.ledger import Segment, StoreFile, Waiting
 from avinet.logs.query.answers import Answer
 from avinet.logs.query.shapes import Query
 from avinet.logs.store.errors import LogStoreFullError
@@ -172,6 +172,13 @@ class ServiceTest(SynchronousTestCase):
         self.taken(segments=1, bad=(BadSegment(bad, "it ends"),), bad_lines=(BadLines(bad, 3, "no JSON"),))
         self.assertEqual(["LOG_SEGMENT_BAD", "LOG_LINES_BAD"], [code for code, _ in self.events])
         self.assertEqual((10, 3), (self.events[0][1]["records"], self.events[1][1]["lines"]))
+
+    def test_a_file_that_is_lost_is_an_event_with_its_records_and_their_time(self):
+        self.service.reported.file_lost(
+            StoreFile("2026-11-27/12-1.parquet", 0, 1_000_000, 12, 300), "it is not there"
+        )
+        ((code, facts),) = self.events
+        self.assertEqual(("LOG_FILE_BAD", 12, "it is not there"), (code, facts["records"], facts["reason"]))
 
     def test_a_worker_that_dies_is_an_event(self):
         self.service.reported.died(Role.QUERY, "signal 9.")

@@ -12,11 +12,11 @@ from avinet.logs.ledger import Arrival, Ledger, Segment
 from avinet.logs.query.expressions import Compare, Op
 from avinet.logs.query.shapes import Count, Query, Records, Top, Whole
 from avinet.logs.store.embedded import BAD_BYTES, EmbeddedLogStore, Folders, Surroundings, Workers
-from avinet.logs.store.engine import Engine
-from avinet.logs.store.errors import LogStoreFullError, LogWorkerDiedError
+from avinet.logs.store.engine import Engine, EngineError
+from avinet.logs.store.errors import LogQueryRefusedError, LogStoreFullError, LogWorkerDiedError, error_of
 from avinet.logs.store.ingest import ingest, merge
 from avinet.logs.store.interface import Keeping
-from avinet.logs.store.jobs import Ask, Export, ExportFormat, Ingest, Merge
+from avinet.logs.store.jobs import Ask, Check, Export, ExportFormat, Ingest, Merge
 from avinet.logs.store.upkeep import CLOSED_FILES
 from avinet.model.ids import SeId
 from avinet.units import GIB, MIB
@@ -57,9 +57,13 @@ class InPlace:
             Merge: lambda: merge(job, partial(self.engine.sort, 1)),
             Ask: lambda: self.engine.ask(1, job),
             Export: lambda: self.engine.export(1, job),
+            Check: lambda: self.engine.check(1, job),
         }
         self.done.append(job)
-        return succeed(doing[type(job)]())
+        try:
+            return succeed(doing[type(job)]())
+        except EngineError as why:
+            return fail(error_of(why.failed, limit_s))
 
 
 class StoreTest(FolderTest):
@@ -81,7 +85,10 @@ class StoreTest(FolderTest):
             self.ledger.close()
         self.ledger = Ledger(self.folder / "ledger.db")
         self.addCleanup(self.ledger.close)
-        around = Surroundings(execute, lambda: self.now_us / 1e6, lambda se: "se-1")
+        self.lost = []
+        around = Surroundings(
+            execute, lambda: self.now_us / 1e6, lambda se: "se-1", lambda *lost: self.lost.append(lost)
+        )
         self.store = EmbeddedLogStore(self.ledger, self.folders, around, Workers(self.worker, self.worker))
         self.successResultOf(self.store.start())
 
@@ -296,6 +303,55 @@ class StoreTest(FolderTest):
         self.open()
         self.assertEqual(self.listed(), self.on_disk())
         self.assertEqual(CLOSED_FILES, self.count())
+
+    def damaged(self, how, files=3):
+        """The first of so many files of one record each, as bad as ``how`` makes it."""
+        for n in range(files):
+            self.receive(line(path=f"/{n}"))
+            self.take()
+        name = self.listed()[0]
+        how(self.folders.store / name)
+        return name
+
+    def test_a_file_that_cannot_be_read_is_told_and_the_others_answer(self):
+        def scribble(path):
+            data = bytearray(path.read_bytes())
+            data[4 : len(data) // 2] = b"x" * (len(data) // 2 - 4)
+            path.write_bytes(data)
+
+        ways = {
+            "cut": lambda path: os.truncate(path, 1_000),
+            "empty": lambda path: os.truncate(path, 0),
+            "gone": Path.unlink,
+            "scribbled": scribble,
+        }
+        for left, (way, how) in zip(range(2, 99, 2), ways.items(), strict=False):
+            name = self.damaged(how)
+            answer = self.successResultOf(self.store.query(Query(shape=Records(100))))
+            self.assertEqual(left, len(answer.results), way)
+            ((file, why),) = self.lost
+            self.assertEqual((name, 1), (file.name, file.records), way)
+            self.assertTrue(why)
+            self.assertNotIn(name, self.listed())
+            self.assertEqual(way != "gone", (self.folders.bad / Path(name).name).exists())
+            self.lost.clear()
+
+    def test_a_file_that_cannot_be_read_hinders_no_export_and_no_merge(self):
+        self.damaged(lambda path: os.truncate(path, 1_000), CLOSED_FILES + 1)
+        self.now_us += 2 * 3_600_000_000
+        self.successResultOf(self.store.keep_up(KEEPING))
+        self.assertEqual(1, len(self.lost))
+        self.assertEqual(CLOSED_FILES, self.successResultOf(self.store.keep_up(KEEPING)).merged)
+        os.truncate(self.folders.store / self.listed()[0], 1_000)
+        target = self.folders.exports / "out.ndjson"
+        done = self.successResultOf(self.store.export(Query(shape=Whole()), target, ExportFormat.NDJSON, MIB))
+        self.assertEqual((0, 2), (done.records, len(self.lost)))
+
+    def test_what_may_be_read_later_is_not_set_aside(self):
+        name = self.damaged(lambda path: None)
+        self.worker.fails = lambda job: LogQueryRefusedError(why=name) if isinstance(job, Ask) else None
+        self.failureResultOf(self.store.query(Query()), LogQueryRefusedError)
+        self.assertEqual(([], 3), (self.lost, len(self.listed())))
 
     def test_old_files_go(self):
         self.receive()

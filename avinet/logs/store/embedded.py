@@ -23,7 +23,13 @@ from avinet.logs.ledger import Ledger, Segment, StoreFile, Waiting
 from avinet.logs.query.answers import Answer
 from avinet.logs.query.shapes import Query
 from avinet.logs.store.client import WorkerClient, WorkerTerms
-from avinet.logs.store.errors import LogStoreBrokenError, LogStoreFullError, LogStoreStoppedError
+from avinet.logs.store.damage import Damage
+from avinet.logs.store.errors import (
+    LogQueryRefusedError,
+    LogStoreBrokenError,
+    LogStoreFullError,
+    LogStoreStoppedError,
+)
 from avinet.logs.store.interface import BadLines, BadSegment, Keeping, StoreStatus, Taken, Upkeep
 from avinet.logs.store.jobs import (
     Ask,
@@ -150,6 +156,8 @@ class Surroundings:
     """UNIX seconds."""
     name_of: Callable[[SeId], str] = lambda se: se
     """A service engine's name."""
+    lost: Callable[[StoreFile, str], None] = lambda file, why: None
+    """Told of a file that cannot be read any more, and was set aside."""
 
 
 @attrs.define(eq=False)
@@ -163,6 +171,17 @@ class EmbeddedLogStore:
     _readers: Readers = attrs.field(factory=Readers, init=False)
     _suspects: set[Segment] = attrs.field(factory=set, init=False)
     """Each was alone in a job that failed."""
+
+    @property
+    def _damage(self) -> Damage:
+        return Damage(
+            self.ledger,
+            self.folders.store,
+            self.folders.bad,
+            self.workers.querying.ask,
+            self.around.in_thread,
+            self.around.lost,
+        )
 
     def start(self) -> Deferred[None]:
         """Remove what a crash left, then work."""
@@ -322,12 +341,20 @@ class EmbeddedLogStore:
         limit_s, only = bounds
         since_us = 0 if query.since_us is None else query.since_us
         until_us = 2**62 if query.until_us is None else query.until_us
-        listed: list[StoreFile] = await self.around.in_thread(self.ledger.files, since_us, until_us)
-        paths = [self.folders.store / file.name for file in listed if not only or file.name in only]
-        with self._readers.reading(paths):
-            answer = await _as(kind, self.workers.querying.ask(job(tuple(map(str, paths))), limit_s))
-        await self._remove_unread()
-        return answer
+        while True:
+            listed: list[StoreFile] = await self.around.in_thread(self.ledger.files, since_us, until_us)
+            files = [file for file in listed if not only or file.name in only]
+            paths = [self.folders.store / file.name for file in files]
+            try:
+                with self._readers.reading(paths):
+                    asking = self.workers.querying.ask(job(tuple(map(str, paths))), limit_s)
+                    return await _as(kind, asking)
+            except (LogQueryRefusedError, LogStoreBrokenError) as why:
+                # Each time round some are fewer.
+                if not await self._damage.set_aside(why.why, files):
+                    raise
+            finally:
+                await self._remove_unread()
 
     # Upkeep
 
@@ -347,7 +374,13 @@ class EmbeddedLogStore:
             if behind.raw_bytes >= TAKEN_RAW_BYTES:
                 # What was received goes first; the rest is merged a minute later.
                 break
-            await self._merge(group)
+            try:
+                await self._merge(group)
+            except (LogQueryRefusedError, LogStoreBrokenError) as why:
+                if not await self._damage.set_aside(why.why, group):
+                    raise
+                # The others are merged a minute later.
+                continue
             merged += len(group)
         return Upkeep(merged, len(old), sum(file.records for file in old))
 

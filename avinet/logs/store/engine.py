@@ -24,6 +24,9 @@ from avinet.logs.query.sql import SOURCE
 from avinet.logs.store.columns import SCHEMA
 from avinet.logs.store.jobs import (
     Ask,
+    Check,
+    Checked,
+    DamagedFile,
     Export,
     Exported,
     ExportFormat,
@@ -158,6 +161,28 @@ class Engine:
             ).fetchone()
             services = cursor.execute(f"SELECT DISTINCT vs_uuid FROM {files}").fetchall()  # noqa: S608
         return Facts(records, first or 0, last or 0, {service for (service,) in services})
+
+    def check(self, number: int, job: Check) -> Checked:
+        """Which files cannot be read; what may be right a moment later (memory, permissions) raises."""
+        found = ((path, self._damage(number, path)) for path in job.files)
+        return Checked(damaged=tuple(DamagedFile(path=path, why=why) for path, why in found if why))
+
+    def _damage(self, number: int, path: str) -> str:
+        try:
+            Path(path).open("rb").close()
+        except FileNotFoundError:
+            return "it is not there"
+        try:
+            with self._cursor(number) as cursor:
+                columns = ", ".join(f'"{name}"' for name in SCHEMA.names)
+                cursor.execute(
+                    f"SELECT bit_xor(hash({columns})) FROM read_parquet({_quoted(path)})"  # noqa: S608 - a name of our own
+                ).fetchone()
+        except EngineError as why:
+            if why.kind in {FailureKind.REFUSED, FailureKind.BROKEN}:
+                return why.why
+            raise
+        return ""
 
     def stop(self, number: int) -> None:
         """Let the job of this number fail soon, if it runs."""

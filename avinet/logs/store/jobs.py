@@ -96,7 +96,13 @@ class Export(_Data, frozen=True, kw_only=True, tag=True):
     max_bytes: int
 
 
-Job = Ingest | Merge | Ask | Select | Export
+class Check(_Data, frozen=True, kw_only=True, tag=True):
+    """Read every value of each file."""
+
+    files: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_JOB_FILES)]
+
+
+Job = Ingest | Merge | Ask | Select | Export | Check
 
 
 class BadSegment(_Data, frozen=True, kw_only=True):
@@ -152,6 +158,19 @@ class Exported(_Data, frozen=True, kw_only=True, tag=True):
     size: Count
 
 
+class DamagedFile(_Data, frozen=True, kw_only=True):
+    """One that cannot be read, or is not there."""
+
+    path: str
+    why: str
+
+
+class Checked(_Data, frozen=True, kw_only=True, tag=True):
+    """What is wrong with files; nothing with those that are not named."""
+
+    damaged: tuple[DamagedFile, ...] = ()
+
+
 class Failed(_Data, frozen=True, kw_only=True, tag=True):
     """Why there is none.  ``kind`` is one of ``FailureKind``; the parent makes an error of it."""
 
@@ -173,7 +192,7 @@ class FailureKind(enum.StrEnum):
     """A defect, or a disk's."""
 
 
-Done = Written | Found | Rows | Exported | Failed
+Done = Written | Found | Rows | Exported | Checked | Failed
 
 
 class Asked(msgspec.Struct, frozen=True, array_like=True):

@@ -28,6 +28,7 @@ from avinet.logs.store.jobs import (
     Answered,
     Ask,
     Asked,
+    Check,
     Done,
     Export,
     Failed,
@@ -91,6 +92,7 @@ class Worker:
             Ask: self.engine.ask,
             Select: self.engine.select,
             Export: self.engine.export,
+            Check: self.engine.check,
         }
 
     def send(self, answered: Answered) -> None:
