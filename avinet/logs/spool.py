@@ -25,6 +25,7 @@ from twisted.logger import Logger
 from avinet.errors import AvinetError, Kind, error
 from avinet.logs.split import Split, drops_of, split
 from avinet.logs.spool_index import SpoolIndex
+from avinet.logs.spool_leavings import Leavings
 from avinet.logs.spool_losses import MAX_TOLD
 from avinet.logs.spool_packs import Packs, Placed, punch, whole
 from avinet.logs.spool_pieces import Piece, Pieces
@@ -99,6 +100,7 @@ class Spool:
         # One buffer for all chunks: what malloc takes and gives back in this size, it keeps in the end.
         self._buffer = mmap.mmap(-1, CHUNK_BYTES)
         self._reserve = Reserve(packs.folder / "reserve")
+        self._leavings = Leavings(packs)
         self._working = threading.Lock()
         self._lock = threading.RLock()
         self._clean()
@@ -117,6 +119,7 @@ class Spool:
 
     def close(self) -> None:
         """When nothing uses it any more."""
+        self._leavings.sweep(holes=True, wait=True)
         with self._working, self._lock:
             self._index.close()
 
@@ -150,8 +153,16 @@ class Spool:
         return Place(self._packs.path(placed.pack_name), placed.offset, placed.head.size)
 
     def acknowledge(self, names: Sequence[str]) -> None:
-        """They are kept elsewhere, for good: they go.  Names that are gone already are fine."""
-        self._remove(names, None)
+        """They are kept elsewhere, for good: they go.  Names that are gone already are fine.
+
+        Their bytes go with ``sweep`` and ``enforce``.
+        """
+        with self._lock:
+            self._leavings.add(*self._forget(names, None))
+
+    def sweep(self) -> None:
+        """Take packs off the disk that have no segment any more, unless another thread does."""
+        self._leavings.sweep(holes=False)
 
     def refused(self, name: str, why: str) -> None:
         """Somebody found that a segment is not what was written: it is set aside, and counted as lost."""
@@ -221,6 +232,7 @@ class Spool:
 
     def enforce(self) -> None:
         """Hold the limits: by bytes, by count, by age."""
+        self._leavings.sweep(holes=True)
         with self._working:
             self._enforce()
             before_us = int((self._now() - self._limits.max_age_s) * _US)
@@ -235,6 +247,8 @@ class Spool:
     def repair(self) -> None:
         """The index was found damaged (``StoreDamagedError``): make it anew."""
         with self._working, self._lock:
+            # Or it would be found, and then taken away.
+            self._leavings.sweep(holes=True, wait=True)
             self._index = make_anew(self._index, self._packs, self._pieces, int(self._now() * _US))
             self._clean()
 
@@ -315,6 +329,8 @@ class Spool:
 
     def _make_room(self) -> bool:
         """The disk is full: whether something was given up."""
+        if self._leavings.sweep(holes=True, wait=True):
+            return True
         reserve = self._reserve.give_up()
         victims = self._victims(ROOM_BYTES, EVICTED_AT_ONCE)
         if victims:
@@ -356,10 +372,14 @@ class Spool:
     def _remove(self, names: Sequence[str], reason: DropReason | None) -> None:
         """With a reason, they are lost."""
         with self._lock:
-            gone = [each for each in map(self._index.find, dict.fromkeys(names)) if each is not None]
-            if not gone:
-                return
-            self._index.remove(gone, [lost(each, reason) for each in gone] if reason else ())
-            left = {each.pack_name for each in gone if self._index.has_pack(each.pack)}
+            gone, left = self._forget(names, reason)
         self._packs.remove({each.pack_name for each in gone} - left)
         self._packs.clear(each for each in gone if each.pack_name in left)
+
+    def _forget(self, names: Sequence[str], reason: DropReason | None) -> tuple[list[Placed], set[str]]:
+        """Take them out of the index: which they were, and which of their packs have others still."""
+        gone = [each for each in map(self._index.find, dict.fromkeys(names)) if each is not None]
+        if not gone:
+            return [], set()
+        self._index.remove(gone, [lost(each, reason) for each in gone] if reason else ())
+        return gone, {each.pack_name for each in gone if self._index.has_pack(each.pack)}

@@ -57,6 +57,9 @@ class SpoolReader(Protocol):
     def acknowledge(self, names: Sequence[str]) -> None:
         """They are kept elsewhere."""
 
+    def sweep(self) -> None:
+        """Take what is acknowledged off the disk."""
+
     def refused(self, name: str, why: str) -> None:
         """It is not what was written."""
 
@@ -244,11 +247,16 @@ class Outgoing:
             # Not before: until the index has let go of them a look would find them again.
             self._release(ours)
             self.answered(channel)
+            self.blocking(self.source.spool.sweep).addErrback(self._not_swept)
 
         # One after another, so that acknowledgements are batched by themselves while the index is busy.
         removing = self._answers.run(self.source.in_thread, self.source.spool.acknowledge, ours)
         removing.addCallback(gone).addErrback(self.failed)
         channel.wake()
+
+    def _not_swept(self, failure: Failure) -> None:
+        """What is acknowledged is so nevertheless."""
+        self._log.warn("acknowledged segments are still on the disk: {why}", why=failure.getErrorMessage())
 
     def answered(self, channel: LogChannel) -> None:
         """Some segments are gone for good."""

@@ -138,12 +138,31 @@ class Spooling(Kit):
         self.assertEqual(self.heads(), [second])
         self.assertRaises(SegmentGoneError, self.spool.place, first.name)
         self.assertEqual(self.content(second), line(2))
+        self.spool.enforce()
         with place.path.open("rb") as file:
             self.assertEqual(file.read(first.size), bytes(first.size))
         self.spool.acknowledge([second.name])
+        self.spool.sweep()
         self.assertFalse(place.path.exists())
         self.assertEqual(self.drops(), [])
         self.assertEqual(self.spool.totals().full.size, 0)
+
+    def test_what_is_acknowledged_and_still_on_the_disk_is_not_found_by_who_makes_the_index_anew(self):
+        self.spooled(FULL, line(1), line(2))
+        self.spooled(FULL, line(1))
+        first, second, third = self.heads()
+        self.spool.acknowledge([first.name, third.name])
+        self.spool.repair()
+        self.assertEqual(self.heads(), [second])
+        self.assertEqual(self.content(second), line(2))
+
+    def test_a_full_disk_takes_what_is_acknowledged_before_it_takes_what_is_not(self):
+        self.spooled(FULL, line(1))
+        self.spooled(FULL, line(2))
+        first, second = self.heads()
+        self.spool.acknowledge([first.name])
+        self.assertTrue(self.spool._make_room())
+        self.assertEqual((self.heads(), self.drops()), ([second], []))
 
     def test_a_refused_segment_is_set_aside_and_counted(self):
         self.spooled(SIGNIFICANT, line(1), line(2))
