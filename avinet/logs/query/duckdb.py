@@ -15,7 +15,7 @@ from sqlglot.dialects.duckdb import DuckDB
 
 from avinet.logs.query import nodes
 from avinet.logs.query.engine import Bind, render
-from avinet.logs.query.fields import CLIENT_HIGH, CLIENT_LOW, LOW_BITS, LOW_MASK, MAPPED, network_range
+from avinet.logs.query.fields import CLIENT_HIGH, CLIENT_LOW, FIELDS, LOW_BITS, LOW_MASK, MAPPED, network_range
 from avinet.logs.query.rendered import Rendered
 from avinet.logs.query.shapes import Query
 from avinet.logs.query.sql import column
@@ -84,6 +84,10 @@ def _in_network(node: exp.Expr, bind: Bind) -> exp.Expr:
     return exp.paren(exp.and_(*tests))
 
 
+def _fingerprint(node: exp.Expr, bind: Bind) -> exp.Expr:
+    return exp.func("hash", *(column(field.column or field.name) for field in FIELDS.values()))
+
+
 def _between(of: exp.Column, first: int, last: int, bind: Bind) -> exp.Expr:
     return exp.Between(this=of, low=bind(first), high=bind(last))
 
@@ -100,4 +104,5 @@ _REPLACED: dict[type[exp.Expr], Callable[[Any, Bind], exp.Expr]] = {
     nodes.Regex: lambda node, bind: exp.func("regexp_matches", node.this, node.expression),
     nodes.Contains: lambda node, bind: exp.func("contains", node.this, node.expression),
     nodes.InNetwork: _in_network,
+    nodes.Fingerprint: _fingerprint,
 }

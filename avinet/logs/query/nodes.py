@@ -67,4 +67,22 @@ class InNetwork(exp.Expression):
     arg_types = {"this": True}  # noqa: RUF012
 
 
-OWN = (Bound, Instant, Micros, Milliseconds, TimeBucket, Quantiles, Distinct, Regex, Contains, InNetwork)
+class Fingerprint(exp.Expression):
+    """A number made of all fields of a record: the same at each asking, another one for another record."""
+
+    arg_types = {}  # noqa: RUF012
+
+
+OWN = (
+    Bound,
+    Instant,
+    Micros,
+    Milliseconds,
+    TimeBucket,
+    Quantiles,
+    Distinct,
+    Regex,
+    Contains,
+    InNetwork,
+    Fingerprint,
+)
