@@ -8,16 +8,16 @@ come waits, nothing is acknowledged, and the SE keeps it all.
 Whatever breaks the protocol cuts the channel; the control session goes on.
 """
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from avinet.controller.log_answers import LinkAnswers
 from avinet.controller.log_owner import LinkOwner
 from avinet.controller.log_pace import MessagePace
 from avinet.controller.log_writes import Verdict, Writes
@@ -26,11 +26,10 @@ from avinet.errors import RemoteProtocolError
 from avinet.logs.incoming import Part
 from avinet.logs.ledger import Segment
 from avinet.logs.receiving import Receiving, Refusal
+from avinet.logs.timers import Timers
 from avinet.model.ids import SeId
 from avinet.wire.log_codec import PROTOCOL, LogDecoder, encode
 from avinet.wire.log_messages import (
-    MAX_NAMES,
-    Ack,
     Begin,
     Dropped,
     DroppedAck,
@@ -40,7 +39,6 @@ from avinet.wire.log_messages import (
     LogWelcome,
     Planned,
     PullDone,
-    Refuse,
     RefuseReason,
     SpoolStatus,
 )
@@ -70,8 +68,8 @@ class LogLink(TwistedProtocol):
     """Of parts of which the thread has not said what becomes of them."""
     _gathering: Writes | None = attrs.field(default=None, init=False, repr=False)
     _writing: Writes | None = attrs.field(default=None, init=False, repr=False)
-    _acks: list[str] = attrs.field(factory=list, init=False, repr=False)
-    _timers: dict[str, IDelayedCall] = attrs.field(factory=dict, init=False, repr=False)
+    _timers: Timers = attrs.field(init=False, repr=False)
+    _answers: LinkAnswers = attrs.field(init=False, repr=False)
     _incarnation: str = attrs.field(default="", init=False)
     _greeting: bool = attrs.field(default=False, init=False)
     """The hello is being answered."""
@@ -86,6 +84,14 @@ class LogLink(TwistedProtocol):
     _lost: bool = attrs.field(default=False, init=False)
     _log: ClassVar[Logger] = Logger()
 
+    @_timers.default
+    def _new_timers(self) -> Timers:
+        return Timers(self.clock)
+
+    @_answers.default
+    def _new_answers(self) -> LinkAnswers:
+        return LinkAnswers(self.se, self.send, self._timers)
+
     @_pace.default
     def _new_pace(self) -> MessagePace:
         return MessagePace(self.clock.seconds())
@@ -99,7 +105,7 @@ class LogLink(TwistedProtocol):
 
     def connectionMade(self) -> None:
         """Wait for the hello."""
-        self._later("hello", HELLO_TIMEOUT_S, lambda: self.cut("no log-hello came"))
+        self._timers.later("hello", HELLO_TIMEOUT_S, lambda: self.cut("no log-hello came"))
 
     def dataReceived(self, data: bytes) -> None:
         """On transports that have no views."""
@@ -127,10 +133,7 @@ class LogLink(TwistedProtocol):
         if self._lost:
             return
         self._lost = True
-        for timer in self._timers.values():
-            if timer.active():
-                timer.cancel()
-        self._timers.clear()
+        self._timers.stop()
         self._leave()
         self.owner.link_lost(
             self, reason.getErrorMessage() if reason is not None else "it closed", self._broke
@@ -147,6 +150,9 @@ class LogLink(TwistedProtocol):
     def cut(self, why: str) -> None:
         """End the channel now: the SE broke the protocol, or a newer channel took its place."""
         self._broke = self._broke or why
+        self._abort()
+
+    def _abort(self) -> None:
         if self.transport is not None and not self._lost:
             self._wire().abortConnection()
 
@@ -185,7 +191,7 @@ class LogLink(TwistedProtocol):
         if self._greeting or self._receiving.greeted:
             raise _broken("a second log-hello")
         self._greeting = True
-        self._cancel("hello")
+        self._timers.cancel("hello")
         self._incarnation = message.incarnation
         self.owner.spool(self, message.totals, message.incarnation, message.below)
 
@@ -201,8 +207,7 @@ class LogLink(TwistedProtocol):
 
         def failed(failure: Failure) -> None:
             self._log.error("logs of {se} cannot be taken: {why}", se=self.se, why=failure.getErrorMessage())
-            if self.transport is not None and not self._lost:
-                self._wire().abortConnection()
+            self._abort()
 
         self.owner.partials(self, message.incarnation).addCallbacks(found, failed).addErrback(failed)
 
@@ -225,7 +230,7 @@ class LogLink(TwistedProtocol):
         self._leave()
         answer = self._receiving.begin(message)
         if isinstance(answer, Refusal):
-            self._say_refused(answer)
+            self._answers.refuse(answer)
             return
         part = self.owner.part(Segment(self.se, answer.head), message.offset)
         if not self.owner.claim(self, part):
@@ -306,7 +311,7 @@ class LogLink(TwistedProtocol):
             self._part = None
         if verdict is Verdict.KNOWN:
             self._receiving.skip(name)
-            self._acknowledge(name)
+            self._answers.acknowledge(name)
         elif verdict is Verdict.GONE or part.offset:
             self._refuse(name, RefuseReason.AGAIN, "what was here of it is not what it should be")
         else:
@@ -323,30 +328,11 @@ class LogLink(TwistedProtocol):
             return
         self._receiving.acknowledge(name)
         self.owner.arrived(self, part.head, pull)
-        self._acknowledge(name)
+        self._answers.acknowledge(name)
         self._settle()
 
-    def _acknowledge(self, name: str) -> None:
-        """With others that are kept in the same moment."""
-        self._acks.append(name)
-        self._later("acks", 0, self._send_acks)
-
-    def _send_acks(self) -> None:
-        names, self._acks = self._acks, []
-        for first in range(0, len(names), MAX_NAMES):
-            self.send(Ack(names=tuple(names[first : first + MAX_NAMES])))
-
     def _refuse(self, name: str, reason: RefuseReason, text: str) -> None:
-        self._say_refused(self._receiving.refuse(name, reason, text))
-
-    def _say_refused(self, refusal: Refusal) -> None:
-        self._log.warn(
-            "a segment of {se} is refused: {reason}, {text}",
-            se=self.se,
-            reason=refusal.reason.value,
-            text=refusal.text,
-        )
-        self.send(Refuse(name=refusal.name, reason=refusal.reason, text=refusal.text))
+        self._answers.refuse(self._receiving.refuse(name, reason, text))
 
     def _not_written(self, failure: Failure) -> None:
         """The disk is full, a quota used up, or the disk is broken: wait, unless there is nobody to wait for."""
@@ -358,7 +344,7 @@ class LogLink(TwistedProtocol):
             self._forget()
             self._write()
             return
-        self._later("retry", RETRY_S, self._run)
+        self._timers.later("retry", RETRY_S, self._run)
         self._settle()
 
     def _forget(self) -> None:
@@ -371,8 +357,7 @@ class LogLink(TwistedProtocol):
 
     def _defect(self, failure: Failure) -> None:
         self._log.failure("a log link failed", failure)
-        if self.transport is not None and not self._lost:
-            self._wire().abortConnection()
+        self._abort()
 
     def _conclude(self) -> None:
         """The thread has nothing of a lost link any more."""
@@ -403,21 +388,8 @@ class LogLink(TwistedProtocol):
     def _may_read(self) -> bool:
         wait_s = self._pace.wait_s(self.clock.seconds())
         if wait_s:
-            self._later("pace", wait_s, self._settle)
+            self._timers.later("pace", wait_s, self._settle)
         return not wait_s
-
-    def _later(self, name: str, seconds: float, call: Callable[[], None]) -> None:
-        def run() -> None:
-            del self._timers[name]
-            call()
-
-        if name not in self._timers and not self._lost:
-            self._timers[name] = self.clock.callLater(seconds, run)
-
-    def _cancel(self, name: str) -> None:
-        timer = self._timers.pop(name, None)
-        if timer is not None and timer.active():
-            timer.cancel()
 
 
 def _broken(detail: str) -> RemoteProtocolError:

@@ -61,9 +61,9 @@ class LiveLogs(Outgoing):
             if status != self._told:
                 self._told = status
                 self.say(status)
-            self.later("status", STATUS_INTERVAL_S, self._status)
+            self.timers.later("status", STATUS_INTERVAL_S, self._status)
 
-        self.cancel("status")
+        self.timers.cancel("status")
         self.blocking(read).addCallback(send).addErrback(self.failed)
         self._tell_drops()
 

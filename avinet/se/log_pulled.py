@@ -165,7 +165,7 @@ class PulledLogs(Outgoing):
             return
         # Significant ones are on their way on the other service; full ones that were not taken, or that another
         # controller has, are tried again.
-        self.later(f"look {pull}", LINGER_S, lambda: self._look_again(pull))
+        self.timers.later(f"look {pull}", LINGER_S, lambda: self._look_again(pull))
 
     def _look_again(self, pull: int) -> None:
         channel = self.channel

@@ -9,13 +9,14 @@ from typing import Any, ClassVar, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredLock
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from avinet.errors import RemoteProtocolError
 from avinet.logs.sending import Transfer
 from avinet.logs.spool import Place, SegmentGoneError
+from avinet.logs.timers import Timers
 from avinet.model.logs import ClassTotals, Drop, SegmentHead, Selection, SpoolTotals
 from avinet.se.log_channel import InThread, LogChannel
 from avinet.se.log_files import is_sound
@@ -94,9 +95,13 @@ class Outgoing:
     welcomed: bool = attrs.field(default=False, init=False)
     _looking: bool = attrs.field(default=False, init=False)
     _held: set[str] = attrs.field(factory=set, init=False, repr=False)
-    _timers: dict[str, IDelayedCall] = attrs.field(factory=dict, init=False, repr=False)
+    timers: Timers = attrs.field(init=False, repr=False)
     _answers: DeferredLock = attrs.field(factory=DeferredLock, init=False, repr=False)
     _log: ClassVar[Logger] = Logger()
+
+    @timers.default
+    def _new_timers(self) -> Timers:
+        return Timers(self.source.clock)
 
     # ChannelUser
 
@@ -104,12 +109,12 @@ class Outgoing:
         """Introduce this spool."""
         self.channel = channel
         self.blocking(self._hello).addCallback(self.say).addErrback(self.failed)
-        self.later("hello", HELLO_TIMEOUT_S, lambda: self.cut("the controller does not answer"))
+        self.timers.later("hello", HELLO_TIMEOUT_S, lambda: self.cut("the controller does not answer"))
 
     def message_received(self, channel: LogChannel, message: LogMessage) -> None:
         """What both services take."""
         if isinstance(message, LogWelcome):
-            self.cancel("hello")
+            self.timers.cancel("hello")
             self.welcomed = True
             channel.sending.welcomed(message.partials)
             self.begin(message)
@@ -144,9 +149,7 @@ class Outgoing:
     def channel_lost(self, channel: LogChannel, why: str) -> None:
         """What it sent is for the next one."""
         self.channel = None
-        for timer in self._timers.values():
-            if timer.active():
-                timer.cancel()
+        self.timers.stop()
         self._release(tuple(self._held))
         self.over(why)
 
@@ -197,18 +200,6 @@ class Outgoing:
     def blocking(self, call: Callable[..., Any], *args: Any) -> Deferred[Any]:
         """In a thread."""
         return self.source.in_thread(call, *args)
-
-    def later(self, name: str, seconds: float, call: Callable[[], None]) -> None:
-        """Once, unless it waits already."""
-        timer = self._timers.get(name)
-        if (timer is None or not timer.active()) and self.channel is not None:
-            self._timers[name] = self.source.clock.callLater(seconds, call)
-
-    def cancel(self, name: str) -> None:
-        """Not any more."""
-        timer = self._timers.pop(name, None)
-        if timer is not None and timer.active():
-            timer.cancel()
 
     def failed(self, failure: Failure) -> None:
         """The spool does not answer as it should: begin anew, a little later."""

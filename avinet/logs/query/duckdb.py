@@ -15,7 +15,15 @@ from sqlglot.dialects.duckdb import DuckDB
 
 from avinet.logs.query import nodes
 from avinet.logs.query.engine import Bind, render
-from avinet.logs.query.fields import CLIENT_HIGH, CLIENT_LOW, FIELDS, LOW_BITS, LOW_MASK, MAPPED, network_range
+from avinet.logs.query.fields import (
+    CLIENT_HIGH,
+    CLIENT_LOW,
+    FIELDS,
+    LOW_BITS,
+    LOW_MASK,
+    MAPPED,
+    network_range,
+)
 from avinet.logs.query.rendered import Rendered
 from avinet.logs.query.shapes import Query
 from avinet.logs.query.sql import column
