@@ -17,8 +17,10 @@ from avinet.controller.log_store import Arrivals, LogStoreService, Reported
 from avinet.controller.pulls import Pulls
 from avinet.logs.incoming import IncomingLogs, IntakeLimits
 from avinet.logs.ledger import Ledger
-from avinet.logs.store.embedded import EmbeddedLogStore, Folders, Surroundings, worker_processes
+from avinet.logs.store.embedded import EmbeddedLogStore, Surroundings
+from avinet.logs.store.folders import Folders
 from avinet.logs.store.interface import Keeping
+from avinet.logs.store.workers import worker_processes
 from avinet.model.engine import Lifecycle, SeRecord
 from avinet.model.ids import SeId
 from avinet.ssh.scheduler import Priority

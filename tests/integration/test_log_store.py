@@ -16,8 +16,10 @@ from twisted.internet.threads import deferToThread
 from avinet.controller.log_store import LogStoreService, Reported
 from avinet.logs.ledger import Arrival, Ledger, Segment
 from avinet.logs.query.shapes import Count, Query, Top
-from avinet.logs.store.embedded import EmbeddedLogStore, Folders, Surroundings, worker_processes
+from avinet.logs.store.embedded import EmbeddedLogStore, Surroundings
+from avinet.logs.store.folders import Folders
 from avinet.logs.store.interface import Keeping
+from avinet.logs.store.workers import worker_processes
 from avinet.units import GIB, MIB
 from tests.unit.log_store_kit import T0_US, line, segment
 

@@ -11,13 +11,15 @@ from avinet.errors import AvinetError
 from avinet.logs.ledger import Arrival, Ledger, Segment
 from avinet.logs.query.expressions import Compare, Op
 from avinet.logs.query.shapes import Count, Query, Records, Top, Whole
-from avinet.logs.store.embedded import BAD_BYTES, EmbeddedLogStore, Folders, Surroundings, Workers
+from avinet.logs.store.embedded import EmbeddedLogStore, Surroundings
 from avinet.logs.store.engine import Engine, EngineError
 from avinet.logs.store.errors import LogQueryRefusedError, LogStoreFullError, LogWorkerDiedError, error_of
+from avinet.logs.store.folders import BAD_BYTES, Folders
 from avinet.logs.store.ingest import ingest, merge
 from avinet.logs.store.interface import Keeping
 from avinet.logs.store.jobs import Ask, Check, Export, ExportFormat, Ingest, Merge
 from avinet.logs.store.upkeep import CLOSED_FILES
+from avinet.logs.store.workers import Workers
 from avinet.model.ids import SeId
 from avinet.units import GIB, MIB
 from tests.unit.log_store_kit import T0_US, line, segment, service

@@ -9,10 +9,9 @@ A segment that a worker does not survive is found by halving: the job is done ag
 which is set aside when it fails twice.
 """
 
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, gatherResults
@@ -22,7 +21,6 @@ from avinet.errors import AvinetError
 from avinet.logs.ledger import Ledger, Segment, StoreFile, Waiting
 from avinet.logs.query.answers import Answer
 from avinet.logs.query.shapes import Query
-from avinet.logs.store.client import WorkerClient, WorkerTerms
 from avinet.logs.store.damage import Damage
 from avinet.logs.store.errors import (
     LogQueryRefusedError,
@@ -30,10 +28,10 @@ from avinet.logs.store.errors import (
     LogStoreFullError,
     LogStoreStoppedError,
 )
+from avinet.logs.store.folders import Folders, unlink
 from avinet.logs.store.interface import BadLines, BadSegment, Keeping, StoreStatus, Taken, Upkeep
 from avinet.logs.store.jobs import (
     Ask,
-    Done,
     Export,
     Exported,
     ExportFormat,
@@ -41,12 +39,12 @@ from avinet.logs.store.jobs import (
     Ingest,
     Job,
     Merge,
-    Role,
     SegmentFile,
     Written,
 )
 from avinet.logs.store.reading import Readers
 from avinet.logs.store.upkeep import new_name, partition, to_merge, to_remove
+from avinet.logs.store.workers import Asking, Workers
 from avinet.model.ids import SeId
 from avinet.units import MIB
 
@@ -57,94 +55,10 @@ INGEST_LIMIT_S = 600.0
 """A hundred times what a job takes: then the worker hangs."""
 QUERY_LIMIT_S = 60.0
 EXPORT_LIMIT_S = 3_600.0
-INGEST_SLOTS = 2
-"""Merging takes a quarter of a minute, for which what was received does not wait."""
-QUERIES_AT_ONCE = 4
-"""They share the worker's memory and processors; a long one holds up no short one."""
-BAD_BYTES = 256 * MIB
-"""Of segments and lines that were set aside, the newest."""
 MAX_SUSPECTS = 1_000
 
 _log = Logger()
 _T = TypeVar("_T")
-
-
-@attrs.frozen
-class Folders:
-    """Where a store keeps what; ``base`` is the controller's folder of logs."""
-
-    base: Path
-
-    @property
-    def store(self) -> Path:
-        """The files."""
-        return self.base / "store"
-
-    @property
-    def exports(self) -> Path:
-        """Answers as files, until they are fetched."""
-        return self.base / "exports"
-
-    @property
-    def bad(self) -> Path:
-        """What was set aside."""
-        return self.base / "bad"
-
-    @property
-    def spill(self) -> Path:
-        """What queries put on the disk."""
-        return self.base / "spill"
-
-    def segment(self, segment: Segment) -> Path:
-        """Where the intake puts it."""
-        return self.base / "received" / segment.se / f"{segment.head.name}.zst"
-
-
-class Asking(Protocol):
-    """A worker, as ``WorkerClient`` is one."""
-
-    @property
-    def running(self) -> int:
-        """Jobs under way."""
-
-    @property
-    def waiting(self) -> int:
-        """Jobs that are not begun."""
-
-    def start(self) -> None:
-        """Take jobs from now on."""
-
-    def stop(self) -> Deferred[None]:
-        """No more."""
-
-    def ask(self, job: Job, limit_s: float) -> Deferred[Done]:
-        """Have a job done."""
-
-
-@attrs.frozen
-class Workers:
-    """One that writes files, one that reads them."""
-
-    ingesting: Asking
-    querying: Asking
-
-
-def worker_processes(
-    folders: Folders, memory: tuple[int, int], reactor: Any, died: Callable[[Role, str], None]
-) -> Workers:
-    """Real ones; ``memory`` is what the two may have, in bytes.  ``died`` is told when one ended, and how."""
-    seen = (folders.store, folders.exports)
-    return Workers(
-        *(
-            WorkerClient(
-                WorkerTerms(role, size, seen, folders.spill / role.value, slots), reactor, reactor, died
-            )
-            for role, size, slots in (
-                (Role.INGEST, memory[0], INGEST_SLOTS),
-                (Role.QUERY, memory[1], QUERIES_AT_ONCE),
-            )
-        )
-    )
 
 
 @attrs.frozen
@@ -271,34 +185,13 @@ class EmbeddedLogStore:
         def commit() -> None:
             self.ledger.stored(file, good, bad)
             for segment in bad:
-                self._set_aside(segment)
+                self.folders.set_aside(segment)
             for segment in good:
                 self.folders.segment(segment).unlink(missing_ok=True)
             if taken.bad or taken.bad_lines:
-                self._bound_bad()
+                self.folders.bound_bad()
 
         await self.around.in_thread(commit)
-
-    def _set_aside(self, segment: Segment) -> None:
-        path = self.folders.segment(segment)
-        self.folders.bad.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            path.replace(self.folders.bad / f"{segment.se}-{path.name}")
-        except FileNotFoundError:
-            return
-
-    def _bound_bad(self) -> None:
-        """Remove the oldest of what was set aside, beyond ``BAD_BYTES``."""
-        found = sorted(
-            ((entry.stat(follow_symlinks=False), entry.path) for entry in os.scandir(self.folders.bad)),
-            key=lambda one: one[0].st_mtime_ns,
-            reverse=True,
-        )
-        room = BAD_BYTES
-        for facts, path in found:
-            room -= facts.st_size
-            if room < 0:
-                Path(path).unlink(missing_ok=True)
 
     async def _written(self, worker: Asking, job: Ingest | Merge, name: str) -> Written:
         """What a worker wrote; when it did not, nothing of it is left."""
@@ -306,7 +199,7 @@ class EmbeddedLogStore:
             return await _as(Written, worker.ask(job, INGEST_LIMIT_S))
         except AvinetError:
             target = self.folders.store / name
-            await self.around.in_thread(_unlink, (target, target.with_name(f".{target.name}.new")))
+            await self.around.in_thread(unlink, (target, target.with_name(f".{target.name}.new")))
             raise
 
     # Answers
@@ -391,7 +284,7 @@ class EmbeddedLogStore:
         job = Merge(sources=sources, target=str(self.folders.store / name))
         written = await self._written(self.workers.ingesting, job, name)
         if written.records != sum(file.records for file in group):
-            await self.around.in_thread(_unlink, (self.folders.store / name,))
+            await self.around.in_thread(unlink, (self.folders.store / name,))
             raise LogStoreBrokenError(
                 why=f"merging {len(group)} files made {written.records} records of them"
             )
@@ -407,7 +300,7 @@ class EmbeddedLogStore:
     async def _remove_unread(self) -> None:
         free = self._readers.unread()
         if free:
-            await self.around.in_thread(_unlink, free)
+            await self.around.in_thread(unlink, free)
 
     def status(self) -> Deferred[StoreStatus]:
         """What there is."""
@@ -433,18 +326,7 @@ class EmbeddedLogStore:
         return int(self.around.wall() * 1e6)
 
     def _clean(self) -> int:
-        """Remove the files that the ledger does not list, and what an export or a query left."""
-        for folder in (self.folders.store, self.folders.exports, self.folders.spill):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        listed = {file.name for file in self.ledger.files()}
-        removed = 0
-        for path in self.folders.store.rglob("*"):
-            if not path.is_dir() and str(path.relative_to(self.folders.store)) not in listed:
-                path.unlink(missing_ok=True)
-                removed += 1
-        for folder in (self.folders.exports, self.folders.spill):
-            _unlink([path for path in folder.rglob("*") if not path.is_dir()])
-        return removed
+        return self.folders.clean({file.name for file in self.ledger.files()})
 
 
 async def _as(kind: type[_T], answering: Awaitable[object]) -> _T:
@@ -469,8 +351,3 @@ def _sum(first: Taken, second: Taken) -> Taken:
         first.bad_lines + second.bad_lines,
         first.files + second.files,
     )
-
-
-def _unlink(paths: Sequence[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)

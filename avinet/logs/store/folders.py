@@ -1,0 +1,85 @@
+"""Where a log store keeps what, and how each place is kept tidy."""
+
+import os
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+import attrs
+
+from avinet.logs.ledger import Segment
+from avinet.units import MIB
+
+BAD_BYTES = 256 * MIB
+"""Of segments and lines that were set aside, the newest."""
+
+
+@attrs.frozen
+class Folders:
+    """Where a store keeps what; ``base`` is the controller's folder of logs."""
+
+    base: Path
+
+    @property
+    def store(self) -> Path:
+        """The files."""
+        return self.base / "store"
+
+    @property
+    def exports(self) -> Path:
+        """Answers as files, until they are fetched."""
+        return self.base / "exports"
+
+    @property
+    def bad(self) -> Path:
+        """What was set aside."""
+        return self.base / "bad"
+
+    @property
+    def spill(self) -> Path:
+        """What queries put on the disk."""
+        return self.base / "spill"
+
+    def segment(self, segment: Segment) -> Path:
+        """Where the intake puts it."""
+        return self.base / "received" / segment.se / f"{segment.head.name}.zst"
+
+    def set_aside(self, segment: Segment) -> None:
+        """Keep it where people can look at it; no error when it is gone."""
+        path = self.segment(segment)
+        self.bad.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            path.replace(self.bad / f"{segment.se}-{path.name}")
+        except FileNotFoundError:
+            return
+
+    def bound_bad(self) -> None:
+        """Remove the oldest of what was set aside, beyond ``BAD_BYTES``."""
+        found = sorted(
+            ((entry.stat(follow_symlinks=False), entry.path) for entry in os.scandir(self.bad)),
+            key=lambda one: one[0].st_mtime_ns,
+            reverse=True,
+        )
+        room = BAD_BYTES
+        for facts, path in found:
+            room -= facts.st_size
+            if room < 0:
+                Path(path).unlink(missing_ok=True)
+
+    def clean(self, listed: Collection[str]) -> int:
+        """Remove the files of the store that are not ``listed``, and what an export or a query left; how many of the first."""
+        for folder in (self.store, self.exports, self.spill):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        removed = 0
+        for path in self.store.rglob("*"):
+            if not path.is_dir() and str(path.relative_to(self.store)) not in listed:
+                path.unlink(missing_ok=True)
+                removed += 1
+        for folder in (self.exports, self.spill):
+            unlink([path for path in folder.rglob("*") if not path.is_dir()])
+        return removed
+
+
+def unlink(paths: Iterable[Path]) -> None:
+    """Remove those that are there."""
+    for path in paths:
+        path.unlink(missing_ok=True)

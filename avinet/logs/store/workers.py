@@ -1,0 +1,63 @@
+"""The two workers of a log store: one writes files, the other reads them."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import attrs
+from twisted.internet.defer import Deferred
+
+from avinet.logs.store.client import WorkerClient, WorkerTerms
+from avinet.logs.store.folders import Folders
+from avinet.logs.store.jobs import Done, Job, Role
+
+INGEST_SLOTS = 2
+"""Merging takes a quarter of a minute, for which what was received does not wait."""
+QUERIES_AT_ONCE = 4
+"""They share the worker's memory and processors; a long one holds up no short one."""
+
+
+class Asking(Protocol):
+    """A worker, as ``WorkerClient`` is one."""
+
+    @property
+    def running(self) -> int:
+        """Jobs under way."""
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that are not begun."""
+
+    def start(self) -> None:
+        """Take jobs from now on."""
+
+    def stop(self) -> Deferred[None]:
+        """No more."""
+
+    def ask(self, job: Job, limit_s: float) -> Deferred[Done]:
+        """Have a job done."""
+
+
+@attrs.frozen
+class Workers:
+    """One that writes files, one that reads them."""
+
+    ingesting: Asking
+    querying: Asking
+
+
+def worker_processes(
+    folders: Folders, memory: tuple[int, int], reactor: Any, died: Callable[[Role, str], None]
+) -> Workers:
+    """Real ones; ``memory`` is what the two may have, in bytes.  ``died`` is told when one ended, and how."""
+    seen = (folders.store, folders.exports)
+    return Workers(
+        *(
+            WorkerClient(
+                WorkerTerms(role, size, seen, folders.spill / role.value, slots), reactor, reactor, died
+            )
+            for role, size, slots in (
+                (Role.INGEST, memory[0], INGEST_SLOTS),
+                (Role.QUERY, memory[1], QUERIES_AT_ONCE),
+            )
+        )
+    )
