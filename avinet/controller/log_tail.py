@@ -13,7 +13,7 @@ import attrs
 import msgspec
 from twisted.internet.defer import Deferred
 
-from avinet.errors import AvinetError
+from avinet.errors import AvinetError, Kind
 from avinet.logs.query.answers import Answer
 from avinet.logs.query.expressions import Compare, Expression, Op, every
 from avinet.logs.query.shapes import Query, Records
@@ -25,13 +25,15 @@ REMEMBERED = 1_000
 ROW_BITS = 20
 """Places within one file: a million records; the numbers stay below 2**63 until the year 2248."""
 MAX_ROWS = 2**ROW_BITS - 2
+LATER = frozenset({Kind.LIMITED, Kind.UNAVAILABLE, Kind.TIMEOUT})
+"""The store has too much to do, or its worker is started again."""
 
 
 class Searched(Protocol):
     """A store that can be asked about one file."""
 
     def ask_file(self, query: Query, name: str) -> Awaitable[Answer]:
-        """The answer of that file alone; an ``AvinetError`` when there is no such file any more."""
+        """The answer of that file alone; none when there is no such file any more."""
 
 
 @attrs.frozen
@@ -110,7 +112,12 @@ class TailSource:
         for arrival in self.arrivals.after(start):
             base = arrival.at_ms << ROW_BITS
             skip, left = max(0, start - base), limit - len(found)
-            rows = (await self._rows(arrival.name, skip, left))[: max(0, MAX_ROWS - skip)]
+            try:
+                rows = (await self._rows(arrival.name, skip, left))[: max(0, MAX_ROWS - skip)]
+            except AvinetError as why:
+                if why.kind not in LATER:
+                    raise
+                break  # asked again when the next file comes
             found += (_item(base + skip + place, row) for place, row in enumerate(rows, start=1))
             if len(rows) >= left:
                 break
@@ -120,12 +127,7 @@ class TailSource:
 
     async def _rows(self, name: str, skip: int, limit: int) -> Sequence[dict[str, Any]]:
         query = Query(filter=self.filter, shape=Records(limit, None, oldest_first=True, skip=skip))
-        try:
-            answer = await self.store.ask_file(query, name)
-        except AvinetError:
-            # Merged or removed meanwhile, or the store is busy: what follows must not wait for it.
-            return ()
-        return answer.results or ()
+        return (await self.store.ask_file(query, name)).results or ()
 
 
 def _item(number: int, row: dict[str, Any]) -> Item:

@@ -12,8 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.controller.api_logs import Exported, LogApi, LostLogs, StoreStatus
 from avinet.controller.log_tail import REMEMBERED, Arrivals
 from avinet.controller.log_whereabouts import Spools, Whereabouts
-from avinet.logs.query.errors import InvalidShapeError
 from avinet.logs.query.fields import FIELDS
+from avinet.logs.store.errors import LogStoreBusyError
 from avinet.model.ids import SeId
 from avinet.model.logs import ClassTotals, DropReason, Selection, SpoolTotals
 from avinet.rest.openapi import Info, openapi
@@ -40,16 +40,18 @@ class Store:
         self.files = {}
         self.asked = []
         self.exports = []
+        self.trouble = []
 
     async def ask(self, query):
         self.memory.fill([row for rows in self.files.values() for row in rows])
         return self.memory.ask(query)
 
     async def ask_file(self, query, name):
-        self.asked.append(name)
-        if name not in self.files:
-            raise InvalidShapeError(where="file", what="there is none")
-        self.memory.fill(self.files[name])
+        if name:
+            self.asked.append(name)
+        if self.trouble:
+            raise self.trouble.pop()
+        self.memory.fill(self.files.get(name, ()))
         return self.memory.ask(query)
 
     async def export(self, query, kind):
@@ -236,6 +238,14 @@ class TailTests(LogCase):
         self.arrivals.stored("merged")
         self.come("a", record(path="/1"))
         self.assertEqual(len(self.seen(connection)), 1)
+
+    def test_a_file_that_could_not_be_asked_about_is_asked_again_with_the_next(self):
+        connection = self.follow()
+        self.store.trouble.append(LogStoreBusyError(waiting=1))
+        self.come("a", record(path="/1"))
+        self.assertEqual(self.seen(connection), [])
+        self.come("b", record(path="/2"))
+        self.assertEqual([row["path"] for row in self.seen(connection)], ["/1", "/2"])
 
     def test_what_is_remembered_is_bounded(self):
         for number in range(REMEMBERED + 5):
