@@ -25,6 +25,7 @@ from avinet.dataplane.envoy_drain import ended, settle
 from avinet.dataplane.envoy_files import EnvoyFiles
 from avinet.dataplane.envoy_health import server_health, still_open
 from avinet.dataplane.envoy_logs import WRITES_PATTERN, reopened, writes_failed
+from avinet.dataplane.envoy_memory import Memory
 from avinet.dataplane.envoy_process import EnvoyProcess
 from avinet.dataplane.envoy_readback import STRANGE, ReadBack, ours
 from avinet.dataplane.envoy_render import Rendered, render
@@ -33,7 +34,7 @@ from avinet.dataplane.envoy_settings import EnvoySettings
 from avinet.dataplane.envoy_start import become_envoy, started_by_service
 from avinet.dataplane.envoy_stats import STATS_PATTERN, Stats
 from avinet.dataplane.envoy_switch import EnvoySwitch
-from avinet.dataplane.envoy_written import Written, as_read
+from avinet.dataplane.envoy_written import Items, Written, as_read
 from avinet.dataplane.host_addresses import RECORD, HostAddresses
 from avinet.dataplane.interface import DataPlaneDownError, LogFiles, RejectedError, Status
 from avinet.errors import AvinetError
@@ -77,6 +78,7 @@ class EnvoyDataPlane:
             reactor, files, settings, self._admin, self._restarted, lambda: _place(files, self._secrets)
         )
         self._written = Written(files)
+        self._memory = Memory()
         self._checker = EnvoyCheck(files, settings, in_thread)
         self._switch = EnvoySwitch(reactor, files, settings, self._admin, self._written)
         self._secrets: tuple[Secret, ...] = ()
@@ -162,7 +164,7 @@ class EnvoyDataPlane:
             _log.info("cut {count} connections to servers that were disabled", count=count)
 
     def _render(self, state: Mapping[str, Resource]) -> Rendered:
-        return _rendered(self._files, state)
+        return _rendered(self._files, state, self._memory)
 
     def _changed(self, secrets: Iterable[Secret]) -> dict[str, list[str]]:
         """Files that are not as they were written, and the resources concerned."""
@@ -173,20 +175,29 @@ class EnvoyDataPlane:
         return found
 
     async def _is_in_force(self, wanted: Rendered, digests: dict[str, str]) -> bool:
-        listeners, clusters = self._files.read_xds("lds"), self._files.read_xds("cds")
-        written = as_read(wanted.listeners) == listeners and all(
-            cluster in clusters for cluster in as_read(wanted.clusters)
-        )
-        if not written:
+        if not (self._is_written("lds", wanted.listeners) and self._is_written("cds", wanted.clusters)):
             return False
-        for kind, items in (("lds", listeners), ("cds", clusters)):
-            if not self._written.noted(kind):  # by an earlier agent
-                if not self._files.as_written(kind):
-                    return False
-                self._written.note(kind, items)
         if await self._found(wanted.secrets) != digests:
             return False
         self._secrets = wanted.secrets
+        self._checker.found_good(wanted)
+        return True
+
+    def _is_written(self, kind: str, wanted: Items) -> bool:
+        """Whether the file is to have ``wanted``; of clusters it may have old ones beside."""
+        noted = self._written.noted(kind)
+        there = {item["name"]: item for item in self._written.items(kind)}
+        asked = wanted if noted else as_read(wanted)
+        if any(there.get(item["name"]) != item for item in asked):
+            return False
+        if kind == "lds" and len(there) != len(wanted):
+            return False
+        if noted:
+            return True
+        if not self._files.as_written(kind):
+            return False
+        # By an earlier agent.
+        self._written.note(kind, tuple({**there, **{item["name"]: item for item in wanted}}.values()))
         return True
 
     def in_force(self) -> Deferred[Mapping[str, str]]:
@@ -236,7 +247,7 @@ class EnvoyDataPlane:
         """What Envoy has, read anew only after a change: it is asked each few seconds, and 3 KB a service long."""
         changes = await self._admin.stats(_CHANGES)
         if self._listing is None or self._listing[0] != changes or any(changes.get(w) for w in _WARMING):
-            self._listing = (changes, await self._switch.read_back())
+            self._listing = (changes, await self._switch.read_back(whole=True))
         return self._listing[1]
 
     def log_files(self) -> LogFiles:
@@ -287,8 +298,8 @@ class EnvoyDataPlane:
             _log.warn("tidying up has to wait: {why}", why=str(failure))
 
 
-def _rendered(files: EnvoyFiles, state: Mapping[str, Resource]) -> Rendered:
-    return render(state, files.secrets.folder if files.secrets is not None else None, files.logs)
+def _rendered(files: EnvoyFiles, state: Mapping[str, Resource], memory: Memory | None = None) -> Rendered:
+    return render(state, files.secrets.folder if files.secrets is not None else None, files.logs, memory)
 
 
 def _secrets_of(files: EnvoyFiles, state: Mapping[str, Resource]) -> tuple[Secret, ...]:

@@ -110,10 +110,21 @@ class EnvoyAdmin:
         except (msgspec.DecodeError, UnicodeDecodeError) as failure:
             raise DataPlaneDownError(detail=f"its answer is not JSON: {failure}") from failure
 
-    async def stats(self, pattern: str) -> dict[str, int | str]:
-        """Counters, gauges and text readouts whose whole name matches ``pattern`` (RE2), those in use."""
-        answer = await self._json(f"stats?format=json&filter={quote(f'^({pattern})$')}")
+    async def stats(self, pattern: str, *, only: str = "") -> dict[str, int | str]:
+        """Counters, gauges and text readouts whose whole name matches ``pattern`` (RE2).
+
+        Envoy walks over all that it has: with 500 virtual services a look takes it 50 ms.
+        """
+        answer = await self._json(f"stats?format=json{only}&filter={quote(f'^({pattern})$')}")
         return {s["name"]: s["value"] for s in answer["stats"] if "name" in s}
+
+    async def texts(self, pattern: str) -> dict[str, int | str]:
+        """Text readouts alone; they are few, so a look takes Envoy 1 ms however much it has."""
+        return await self.stats(pattern, only="&type=TextReadouts")
+
+    async def counters(self, pattern: str) -> dict[str, int | str]:
+        """Counters alone that have counted anything."""
+        return await self.stats(pattern, only="&type=Counters&usedonly")
 
     async def histograms(self, pattern: str) -> list[dict[str, Any]]:
         """Like ``stats``, as Envoy gives it, and histograms with each of their bins."""
@@ -121,9 +132,12 @@ class EnvoyAdmin:
         items: list[dict[str, Any]] = (await self._json(query))["stats"]
         return items
 
-    async def dump(self, resource: str) -> list[dict[str, Any]]:
-        """The items of one part of its configuration: ``dynamic_listeners``, ``dynamic_active_clusters``..."""
-        answer = await self._json(f"config_dump?resource={resource}")
+    async def dump(self, resource: str, *, mask: str = "") -> list[dict[str, Any]]:
+        """The items of one part of its configuration: ``dynamic_listeners``, ``dynamic_active_clusters``...
+
+        With a ``mask`` only those of their fields.
+        """
+        answer = await self._json(f"config_dump?resource={resource}" + (f"&mask={mask}" if mask else ""))
         items: list[dict[str, Any]] = answer.get("configs", [])
         return items
 

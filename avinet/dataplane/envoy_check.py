@@ -4,7 +4,7 @@ A second Envoy that only checks (``--mode validate``) looks at everything but ad
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +28,83 @@ _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Downstream
 
 
 @attrs.frozen
+class _Good:
+    """What Envoy has nothing against, by name."""
+
+    clusters: Mapping[str, Any] = attrs.field(factory=dict)
+    listeners: Mapping[str, Any] = attrs.field(factory=dict)
+    secrets: Mapping[str, str] = attrs.field(factory=dict)
+    """Resource name to digest."""
+
+    @classmethod
+    def of(cls, wanted: Rendered) -> "_Good":
+        """All that there is."""
+        return cls(
+            {cluster["name"]: cluster for cluster in wanted.clusters},
+            {listener["name"]: listener for listener in wanted.listeners},
+            {secret.resource: secret.digest for secret in wanted.secrets},
+        )
+
+    def rest(self, wanted: Rendered) -> Rendered:
+        """What of ``wanted`` has to be looked at, with all that it refers to.
+
+        Envoy looks at each listener by itself, for whether it is well made and its clusters and secrets are there; at
+        each cluster likewise.  So what is as it was, with the same secrets, is as good as it was.
+        """
+        changed = {s.resource for s in wanted.secrets if self.secrets.get(s.resource) != s.digest}
+
+        def is_new(item: dict[str, Any], known: Mapping[str, Any]) -> bool:
+            return known.get(item["name"]) != item or not changed.isdisjoint(_certificates(item))
+
+        listeners = tuple(item for item in wanted.listeners if is_new(item, self.listeners))
+        needed = {name for item in listeners for name in ours(item).get("clusters", ())}
+        clusters = tuple(
+            item for item in wanted.clusters if item["name"] in needed or is_new(item, self.clusters)
+        )
+        used = {name for item in (*clusters, *listeners) for name in _certificates(item)}
+        secrets = tuple(secret for secret in wanted.secrets if secret.resource in used)
+        return attrs.evolve(wanted, clusters=clusters, listeners=listeners, secrets=secrets)
+
+
+def _certificates(item: Mapping[str, Any]) -> Iterable[str]:
+    found: Iterable[str] = ours(item).get("certificates", ())
+    return found
+
+
+def _check_addresses(endpoints: Mapping[tuple[str, int], str]) -> None:
+    for (address, port), resource in endpoints.items():
+        check_address(address, port, resource)
+
+
+@attrs.define(eq=False)
 class EnvoyCheck:
     """Checks of one Envoy's next configuration.  One at a time."""
 
     files: EnvoyFiles
     settings: EnvoySettings
     in_thread: Callable[..., Deferred[Any]]
+    _good: _Good = attrs.field(factory=_Good, init=False)
+
+    def found_good(self, wanted: Rendered) -> None:
+        """``wanted`` is known to be had: it is in force, or was looked at."""
+        self._good = _Good.of(wanted)
 
     async def check(self, wanted: Rendered, binary: EnvoyBinary) -> None:
-        """``RejectedError`` when ``wanted`` cannot be had; nothing is touched."""
-        for (address, port), resource in wanted.endpoints.items():
-            await self.in_thread(check_address, address, port, resource)
-        why = await self._validate(binary, wanted.clusters, wanted.listeners, wanted.secrets)
+        """``RejectedError`` when ``wanted`` cannot be had; nothing is touched.
+
+        ``binary`` is the same each time.  It looks at what is not as it was when it was looked at last.
+        """
+        await self.in_thread(_check_addresses, wanted.endpoints)
+        rest = self._good.rest(wanted)
+        why = ""
+        if rest.clusters or rest.listeners:
+            why = await self._validate(binary, rest.clusters, rest.listeners, rest.secrets)
         if not why:
+            self.found_good(wanted)
             return
-        resource = blamed(wanted, why)
+        resource = blamed(rest, why)
         if not resource:
-            resource, why = await self._bad_secret(binary, wanted.secrets) or ("", why)
+            resource, why = await self._bad_secret(binary, rest.secrets) or ("", why)
         raise RejectedError(resource=resource, detail=why)
 
     async def _validate(

@@ -45,8 +45,8 @@ _SILENT = re.compile(r"empty|[0-9a-f]{12}")
 """Versions of older agents: only the name of the write."""
 
 
-def _digest(typed: Any) -> str:
-    return hashlib.sha256(msgspec.json.encode(typed)).hexdigest()[:32]
+def _digest(encoded: bytes) -> str:
+    return hashlib.sha256(encoded).hexdigest()[:32]
 
 
 def _runtime_base() -> Path:
@@ -70,6 +70,27 @@ def _put(path: Path, data: bytes) -> None:
     except OSError:
         pass
     write_private(path, data)
+
+
+class _Head(msgspec.Struct):
+    """All else is skipped."""
+
+    version_info: str
+
+
+@attrs.frozen
+class XdsFile:
+    """What tells one LDS or CDS file from another."""
+
+    version: str
+    """As Envoy reports it."""
+    digest: bytes
+    """Of the whole file."""
+
+    @classmethod
+    def of(cls, version: str, whole: bytes) -> "XdsFile":
+        """With this content."""
+        return cls(version, hashlib.sha256(whole).digest())
 
 
 @attrs.frozen
@@ -165,22 +186,29 @@ class EnvoyFiles:
             self.socket.parent.rmdir()
         self._runtime_note.unlink(missing_ok=True)
 
-    def write_xds(self, kind: str, write: str, resources: tuple[dict[str, Any], ...]) -> str:
+    def write_xds(self, kind: str, write: str, resources: tuple[dict[str, Any], ...]) -> XdsFile:
         """Rename a new ``lds`` or ``cds`` file into place: Envoy reads it at once.
 
         The version that Envoy then reports: ``write``, which names this write and no other, and what was written.
         """
-        typed = [{"@type": _TYPES[kind], **resource} for resource in resources]
-        version = f"{write}-{_digest(typed)}"
-        write_private(self.xds(kind), msgspec.json.encode({"version_info": version, "resources": typed}))
-        return version
+        encoded = msgspec.json.encode([{"@type": _TYPES[kind], **resource} for resource in resources])
+        version = f"{write}-{_digest(encoded)}"
+        whole = b'{"version_info":%b,"resources":%b}' % (msgspec.json.encode(version), encoded)
+        write_private(self.xds(kind), whole)
+        return XdsFile.of(version, whole)
+
+    def xds_file(self, kind: str) -> XdsFile:
+        """The file as it is; ``OSError`` or ``msgspec.DecodeError`` when it cannot be read."""
+        whole = self.xds(kind).read_bytes()
+        return XdsFile.of(str(msgspec.json.decode(whole, type=_Head).version_info), whole)
 
     def as_written(self, kind: str) -> bool:
         """Whether the file has what its version says; also when it is of an agent whose versions did not say."""
         try:
             content = msgspec.json.decode(self.xds(kind).read_bytes())
             write, _, digest = str(content["version_info"]).partition("-")
-            return digest == _digest(content["resources"]) if digest else _SILENT.fullmatch(write) is not None
+            encoded = msgspec.json.encode(content["resources"])
+            return digest == _digest(encoded) if digest else _SILENT.fullmatch(write) is not None
         except (OSError, msgspec.DecodeError, KeyError, TypeError):
             return False
 

@@ -23,9 +23,17 @@ def ours(item: Mapping[str, Any]) -> Mapping[str, Any]:
     return found
 
 
+def secrets_in_use(stats: Mapping[str, int | str]) -> dict[str, str]:
+    """Name to version, from the stats of ``SECRETS_PATTERN``."""
+    return {
+        name.removeprefix("sds.").removesuffix(".version_text"): str(version)
+        for name, version in stats.items()
+    }
+
+
 @attrs.frozen
 class ReadBack:
-    """Listeners and clusters that are active in Envoy, as it was given them."""
+    """Listeners and clusters that are active in Envoy, as it was given them: their names and metadata at least."""
 
     listeners: tuple[Mapping[str, Any], ...]
     clusters: tuple[Mapping[str, Any], ...]
@@ -41,11 +49,8 @@ class ReadBack:
     ) -> "ReadBack":
         """From the items of ``dynamic_listeners`` and ``dynamic_active_clusters``, and ``SECRETS_PATTERN``'s stats."""
         active = (item["active_state"]["listener"] for item in listeners if "active_state" in item)
-        secrets = {
-            name.removeprefix("sds.").removesuffix(".version_text"): str(version)
-            for name, version in stats.items()
-        }
-        return cls(tuple(active), tuple(item["cluster"] for item in clusters if "cluster" in item), secrets)
+        found = tuple(item["cluster"] for item in clusters if "cluster" in item)
+        return cls(tuple(active), found, secrets_in_use(stats))
 
     @property
     def pool_clusters(self) -> tuple[Mapping[str, Any], ...]:

@@ -8,7 +8,8 @@ listeners that it must have: so the whole state can be read back from Envoy.
 Whatever cannot work is refused here, with the resource at fault, before Envoy sees anything.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ import msgspec
 from avinet.dataplane.envoy_cluster import METADATA_KEY, render_cluster
 from avinet.dataplane.envoy_http import pool_refs
 from avinet.dataplane.envoy_listener import endpoints_of, render_listeners
+from avinet.dataplane.envoy_memory import Memory
 from avinet.dataplane.envoy_secret import Secret, sds_config, secret_of
 from avinet.dataplane.interface import LogFiles, RejectedError
 from avinet.model.config import HealthMonitor, Pool, SSLKeyAndCertificate, VirtualService
@@ -79,6 +81,7 @@ class _Rendering:
     digests: Mapping[str, str]
     folder: Path | None
     logs: LogFiles | None
+    memory: Memory
     carried: dict[str, str] = attrs.field(init=False)
     """Resources that nothing stands for, so far."""
     clusters: dict[str, tuple[Pool, dict[str, Any]]] = attrs.field(factory=dict, init=False)
@@ -89,6 +92,11 @@ class _Rendering:
 
     def __attrs_post_init__(self) -> None:
         self.carried = dict(self.digests)
+
+    def _made(self, what: str, name: str, of: tuple[str, ...], make: Callable[[], _Object]) -> _Object:
+        """What is made of the resource ``name``, of the resources and certificates ``of``, and of where files are."""
+        made_of = (self.digests[name], of, self.folder, self.logs)
+        return self.memory.made(what, name, made_of, make)
 
     def _referred(self, kind: type[_Object], name: str, by: str) -> _Object:
         found = self.objects.get(name)
@@ -105,7 +113,8 @@ class _Rendering:
                 detail = "this host has no memory file system (tmpfs) to keep its key in"
                 raise RejectedError(resource=name, detail=detail)
             if name not in self.secrets:
-                self.secrets[name] = secret_of(thing, name, self.digests[name])
+                make = partial(secret_of, thing, name, self.digests[name])
+                self.secrets[name] = self._made("secret", name, (), make)
                 self.carried.pop(name, None)
             found[name] = sds_config(name, self.folder)
         return found
@@ -120,18 +129,29 @@ class _Rendering:
             }
             shown = [pool.ssl_key_and_certificate_ref] if pool.ssl_key_and_certificate_ref else []
             secrets = self._secrets(shown, name)
-            certificate = next(iter(secrets.values()), None)
-            cluster = render_cluster(pool, name, monitors, self.digests, client_certificate=certificate)
-            cluster["metadata"]["filter_metadata"][METADATA_KEY]["certificates"] = list(secrets)
+            of = (*secrets, *monitors, *(self.digests[monitor] for monitor in monitors))
+            cluster = self._made("cluster", name, of, lambda: self._cluster(pool, name, monitors, secrets))
             self.clusters[name] = (pool, cluster)
             for used in (name, *monitors):
                 self.carried.pop(used, None)
         pool, cluster = self.clusters[name]
         return pool, str(cluster["name"])
 
+    def _cluster(
+        self,
+        pool: Pool,
+        name: str,
+        monitors: Mapping[str, HealthMonitor],
+        secrets: Mapping[str, dict[str, Any]],
+    ) -> dict[str, Any]:
+        certificate = next(iter(secrets.values()), None)
+        cluster = render_cluster(pool, name, monitors, self.digests, client_certificate=certificate)
+        cluster["metadata"]["filter_metadata"][METADATA_KEY]["certificates"] = list(secrets)
+        return cluster
+
     def add(self, name: str, service: VirtualService) -> None:
         """A virtual service and all that it uses."""
-        for endpoint in endpoints_of(service, name):
+        for endpoint in self._made("endpoints", name, (), lambda: tuple(endpoints_of(service, name))):
             other = self.endpoints.setdefault(endpoint, name)
             if other != name:
                 detail = f"{endpoint[0]} port {endpoint[1]} is {other}'s already"
@@ -139,7 +159,10 @@ class _Rendering:
         pools = {ref: self._pool(ref, name) for ref in pool_refs(service)}
         uses_tls = any(port.enable_ssl for port in service.services)
         secrets = self._secrets(service.ssl_key_and_certificate_refs if uses_tls else (), name)
-        listeners = render_listeners(service, name, pools, secrets, self.logs)
+        of = (*secrets, *(self.digests[resource_name(POOL_KIND, ref)] for ref in pools))
+        listeners = self._made(
+            "listeners", name, of, lambda: render_listeners(service, name, pools, secrets, self.logs)
+        )
         if not listeners:
             return
         self.listeners.extend(listeners)
@@ -169,16 +192,27 @@ class _Rendering:
 
 
 def render(
-    state: Mapping[str, Resource], folder: Path | None = None, logs: LogFiles | None = None
+    state: Mapping[str, Resource],
+    folder: Path | None = None,
+    logs: LogFiles | None = None,
+    memory: Memory | None = None,
 ) -> Rendered:
     """``state`` for Envoy; ``RejectedError`` names the resource that cannot be had.
 
     ``folder`` is where the secrets' files will be; without one, whatever needs a certificate is refused.  Without
-    ``logs`` no requests are logged.
+    ``logs`` no requests are logged.  Parts of it may be those of the last one with the same ``memory``: they are not to
+    be changed.
     """
-    objects = {name: _decode(resource) for name, resource in sorted(state.items())}
-    rendering = _Rendering(objects, {name: r.digest for name, r in state.items()}, folder, logs)
+    memory = memory if memory is not None else Memory()
+    memory.begin()
+    objects = {
+        name: memory.made("object", name, resource.digest, partial(_decode, resource))
+        for name, resource in sorted(state.items())
+    }
+    rendering = _Rendering(objects, {name: r.digest for name, r in state.items()}, folder, logs, memory)
     for name, thing in objects.items():
         if isinstance(thing, VirtualService) and thing.enabled:
             rendering.add(name, thing)
-    return rendering.finish()
+    rendered = rendering.finish()
+    memory.keep()
+    return rendered

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 import msgspec
 
-from avinet.dataplane.envoy_files import EnvoyFiles
+from avinet.dataplane.envoy_files import EnvoyFiles, XdsFile
 
 _RESOURCES = {"lds": "virtualservice", "cds": "pool"}
 
@@ -25,9 +25,7 @@ def as_read(items: Items) -> Items:
 
 @attrs.frozen
 class _Noted:
-    digest: bytes
-    """Of the whole file."""
-    version: str
+    file: XdsFile
     items: Items
 
 
@@ -38,11 +36,14 @@ class Written:
     files: EnvoyFiles
     _noted: dict[str, _Noted] = attrs.field(factory=dict, init=False)
 
+    def write(self, kind: str, write: str, items: Items) -> str:
+        """Rename a new file into place; its version (``EnvoyFiles.write_xds``)."""
+        self._noted[kind] = _Noted(self.files.write_xds(kind, write, items), items)
+        return self._noted[kind].file.version
+
     def note(self, kind: str, items: Items) -> None:
         """The file as it is now is right, and ``items`` are what is in it."""
-        whole = self.files.xds(kind).read_bytes()
-        version = str(msgspec.json.decode(whole)["version_info"])
-        self._noted[kind] = _Noted(hashlib.sha256(whole).digest(), version, items)
+        self._noted[kind] = _Noted(self.files.xds_file(kind), items)
 
     def noted(self, kind: str) -> bool:
         """Whether it is known what should be there."""
@@ -54,7 +55,19 @@ class Written:
 
     def stale(self, used: dict[str, str]) -> list[str]:
         """The kinds of which Envoy uses another version than that of the file."""
-        return [kind for kind, noted in self._noted.items() if used.get(kind) != noted.version]
+        return [kind for kind, noted in self._noted.items() if used.get(kind) != noted.file.version]
+
+    def has(self, kind: str, items: Items) -> bool:
+        """Whether ``items`` are what was written last, and nobody else has written there."""
+        noted = self._noted.get(kind)
+        return noted is not None and noted.items == items and self._as_noted(kind, noted)
+
+    def _as_noted(self, kind: str, noted: _Noted) -> bool:
+        try:
+            whole = self.files.xds(kind).read_bytes()
+        except OSError:
+            return False
+        return hashlib.sha256(whole).digest() == noted.file.digest
 
     def changed(self) -> dict[str, list[str]]:
         """``lds.json`` and ``cds.json``, those that are not as noted, and the resources whose part of it is not.
@@ -63,17 +76,12 @@ class Written:
         """
         found: dict[str, list[str]] = {}
         for kind in _RESOURCES:
-            path, noted = self.files.xds(kind), self._noted.get(kind)
+            name, noted = self.files.xds(kind).name, self._noted.get(kind)
             if noted is None:
                 if not self.files.as_written(kind):
-                    found[path.name] = []
-                continue
-            try:
-                whole = path.read_bytes()
-            except OSError:
-                whole = b""
-            if hashlib.sha256(whole).digest() != noted.digest:
-                found[path.name] = self._differing(kind, noted)
+                    found[name] = []
+            elif not self._as_noted(kind, noted):
+                found[name] = self._differing(kind, noted)
         return found
 
     def _differing(self, kind: str, noted: _Noted) -> list[str]:

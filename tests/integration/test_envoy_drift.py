@@ -13,6 +13,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from avinet.dataplane.envoy_files import EnvoyFiles
+from avinet.model.resources import hashes_of
 from avinet.se import applier as applier_module
 from avinet.se.applier import Applier
 from avinet.se.config_files import ConfigFiles
@@ -207,3 +208,23 @@ async def test_what_an_older_agent_wrote_otherwise_is_written_anew_and_is_no_dri
         assert bench.files.read_xds("lds") == kept
         assert bench.drifts == []
         await bench.serves()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_change_of_a_pool_writes_no_listeners_unless_somebody_else_has():
+    async with Services() as bench:
+        one, two = (bench.pool("one"), pool("one", bench.started(Origin, "two")))
+        port = free_port()
+        first, second = (service(plain=(port,), pools=(found,)) for found in (one, two))
+        plane = await bench.serving(first)
+        lds = EnvoyFiles(bench.folder / "a").xds("lds")
+        whole = lds.read_bytes()
+        await plane.apply(second)
+        assert lds.read_bytes() == whole
+        assert (await curl(f"http://127.0.0.1:{port}/")).body == "two"
+        rewrite(lds, lambda content: content.update(version_info="mine", resources=[]))
+        await until(lambda: deferToThread(lambda: not _listens(port)))
+        await plane.apply(first)
+        assert json.loads(lds.read_bytes())["resources"] == json.loads(whole)["resources"]
+        assert await plane.in_force() == hashes_of(first.values())
+        assert (await curl(f"http://127.0.0.1:{port}/")).body == "one"

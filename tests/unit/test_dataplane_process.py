@@ -220,7 +220,7 @@ class Files(SynchronousTestCase):
         self.assertFalse(files.as_written("cds"))
         files.prepare()
         self.assertTrue(files.as_written("cds"))
-        version = files.write_xds("cds", "v", ({"name": "a", "weight": 1.5, "ports": {"b": [80]}},))
+        version = files.write_xds("cds", "v", ({"name": "a", "weight": 1.5, "ports": {"b": [80]}},)).version
         self.assertTrue(files.as_written("cds"))
         whole = files.xds("cds").read_bytes()
         self.assertIn(version.encode(), whole)

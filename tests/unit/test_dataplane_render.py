@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from avinet.dataplane.envoy_memory import Memory
 from avinet.dataplane.envoy_readback import STRANGE, ReadBack
 from avinet.dataplane.envoy_render import CARRIER, render
-from avinet.dataplane.interface import RejectedError
+from avinet.dataplane.interface import LogFiles, RejectedError
 from avinet.model.config import (
     ApplicationProfile,
     CertificateText,
@@ -388,3 +389,60 @@ class ReadingBack(SynchronousTestCase):
         one, two = (render(state_of(service(description=text), pool())) for text in ("a", "b"))
         self.assertEqual(one.listeners, two.listeners)
         self.assertNotEqual(dumped(one).in_force, dumped(two).in_force)
+
+
+class Remembering(SynchronousTestCase):
+    """A rendering that recalls the last one."""
+
+    STATES = (
+        state_of(service("1"), pool("1")),
+        state_of(service("1"), service("2", ports=(81,), pool="pool-2"), pool("1"), pool("2")),
+        state_of(
+            service("1"),
+            service("2", ports=(81,), pool="pool-2"),
+            pool("1"),
+            pool("2", servers=("10.0.0.2",)),
+        ),
+        state_of(service("1"), pool("1", monitors=("healthmonitor-1",)), monitor("1")),
+        state_of(service("1"), pool("1", monitors=("healthmonitor-1",)), monitor("1", send_interval=7)),
+        state_of(service("1"), pool("1", request_timeout_s=5)),
+        state_of(service("1", ssl=(444,), certificates=("1",)), pool("1"), certificate("1")),
+        state_of(service("1", ssl=(444,), certificates=("1",)), pool("1"), certificate("1", "new.test")),
+        state_of(
+            service("1", ssl=(444,), certificates=("1", "2")), pool("1"), certificate("1"), certificate("2")
+        ),
+        state_of(
+            service("1"), pool("1", ssl_key_and_certificate_ref="sslkeyandcertificate-1"), certificate("1")
+        ),
+        {},
+    )
+
+    def test_it_comes_to_the_same_as_one_that_recalls_nothing(self):
+        for before in self.STATES:
+            for after in self.STATES:
+                memory = Memory()
+                render(before, FOLDER, None, memory)
+                self.assertEqual(render(after, FOLDER, None, memory), render(after, FOLDER))
+
+    def test_where_files_are_counts(self):
+        state, memory = self.STATES[6], Memory()
+        for folder, logs in (
+            (FOLDER, None),
+            (Path("/run/y"), None),
+            (Path("/run/y"), LogFiles(Path("/logs"))),
+        ):
+            self.assertEqual(render(state, folder, logs, memory), render(state, folder, logs))
+
+    def test_what_is_made_of_the_same_is_the_same_object(self):
+        memory = Memory()
+        before, after = (render(state, FOLDER, None, memory) for state in self.STATES[1:3])
+        self.assertIs(before.listeners[0], after.listeners[0])
+        self.assertIs(before.clusters[0], after.clusters[0])
+        self.assertNotEqual(before.clusters[1], after.clusters[1])
+
+    def test_what_is_refused_is_forgotten_and_what_was_whole_is_not(self):
+        memory = Memory()
+        before = render(self.STATES[0], FOLDER, None, memory)
+        with self.assertRaises(RejectedError):
+            render(state_of(service("1"), service("2", pool="pool-9"), pool("1")), FOLDER, None, memory)
+        self.assertIs(render(self.STATES[0], FOLDER, None, memory).clusters[0], before.clusters[0])
