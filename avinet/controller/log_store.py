@@ -215,7 +215,8 @@ class LogStoreService:
             self.stored(name)
         if taken.more or (taken.segments and self._hurried) or self._arrived_bytes >= GATHER_BYTES:
             self._take_in(0.0)
-        elif self._arrived_bytes:
+        elif self._arrived_bytes or taken.segments:
+            # What was too much for this time waits for nobody's question.
             self._take_in(GATHER_S)
         self._tell_all()
 

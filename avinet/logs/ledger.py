@@ -25,9 +25,22 @@ from avinet.sqlite_file import open_file, rolled_back, translated
 
 MAX_DROPS = 100_000
 """Rows of what SEs dropped, coalesced already by them; some 20 MB, the oldest go first."""
+MAX_DROPS_OF_ONE = 20_000
+"""Of one SE: twice what its spool keeps.  One that floods pushes out its own."""
+MAX_KNOWN = 10_000_000
+"""Segments that are remembered so that a second copy counts for nothing; some 4 GB.  An SE lets go of its own
+(``forget``); one that does not, fills this in hours, in which every acknowledgement has long come or been asked for again."""
+FORGOTTEN_AT_ONCE = 10_000
+"""In one transaction, for which nobody waits long."""
+MAX_SPOOLS_OF_ONE = 100
+"""Spools of one SE whose positions are remembered; it makes a new one when its index was lost."""
 PAGE = 1_000
 """Rows read at once."""
+LEAST_LOOKED_AT = 20
+"""Of what waits of one SE where many have something waiting: 1,000 of them are 10 MB."""
 
+_Row = tuple[int, str, bytes, int]
+"""Id, SE, head and raw bytes of a segment that waits."""
 _encode = msgspec.msgpack.encode
 _head = msgspec.msgpack.Decoder(SegmentHead).decode
 _drop = msgspec.msgpack.Decoder(Drop).decode
@@ -118,19 +131,24 @@ class Ledger:
             return [_receive(connection, arrival) for arrival in arrivals]
 
     def waiting(self, max_raw_bytes: int) -> list[Segment]:
-        """The longest waiting segments, up to so much NDJSON but one at least."""
-        found: list[Segment] = []
-        left = max_raw_bytes
+        """The longest waiting segments of each SE, up to so much NDJSON but one at least.
+
+        Each has a like share of the bytes and the rows, and what one does not need is the others': so a backlog of one
+        holds nobody up.
+        """
         with self._reading() as connection:
-            rows = connection.execute(
-                "SELECT se, head, raw_bytes FROM segment WHERE state = 'waiting' ORDER BY id LIMIT ?", (PAGE,)
-            )
-            for se, head, raw_bytes in rows:
-                left -= raw_bytes
-                if found and left < 0:
-                    break
-                found.append(Segment(se, _head(head)))
-        return found
+            engines = _waiting_of(connection)
+            most = max(LEAST_LOOKED_AT, PAGE // max(1, len(engines)))
+            queues: list[list[_Row]] = [
+                connection.execute(
+                    "SELECT id, se, head, raw_bytes FROM segment WHERE state = 'waiting' AND se = ?"
+                    " ORDER BY id LIMIT ?",
+                    (se, most),
+                ).fetchall()
+                for se in engines
+            ]
+        found = _fair_share(queues, max_raw_bytes, PAGE)
+        return [Segment(se, _head(head)) for _, se, head, _ in sorted(found, key=lambda row: row[0])]
 
     def waiting_names(self) -> set[tuple[SeId, str]]:
         """Each one that waits, as whose it is and what it is called."""
@@ -171,9 +189,20 @@ class Ledger:
                 " known_below = max(known_below, ?3)",
                 (se, incarnation, below),
             )
+            _bound_spools(connection, se, incarnation)
             gone = connection.execute(
                 "DELETE FROM segment WHERE se = ? AND incarnation = ? AND counter < ? AND state != 'waiting'",
                 (se, incarnation, below),
+            )
+            return gone.rowcount
+
+    def forget_oldest(self) -> int:
+        """Of what is beyond ``MAX_KNOWN``, some; how many rows went.  Those that wait stay."""
+        with self._writing() as connection:
+            gone = connection.execute(
+                "DELETE FROM segment WHERE id IN (SELECT id FROM segment WHERE id <= (SELECT max(id) FROM segment) - ?"
+                " AND state != 'waiting' ORDER BY id LIMIT ?)",
+                (MAX_KNOWN, FORGOTTEN_AT_ONCE),
             )
             return gone.rowcount
 
@@ -241,10 +270,21 @@ class Ledger:
                 "INSERT INTO dropped (se, at_us, body) VALUES (?, ?, ?)",
                 [(se, at_us, _encode(drop)) for drop in drops],
             )
-            connection.execute(
-                "DELETE FROM dropped WHERE id <= (SELECT max(id) FROM dropped) - ?", (MAX_DROPS,)
-            )
+            _bound_spools(connection, se, incarnation)
+            _bound_drops(connection, se)
             return True
+
+    def lose(self, lost: Sequence[tuple[SeId, Drop]], at_us: int) -> None:
+        """Records of these SEs that were here and cannot be used."""
+        if not lost:
+            return
+        with self._writing() as connection:
+            connection.executemany(
+                "INSERT INTO dropped (se, at_us, body) VALUES (?, ?, ?)",
+                [(se, at_us, _encode(drop)) for se, drop in lost],
+            )
+            for se in {se for se, _ in lost}:
+                _bound_drops(connection, se)
 
     def drops(self, after: int = 0, limit: int = PAGE) -> list[Dropped]:
         """What was dropped, in the order in which it was told."""
@@ -312,6 +352,59 @@ class Ledger:
             except BaseException:
                 rolled_back(connection)
                 raise
+
+
+def _waiting_of(connection: sqlite3.Connection) -> list[SeId]:
+    """SEs that have something waiting; the one that waits the longest first.  A step of the index each."""
+    rows = connection.execute(
+        "WITH RECURSIVE one(se) AS (SELECT min(se) FROM segment WHERE state = 'waiting' UNION ALL"
+        " SELECT (SELECT min(se) FROM segment WHERE state = 'waiting' AND se > one.se) FROM one WHERE one.se IS NOT NULL)"
+        " SELECT se, (SELECT min(id) FROM segment WHERE state = 'waiting' AND se = one.se) AS oldest"
+        " FROM one WHERE se IS NOT NULL ORDER BY oldest LIMIT ?",
+        (PAGE,),
+    )
+    return [se for se, _ in rows]
+
+
+def _fair_share(queues: list[list[_Row]], max_raw_bytes: int, max_rows: int) -> list[_Row]:
+    """From the front of each queue a like share, then what is left of it for whoever has more; one at least in all."""
+    found: list[_Row] = []
+    left = max_raw_bytes
+    while queues and left > 0 and len(found) < max_rows:
+        share, rows = left // len(queues), max(1, (max_rows - len(found)) // len(queues))
+        more: list[list[_Row]] = []
+        for queue in queues:
+            taken, size = 0, 0
+            while taken < len(queue) and taken < rows and len(found) < max_rows:
+                raw_bytes = queue[taken][3]
+                # One that is larger than its share is taken where the whole has room for it.
+                if size + raw_bytes > (left if taken == 0 else min(share, left)) and found:
+                    break
+                found.append(queue[taken])
+                size += raw_bytes
+                taken += 1
+            left -= size
+            if 0 < taken < len(queue):
+                more.append(queue[taken:])
+        queues = more
+    return found
+
+
+def _bound_drops(connection: sqlite3.Connection, se: SeId) -> None:
+    connection.execute(
+        "DELETE FROM dropped WHERE se = ?1 AND id <= coalesce((SELECT id FROM dropped WHERE se = ?1"
+        " ORDER BY id DESC LIMIT 1 OFFSET ?2), 0)",
+        (se, MAX_DROPS_OF_ONE),
+    )
+    connection.execute("DELETE FROM dropped WHERE id <= (SELECT max(id) FROM dropped) - ?", (MAX_DROPS,))
+
+
+def _bound_spools(connection: sqlite3.Connection, se: SeId, incarnation: str) -> None:
+    connection.execute(
+        "DELETE FROM spool WHERE se = ?1 AND incarnation IN (SELECT incarnation FROM spool WHERE se = ?1"
+        " AND incarnation != ?2 ORDER BY drops_position DESC, known_below DESC LIMIT -1 OFFSET ?3)",
+        (se, incarnation, MAX_SPOOLS_OF_ONE - 1),
+    )
 
 
 def _is_known(connection: sqlite3.Connection, segment: Segment) -> bool:

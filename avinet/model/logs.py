@@ -144,7 +144,7 @@ class Drop(msgspec.Struct, frozen=True, kw_only=True):
 
     reason: DropReason
     log_class: LogClass
-    service: str = ""
+    service: Annotated[str, msgspec.Meta(max_length=100)] = ""
     first_us: Microseconds = 0
     last_us: Microseconds = 0
     records: Count = 0

@@ -109,8 +109,12 @@ class ServiceTest(SynchronousTestCase):
         self.taken(segments=3, more=True)
         self.assertEqual(2, len(self.store.takes))
         self.taken(segments=3)
+        # One more look, since what did not fit is told by nobody; and none after that.
         self.clock.advance(GATHER_S)
-        self.assertEqual(2, len(self.store.takes))
+        self.assertEqual(3, len(self.store.takes))
+        self.taken(segments=0)
+        self.clock.advance(GATHER_S)
+        self.assertEqual(3, len(self.store.takes))
 
     def test_segments_wait_a_moment_for_others(self):
         self.taken()

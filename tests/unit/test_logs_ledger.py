@@ -71,6 +71,39 @@ class SegmentTests(Case):
             self.receive(segment(1), segment(1, OTHER), segment(1, incarnation="b" * 32)), [True, True, True]
         )
 
+    def test_a_backlog_of_one_service_engine_holds_up_no_other(self):
+        self.receive(*(segment(n) for n in range(1, 2_001)))
+        self.receive(segment(1, OTHER))
+        self.assertIn(segment(1, OTHER), self.ledger.waiting(60_000))
+        found = self.ledger.waiting(10**9)
+        self.assertIn(segment(1, OTHER), found)
+        self.receive(*(segment(n, OTHER, raw_bytes=60) for n in range(2, 1_001)))
+        found = self.ledger.waiting(60_000)
+        sizes = {se: sum(one.head.raw_bytes for one in found if one.se == se) for se in (SE, OTHER)}
+        self.assertEqual({SE: 30_000, OTHER: 30_000}, sizes)
+
+    def test_many_that_wait_share_and_none_is_left_out_for_long(self):
+        engines = [SeId(f"se-00000000-0000-4000-8000-{n:012d}") for n in range(30)]
+        for counter in (1, 2, 3):
+            self.receive(*(segment(counter, se) for se in engines))
+        left = {(se, counter) for se in engines for counter in (1, 2, 3)}
+        while left:
+            found = self.ledger.waiting(60_000)
+            self.assertEqual(min(10, len(left)), len(found))
+            self.ledger.stored(None, found)
+            left -= {(one.se, one.head.counter) for one in found}
+
+    def test_a_service_engine_that_lets_go_of_nothing_is_forgotten_in_part(self):
+        self.patch(module, "MAX_KNOWN", 3)
+        segments = [segment(n) for n in range(1, 8)]
+        self.receive(*segments)
+        self.ledger.stored(None, segments[1:])
+        self.assertEqual(3, self.ledger.forget_oldest())
+        self.assertEqual(
+            [True, False, False, False, True, True, True], [self.ledger.known(one) for one in segments]
+        )
+        self.assertEqual(0, self.ledger.forget_oldest())
+
     def test_what_waits_comes_oldest_first_and_bounded_but_never_none(self):
         self.receive(*(segment(n) for n in (3, 1, 2)))
         self.assertEqual([one.head.counter for one in self.ledger.waiting(12_000)], [3, 1])
@@ -140,6 +173,24 @@ class FileTests(Case):
 
 class DropTests(Case):
     DROP = Drop(reason=DropReason.SPOOL_FULL, log_class=LogClass.FULL, records=7)
+
+    def test_one_that_floods_with_drops_pushes_out_its_own(self):
+        self.patch(module, "MAX_DROPS_OF_ONE", 3)
+        self.ledger.add_drops(OTHER, SPOOL, 1, [self.DROP], 7)
+        for position in range(1, 6):
+            self.ledger.add_drops(SE, SPOOL, position, [self.DROP] * 2, position)
+        self.assertEqual(
+            [(OTHER, 7), (SE, 4), (SE, 5), (SE, 5)], [(one.se, one.at_us) for one in self.ledger.drops()]
+        )
+
+    def test_one_that_makes_ever_new_spools_is_known_by_the_newest(self):
+        self.patch(module, "MAX_SPOOLS_OF_ONE", 3)
+        for n in range(1, 9):
+            self.ledger.add_drops(SE, f"{n:032x}", n, [], 1)
+        self.ledger.add_drops(OTHER, SPOOL, 1, [], 1)
+        known = [n for n in range(1, 9) if self.ledger.drops_position(SE, f"{n:032x}")]
+        self.assertEqual([6, 7, 8], known)
+        self.assertEqual(1, self.ledger.drops_position(OTHER, SPOOL))
 
     def test_drops_are_taken_once(self):
         self.assertEqual(self.ledger.drops_position(SE, SPOOL), 0)

@@ -21,6 +21,7 @@ from avinet.logs.store.jobs import Ask, Check, Export, ExportFormat, Ingest, Mer
 from avinet.logs.store.upkeep import CLOSED_FILES
 from avinet.logs.store.workers import Workers
 from avinet.model.ids import SeId
+from avinet.model.logs import DropReason
 from avinet.units import GIB, MIB
 from tests.unit.log_store_kit import T0_US, line, segment, service
 from tests.unit.test_logs_store_ingest import FolderTest
@@ -146,6 +147,7 @@ class StoreTest(FolderTest):
 
     def test_each_hour_has_files_of_its_own_and_queries_read_only_those_of_their_time(self):
         hour = 3_600_000_000
+        self.now_us += 3 * hour
         for n in range(3):
             at = T0_US + n * hour
             self.receive(line(at), first_us=at, last_us=at)
@@ -162,6 +164,8 @@ class StoreTest(FolderTest):
         taken = self.take()
         self.assertEqual([(good, 1)], [(one.segment, one.lines) for one in taken.bad_lines])
         self.assertEqual([bad], [one.segment for one in taken.bad])
+        lost = [(one.se, one.drop.reason, one.drop.records) for one in self.ledger.drops()]
+        self.assertEqual([(SE, DropReason.CORRUPT, 1)] * 2, lost)
         self.assertEqual((1, []), (self.count(), self.kept()))
         names = sorted(path.name for path in self.folders.bad.iterdir())
         self.assertEqual(2, len(names))

@@ -8,6 +8,7 @@ from avinet.logs.store.upkeep import (
     CLOSED_FILES,
     MERGED_BYTES,
     MERGED_FILES,
+    OLD_US,
     OPEN_FILES,
     SMALL_BYTES,
     new_name,
@@ -25,18 +26,26 @@ DAY_US = int(DAY_S * 1e6)
 
 
 def file(at_us=T0_US, size=1_000, taken=None):
-    return StoreFile(new_name(partition(at_us), taken or at_us), at_us, at_us + 1_000_000, 10, size)
+    return StoreFile(new_name(partition(at_us, at_us), taken or at_us), at_us, at_us + 1_000_000, 10, size)
 
 
 class NameTest(SynchronousTestCase):
     def test_a_name_says_the_hour_and_when_it_was_taken_in(self):
-        name = new_name(partition(T0_US), T0_US + 5_000_000)
+        name = new_name(partition(T0_US, T0_US), T0_US + 5_000_000)
         self.assertRegex(name, r"^2026-11-27/12-[0-9a-f]{8}-[0-9a-f]{8}\.parquet$")
         self.assertEqual(("2026-11-27/12", T0_US + 5_000_000), (partition_of(name), taken_us(name)))
 
     def test_any_time_that_a_segment_can_have_has_an_hour(self):
-        self.assertEqual("1970-01-01/00", partition(0))
-        self.assertEqual("2255-06-05/23", partition(2**53))
+        self.assertEqual("1970-01-01/00", partition(0, T0_US))
+        self.assertEqual("2255-06-05/23", partition(2**53, 2**53))
+
+    def test_whatever_times_a_service_engine_says_there_are_no_more_hours_than_those_of_late(self):
+        self.assertEqual("2026-11-27/12", partition(2**53, T0_US))
+        self.assertEqual("2026-11-27/12", partition(T0_US + DAY_US, T0_US))
+        self.assertEqual("2026-11-26/12", partition(T0_US - DAY_US, T0_US))
+        self.assertEqual("1970-01-01/00", partition(T0_US - OLD_US - 1, T0_US))
+        said = {partition(n * 2**53 // 20_000, T0_US) for n in range(20_000)}
+        self.assertLess(len(said), OLD_US // HOUR_US + 3)
 
 
 class MergeTest(SynchronousTestCase):

@@ -31,6 +31,7 @@ from avinet.logs.store.errors import (
 from avinet.logs.store.folders import Folders, unlink
 from avinet.logs.store.interface import BadLines, BadSegment, Keeping, StoreStatus, Taken, Upkeep
 from avinet.logs.store.jobs import (
+    MAX_JOB_FILES,
     Ask,
     Export,
     Exported,
@@ -43,9 +44,10 @@ from avinet.logs.store.jobs import (
     Written,
 )
 from avinet.logs.store.reading import Readers
-from avinet.logs.store.upkeep import new_name, partition, to_merge, to_remove
+from avinet.logs.store.upkeep import new_name, partition, partition_of, to_merge, to_remove
 from avinet.logs.store.workers import Asking, Workers
 from avinet.model.ids import SeId
+from avinet.model.logs import Drop, DropReason
 from avinet.units import MIB
 
 TAKEN_RAW_BYTES = 512 * MIB
@@ -124,7 +126,7 @@ class EmbeddedLogStore:
         waiting: list[Segment] = await self.around.in_thread(self.ledger.waiting, TAKEN_RAW_BYTES)
         hours: dict[str, list[Segment]] = {}
         for segment in waiting:
-            hours.setdefault(partition(segment.head.last_us), []).append(segment)
+            hours.setdefault(partition(segment.head.last_us, self._now_us()), []).append(segment)
         taken = Taken()
         for where, segments in hours.items():
             taken = _sum(taken, await self._take_these(where, segments))
@@ -184,6 +186,7 @@ class EmbeddedLogStore:
 
         def commit() -> None:
             self.ledger.stored(file, good, bad)
+            self.ledger.lose(_lost(taken), self._now_us())
             for segment in bad:
                 self.folders.set_aside(segment)
             for segment in good:
@@ -237,6 +240,10 @@ class EmbeddedLogStore:
         while True:
             listed: list[StoreFile] = await self.around.in_thread(self.ledger.files, since_us, until_us)
             files = [file for file in listed if not only or file.name in only]
+            if len(files) > MAX_JOB_FILES:
+                raise LogStoreBrokenError(
+                    why=f"its {len(files)} files of that time are more than can be read at once"
+                )
             paths = [self.folders.store / file.name for file in files]
             try:
                 with self._readers.reading(paths):
@@ -260,6 +267,7 @@ class EmbeddedLogStore:
         old = to_remove(files, self._now_us(), keeping.age_us, keeping.bytes)
         if old:
             await self._replace(old, None)
+        await self.around.in_thread(self.ledger.forget_oldest)
         merged = 0
         gone = {file.name for file in old}
         for group in to_merge([file for file in files if file.name not in gone], self._now_us()):
@@ -278,8 +286,7 @@ class EmbeddedLogStore:
         return Upkeep(merged, len(old), sum(file.records for file in old))
 
     async def _merge(self, group: Sequence[StoreFile]) -> None:
-        newest = max(group, key=lambda file: file.last_us)
-        name = new_name(partition(newest.last_us), self._now_us())
+        name = new_name(partition_of(group[0].name), self._now_us())
         sources = tuple(str(self.folders.store / file.name) for file in group)
         job = Merge(sources=sources, target=str(self.folders.store / name))
         written = await self._written(self.workers.ingesting, job, name)
@@ -340,6 +347,26 @@ def _listed(name: str, written: Written) -> StoreFile | None:
     if not written.records:
         return None
     return StoreFile(name, written.first_us, written.last_us, written.records, written.size)
+
+
+def _lost(taken: Taken) -> list[tuple[SeId, Drop]]:
+    """What was set aside, as what is lost is told."""
+    found = [(one.segment, one.segment.head.records) for one in taken.bad]
+    found += [(one.segment, one.lines) for one in taken.bad_lines]
+    return [
+        (
+            segment.se,
+            Drop(
+                reason=DropReason.CORRUPT,
+                log_class=segment.head.log_class,
+                service=segment.head.service,
+                first_us=segment.head.first_us,
+                last_us=segment.head.last_us,
+                records=records,
+            ),
+        )
+        for segment, records in found
+    ]
 
 
 def _sum(first: Taken, second: Taken) -> Taken:

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterable, Sequence
 
 from avinet.logs.ledger import StoreFile
-from avinet.units import HOUR_S, MIB
+from avinet.units import DAY_S, HOUR_S, MIB
 
 SMALL_BYTES = 32 * MIB
 """600,000 records: files of that size are not worth merging, their services' row groups are large enough."""
@@ -22,11 +22,18 @@ CLOSED_FILES = 4
 """The same of an hour that is over."""
 CLOSED_AFTER_S = HOUR_S / 4
 """After its end: significant logs come within seconds."""
+OLD_US = int(60 * DAY_S * 1e6)
+"""A pull of logs that are older than that is rare; they are one hour of 1970."""
 _HOUR_US = int(HOUR_S * 1e6)
 
 
-def partition(last_us: int) -> str:
-    """``2026-11-27/12``: the hour that a request belongs to."""
+def partition(last_us: int, now_us: int) -> str:
+    """``2026-11-27/12``: the hour that a request belongs to.
+
+    The time is a service engine's word: what is to come belongs to now, and what is very old all together, so that
+    whatever it says there are no more hours than ``OLD_US`` has.
+    """
+    last_us = min(last_us, now_us) if last_us >= now_us - OLD_US else 0
     at = dt.datetime.fromtimestamp(last_us // 1_000_000, dt.UTC)
     return at.strftime("%Y-%m-%d/%H")
 
