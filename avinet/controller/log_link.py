@@ -214,6 +214,8 @@ class LogLink(TwistedProtocol):
     def _dropped(self, message: Dropped) -> None:
         if self._dropping or not self.live:
             raise _broken("drops that were not waited for")
+        if message.incarnation != self._incarnation:
+            raise _broken("drops of another spool than the one that said hello")
         self._dropping = True
 
         def kept(_: None) -> None:

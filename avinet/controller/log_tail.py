@@ -111,23 +111,32 @@ class TailSource:
         start, found = max(after, self._looked), list[Item]()
         for arrival in self.arrivals.after(start):
             base = arrival.at_ms << ROW_BITS
-            skip, left = max(0, start - base), limit - len(found)
+            skip = max(0, start - base)
             try:
-                rows = (await self._rows(arrival.name, skip, left))[: max(0, MAX_ROWS - skip)]
+                rows, more = await self._rows(arrival.name, skip, limit - len(found))
             except AvinetError as why:
                 if why.kind not in LATER:
                     raise
                 break  # asked again when the next file comes
+            rows = rows[: max(0, MAX_ROWS - skip)]
             found += (_item(base + skip + place, row) for place, row in enumerate(rows, start=1))
-            if len(rows) >= left:
+            if more:
                 break
             # Nothing more is in that file, whether or not something was.
             self._looked = start = base + MAX_ROWS + 1
         return found
 
-    async def _rows(self, name: str, skip: int, limit: int) -> Sequence[dict[str, Any]]:
+    async def _rows(self, name: str, skip: int, limit: int) -> tuple[Sequence[dict[str, Any]], bool]:
+        """As many of the file as there may be, and whether there are more; fewer where they are very large."""
         query = Query(filter=self.filter, shape=Records(limit, None, oldest_first=True, skip=skip))
-        return (await self.store.ask_file(query, name)).results or ()
+        try:
+            rows = (await self.store.ask_file(query, name)).results or ()
+        except AvinetError as why:
+            if why.kind is not Kind.TOO_LARGE or limit == 1:
+                raise
+            # Records of a MiB each, which no client of anybody's makes, must not hide the others.
+            return await self._rows(name, skip, limit // 4 or 1)
+        return rows, len(rows) >= limit
 
 
 def _item(number: int, row: dict[str, Any]) -> Item:

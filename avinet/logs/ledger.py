@@ -39,7 +39,7 @@ PAGE = 1_000
 LEAST_LOOKED_AT = 20
 """Of what waits of one SE where many have something waiting: 1,000 of them are 10 MB."""
 
-_Row = tuple[int, str, bytes, int]
+_Row = tuple[int, SeId, bytes, int]
 """Id, SE, head and raw bytes of a segment that waits."""
 _encode = msgspec.msgpack.encode
 _head = msgspec.msgpack.Decoder(SegmentHead).decode

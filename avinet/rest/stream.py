@@ -105,8 +105,8 @@ class EventStream:
         items = await self._source.since(self._position, PAGE)
         if self._consumer is None or not items:
             return
-        if len(items) >= PAGE:
-            self._more = True
+        # A source may give fewer than there are, where they are large.
+        self._more = True
         self._position = items[-1].number
         self._consumer.write(b"".join(item.encoded() for item in items))
 

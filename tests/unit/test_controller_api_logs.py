@@ -13,7 +13,7 @@ from avinet.controller.api_logs import Exported, LogApi, LostLogs, StoreStatus
 from avinet.controller.log_tail import REMEMBERED, Arrivals
 from avinet.controller.log_whereabouts import Spools, Whereabouts
 from avinet.logs.query.fields import FIELDS
-from avinet.logs.store.errors import LogStoreBusyError
+from avinet.logs.store.errors import LogAnswerTooLargeError, LogStoreBusyError
 from avinet.model.ids import SeId
 from avinet.model.logs import ClassTotals, DropReason, Selection, SpoolTotals
 from avinet.rest.openapi import Info, openapi
@@ -39,6 +39,8 @@ class Store:
         self.memory = MemoryStore()
         self.files = {}
         self.asked = []
+        self.most = 1_000
+        """Records that one answer has room for."""
         self.exports = []
         self.trouble = []
 
@@ -51,7 +53,10 @@ class Store:
             self.asked.append(name)
         if self.trouble:
             raise self.trouble.pop()
-        self.memory.fill(self.files.get(name, ()))
+        rows = self.files.get(name, ())
+        if min(query.shape.limit, len(rows) - query.shape.skip) > self.most:
+            raise LogAnswerTooLargeError(why="records of a MiB")
+        self.memory.fill(rows)
         return self.memory.ask(query)
 
     async def export(self, query, kind):
@@ -223,6 +228,14 @@ class TailTests(LogCase):
         connection = self.follow(full="true")
         self.come("a", *(record(path=f"/{n}", time=NOW_US + n) for n in range(250)))
         self.assertEqual([row["path"] for row in self.seen(connection)], [f"/{n}" for n in range(250)])
+
+    def test_records_that_are_too_large_together_come_in_several_answers(self):
+        connection = self.follow()
+        self.store.most = 5
+        self.come("a", *(record(path=f"/{n}", time=NOW_US + n) for n in range(12)))
+        self.come("b", record(path="/last"))
+        wanted = [*(f"/{n}" for n in range(12)), "/last"]
+        self.assertEqual([row["path"] for row in self.seen(connection)], wanted)
 
     def test_a_client_comes_back_to_where_it_was(self):
         connection = self.follow()

@@ -145,8 +145,9 @@ class Hostile(Links):
             "more bytes of one that is here already": (begin, data, b"y"),
             "a message of a controller": (m.Ack(names=()),),
             "drops on the wrong service": (m.Dropped(incarnation=SPOOL, position=1, drops=()),),
+            "drops of another spool": (m.Dropped(incarnation="e" * 32, position=1, drops=()),),
         }.items():
-            wire = self.greeted()
+            wire = self.greeted(live=what == "drops of another spool")
             wire.say(*things)
             self.assertTrue(wire.aborted, what)
             self.tick()

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.errors import RemoteProtocolError
 from avinet.logs.store.frames import Frames, frame
-from avinet.logs.store.ingest import BAD_LINES_BYTES, ingest
+from avinet.logs.store.ingest import BAD_LINES_BYTES, MAX_BAD_LINES, ingest
 from avinet.logs.store.jobs import MAX_FRAME_BYTES, Answered, Asked, Select, Written
 from avinet.logs.store.segments import SegmentBadError, read_segment
 from tests.unit.log_store_kit import T0_US, job, line, segment, service
@@ -96,6 +96,15 @@ class IngestTest(FolderTest):
         path = self.folder / "store" / "day" / "1.parquet"
         self.assertEqual((0o600, written.size), (path.stat().st_mode & 0o777, path.stat().st_size))
         self.assertEqual(0o700, path.parent.stat().st_mode & 0o777)
+
+    def test_a_segment_of_nothing_but_bad_lines_is_given_up_before_all_of_them_were_looked_at(self):
+        good = segment(self.folder, line(), counter=1)
+        flood = segment(self.folder, b"x\n" * 10_000_000, counter=2, size=10_000_000)
+        written = ingest(job(self.folder, good, flood))
+        self.assertEqual((1, ()), (written.records, written.bad_lines))
+        ((number, why),) = [(one.number, one.why) for one in written.bad]
+        self.assertEqual(1, number)
+        self.assertIn(f"more than {MAX_BAD_LINES} of its lines", why)
 
     def test_a_bad_segment_and_bad_lines_are_told_and_the_rest_goes_on(self):
         good = segment(self.folder, line() + b"garbage\n" + line(vs=7) + line(), counter=1)

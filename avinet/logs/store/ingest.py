@@ -27,6 +27,9 @@ BAD_LINES_BYTES = MIB
 """Of one job, kept for people to look at."""
 BAD_LINE_BYTES = 4 * KIB
 """Of one such line."""
+MAX_BAD_LINES = 10_000
+"""Of one segment, which then is bad as a whole: a spool looks at the head of each line, so these are no accident, and 64 MiB
+of ``x`` and a line's end, 70 KB compressed, would take a minute to refuse line by line."""
 MAX_WHY = 200
 
 _Step = Callable[[str], None]
@@ -124,6 +127,10 @@ def _parse(segment: SegmentFile, number: int) -> _Parsed:
         nonlocal count, room, first
         first = first or why[:MAX_WHY]
         count += 1
+        if count > MAX_BAD_LINES:
+            raise SegmentBadError(
+                why=f"more than {MAX_BAD_LINES} of its lines are no records; of the first, {first}"
+            )
         line = line[:BAD_LINE_BYTES]
         room -= len(line) + 1
         if room >= 0:
@@ -131,9 +138,9 @@ def _parse(segment: SegmentFile, number: int) -> _Parsed:
 
     try:
         raw = read_segment(Path(segment.path), segment.head)
+        table = Columns(set_aside).read(raw, segment)
     except (SegmentBadError, FileNotFoundError) as why:
         return _Parsed(None, BadSegment(number=number, why=str(why)[:MAX_WHY]))
-    table = Columns(set_aside).read(raw, segment)
     told = BadLines(number=number, lines=count, why=first) if count else None
     return _Parsed(table, None, told, tuple(kept))
 
