@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import attrs
 
@@ -26,6 +26,7 @@ from avinet.model.logs import SegmentHead
 from avinet.units import GIB, MIB
 from avinet.wire.log_messages import MAX_PARTIALS
 
+_T = TypeVar("_T")
 PART = ".part"
 SEGMENT = ".zst"
 HASHED_BYTES = MIB
@@ -90,10 +91,8 @@ class Part:
         """Once, before anything else; ``PartGoneError`` when the file is shorter than it should be."""
         if self._descriptor is not None:
             return
-        folder = self._path.parent
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(self._path, flags, 0o600)
+        descriptor = _in_folder(self._path, lambda: os.open(self._path, flags, 0o600))
         try:
             self._go_behind(descriptor)
         except BaseException:
@@ -148,8 +147,7 @@ class Part:
     def settle(self) -> None:
         """It is a segment from now on; its folder is still to be made to last."""
         if self._descriptor is not None:
-            self._final.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._path.rename(self._final)
+            _in_folder(self._final, lambda: self._path.rename(self._final))
             self.close()
 
     @property
@@ -219,8 +217,7 @@ class IncomingLogs:
         What is used is counted up, and looked up anew when it seems too much.
         """
         limits = self.limits
-        self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
-        disk = os.statvfs(self._incoming)
+        disk = _in_folder(self._incoming / se, lambda: os.statvfs(self._incoming))
         if disk.f_bavail * disk.f_frsize < limits.free_bytes + size:
             raise LogStoreFullError(what="any service engine", detail="the disk is full")
         with self._lock:
@@ -304,6 +301,15 @@ def is_full(why: BaseException | None) -> bool:
     return (isinstance(why, OSError) and why.errno in _FULL) or (
         isinstance(why, AvinetError) and why.kind is Kind.NO_SPACE
     )
+
+
+def _in_folder(path: Path, call: Callable[[], _T]) -> _T:
+    """What makes ``path``; its folder is made where there is none, which is seldom."""
+    try:
+        return call()
+    except FileNotFoundError:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return call()
 
 
 def _sync(path: Path) -> None:
