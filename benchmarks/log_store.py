@@ -21,8 +21,8 @@ import zstandard
 from avinet.logs.query.asked import Question, query_of
 from avinet.logs.query.duckdb import duckdb_sql
 from avinet.logs.split import split
-from avinet.logs.spool import CHUNK_BYTES
-from avinet.logs.spool_segments import LEVEL, SegmentMaker
+from avinet.logs.spool_segments import LEVEL, SegmentMaker, Taking
+from avinet.logs.spool_window import CHUNK_BYTES
 from avinet.logs.store.frames import Frames, frame
 from avinet.logs.store.jobs import (
     Answered,
@@ -127,7 +127,9 @@ def spooled(folder: Path, size: int) -> list[SegmentFile]:
         while chunk := file.read(CHUNK_BYTES):
             lines = split(chunk, LogClass.FULL, final=False)
             file.seek(lines.consumed - len(chunk), os.SEEK_CUR)
-            for head, data in maker.make(chunk, lines.lines, LogClass.FULL, INCARNATION, len(found)):
+            for head, data in maker.make(
+                [Taking(chunk, lines.lines)], LogClass.FULL, INCARNATION, len(found)
+            ):
                 found.append(_kept(folder, head, data))
     piece.unlink()
     return found

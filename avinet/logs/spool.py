@@ -10,11 +10,10 @@ Blocking, and safe to use from several threads: only ``take_in``, ``enforce`` an
 and one of them runs at a time; the others wait for a commit at most.
 """
 
-import errno
-import mmap
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,7 +22,6 @@ import msgspec
 from twisted.logger import Logger
 
 from avinet.errors import AvinetError, Kind, error
-from avinet.logs.split import Split, drops_of, split
 from avinet.logs.spool_index import SpoolIndex
 from avinet.logs.spool_leavings import Leavings
 from avinet.logs.spool_losses import MAX_TOLD
@@ -32,15 +30,14 @@ from avinet.logs.spool_pieces import Piece, Pieces
 from avinet.logs.spool_recovery import lost, make_anew, open_index
 from avinet.logs.spool_reserve import Reserve
 from avinet.logs.spool_segments import SegmentMaker
+from avinet.logs.spool_window import ChunkBuffer, Window
 from avinet.logs.throttle import Throttler, Throttles
 from avinet.model.logs import ClassTotals, Drop, DropReason, LogClass, SegmentHead, Selection, SpoolTotals
 from avinet.units import DAY_S, MIB
 
-CHUNK_BYTES = 16 * MIB
-"""Of a piece, at a time.  With what is found, gathered and compressed of it beside, some 35 MiB of memory, and 20 more of
-the libraries' own code."""
 EVICTED_AT_ONCE = 256
 """Segments; a commit each time."""
+_IN_TURN = (LogClass.FULL, LogClass.SIGNIFICANT)
 ROOM_BYTES = 64 * MIB
 """Made at once on a full disk."""
 _US = 1_000_000
@@ -68,7 +65,7 @@ class SpoolLimits:
     """How much is kept; what is beyond goes, the oldest full logs first, and significant ones last."""
 
     max_bytes: int = 10_000 * MIB
-    """Compressed."""
+    """Segments, and what is in none yet: that is dropped only when no full segment is left."""
     max_age_s: float = 7 * DAY_S
     """Since the requests; 0 is no limit."""
     max_segments: int = 500_000
@@ -77,11 +74,12 @@ class SpoolLimits:
 
 @attrs.frozen
 class Taken:
-    """What became of one chunk."""
+    """What became of one part of a piece."""
 
     records: int
     """In segments now."""
     segments: int
+    services: int
     done: bool
     """The piece is taken in and gone."""
 
@@ -97,12 +95,13 @@ class Spool:
         self._limits = SpoolLimits()
         self._throttlers = {name: Throttler() for name in LogClass}
         self._maker = SegmentMaker()
-        # One buffer for all chunks: what malloc takes and gives back in this size, it keeps in the end.
-        self._buffer = mmap.mmap(-1, CHUNK_BYTES)
+        self._buffer = ChunkBuffer()
         self._reserve = Reserve(packs.folder / "reserve")
         self._leavings = Leavings(packs)
         self._working = threading.Lock()
         self._lock = threading.RLock()
+        self._lent: set[str] = set()
+        """Segments that are being sent.  Only calls that the interpreter does not interrupt: not under the lock."""
         self._clean()
         self._reserve.take()
 
@@ -152,6 +151,17 @@ class Spool:
             raise SegmentGoneError(name=name)
         return Place(self._packs.path(placed.pack_name), placed.offset, placed.head.size)
 
+    def lend(self, name: str) -> Place:
+        """As ``place``; it goes after all others of its class until it is given back, since it is about to be kept elsewhere."""
+        with self._lock:
+            place = self.place(name)
+            self._lent.add(name)
+            return place
+
+    def give_back(self, names: Iterable[str]) -> None:
+        """They are not being sent any more.  Does not block."""
+        self._lent.difference_update(names)
+
     def acknowledge(self, names: Sequence[str]) -> None:
         """They are kept elsewhere, for good: they go.  Names that are gone already are fine.
 
@@ -159,6 +169,7 @@ class Spool:
         """
         with self._lock:
             self._leavings.add(*self._forget(names, None))
+        self.give_back(names)
 
     def sweep(self) -> None:
         """Take packs off the disk that have no segment any more, unless another thread does."""
@@ -174,8 +185,8 @@ class Spool:
     def drops_since(self, position: int, limit: int = MAX_TOLD) -> tuple[tuple[Drop, ...], int]:
         """The next ``limit`` drops after ``position``, and the position of the last of them.
 
-        What is before ``position`` is known upstream and forgotten here.  The same position brings the same drops
-        again, and perhaps more.  Positions only grow, from one incarnation to the next as well.
+        The same position brings the same drops again, and perhaps more, whoever asks; the oldest of very many that were
+        told are forgotten.  Positions only grow, from one incarnation to the next as well.
         """
         with self._lock:
             return self._index.drops_since(position, limit)
@@ -207,41 +218,38 @@ class Spool:
         return self._pieces.all()
 
     def take_in(self, piece: Piece) -> Taken:
-        """The next chunk of a final piece.  An error of ``Kind.NO_SPACE`` when no room can be made: nothing has happened."""
+        """The next part of a final piece.  An error of ``Kind.NO_SPACE`` when no room can be made: nothing has happened."""
         with self._working:
             begun = self._pieces.begin(piece)
             with self._lock:
                 taken = self._index.pieces().get(piece.name, 0)
             descriptor = os.open(begun.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
-                size = os.fstat(descriptor).st_size
-                records = segments = 0
-                if taken < size:
-                    before = self._index.counter
-                    records, taken = self._take_chunk(begun, descriptor, taken, size)
-                    segments = self._index.counter - before
-                    if taken < size:
-                        punch(descriptor, 0, taken)  # a piece of gigabytes does not stay beside its segments
+                window = Window(begun, descriptor, taken, os.fstat(descriptor).st_size)
+                before = self._index.counter
+                if taken < window.size:
+                    window = self._take(window)
+                done = window.taken >= window.size
+                if not done:
+                    punch(
+                        descriptor, 0, window.taken
+                    )  # a piece of gigabytes does not stay beside its segments
             finally:
                 os.close(descriptor)
-            if taken < size:
-                return Taken(records, segments, done=False)
-            self._finish([begun])
-            self._buffer.madvise(mmap.MADV_DONTNEED)
-            return Taken(records, segments, done=True)
+            if done:
+                self._finish([begun])
+                self._buffer.rest()
+            self._enforce(pieces=False)
+            return Taken(window.records, self._index.counter - before, len(window.services), done=done)
 
-    def enforce(self) -> None:
-        """Hold the limits: by bytes, by count, by age."""
+    def enforce(self, *, final: bool = False) -> None:
+        """Hold the limits: by bytes, by count, by age.  ``final``: nobody writes to pieces any more."""
         self._leavings.sweep(holes=True)
         with self._working:
-            self._enforce()
+            self._enforce(pieces=True, final=final)
             before_us = int((self._now() - self._limits.max_age_s) * _US)
-            while self._limits.max_age_s:
-                with self._lock:
-                    old = self._index.ended_before(before_us, EVICTED_AT_ONCE)
-                if not old:
-                    break
-                self._evict(old, DropReason.EXPIRED)
+            while self._limits.max_age_s and self._expire(before_us):
+                pass
             self._reserve.take()
 
     def repair(self) -> None:
@@ -274,95 +282,113 @@ class Spool:
         with self._lock:
             self._index.forget([piece.name for piece in pieces])
 
-    def _take_chunk(self, piece: Piece, descriptor: int, taken: int, size: int) -> tuple[int, int]:
-        """(records kept, how far it is taken in now)."""
-        try:
-            room = memoryview(self._buffer)[:CHUNK_BYTES]
-            chunk = room[: os.preadv(descriptor, [room], taken)]
-        except OSError as why:
-            if why.errno != errno.EIO:
-                raise
-            return 0, self._skip(piece, taken, size)
-        found = split(chunk, piece.log_class, final=taken + len(chunk) >= size)
-        if not found.consumed:
-            # A chunk without a newline: no request makes such a line.
-            found = split(chunk, piece.log_class, final=True)
-        throttler = self._throttlers[piece.log_class]
-        before = throttler.counted()
-        try:
-            kept = throttler.admit(found.lines)
-            throttled = drops_of(DropReason.THROTTLED, piece.log_class, found.lines, ~kept)
-            if throttled:
-                found = Split(found.lines.only(kept), (*found.drops, *throttled), found.consumed)
-            self._store(chunk, found, piece, taken + found.consumed)
-        except BaseException:
-            throttler.recall(before)
-            raise
-        self._enforce()
-        return len(found.lines.starts), taken + found.consumed
-
-    def _skip(self, piece: Piece, taken: int, size: int) -> int:
-        """The disk does not give a chunk back: it is lost, and the next one may be there."""
-        after = min(taken + CHUNK_BYTES, size)
-        drop = Drop(reason=DropReason.CORRUPT, log_class=piece.log_class, raw_bytes=after - taken)
-        with self._lock:
-            self._index.store((), [drop], piece.name, after)
-        return after
-
-    def _store(self, chunk: memoryview, found: Split, piece: Piece, taken: int) -> None:
+    def _take(self, window: Window) -> Window:
+        """Commit a window, a smaller one where there is little room; what it has found."""
+        throttler = self._throttlers[window.piece.log_class]
         while True:
             placed: list[Placed] = []
-            made = self._maker.make(
-                chunk, found.lines, piece.log_class, self._index.incarnation, self._index.counter
-            )
+            before = throttler.counted()
             try:
+                chunks = window.chunks(self._buffer, throttler, lambda: self._maker.wants_more)
+                made = self._maker.make(
+                    chunks, window.piece.log_class, self._index.incarnation, self._index.counter
+                )
                 placed = self._packs.write(made)
                 with self._lock:
-                    self._index.store(placed, found.drops, piece.name, taken)
-            except AvinetError as why:
+                    self._index.store(placed, window.drops, window.piece.name, window.taken)
+            except BaseException as why:
+                throttler.recall(before)
                 if placed:  # they were never here
                     self._packs.remove([placed[0].pack_name])
-                if not (why.kind is Kind.NO_SPACE and self._make_room()):
+                full = isinstance(why, AvinetError) and why.kind is Kind.NO_SPACE
+                if not (full and self._make_room()):
                     raise
+                window = window.smaller()
             else:
-                return
+                return window
 
     def _make_room(self) -> bool:
         """The disk is full: whether something was given up."""
         if self._leavings.sweep(holes=True, wait=True):
             return True
         reserve = self._reserve.give_up()
-        victims = self._victims(ROOM_BYTES, EVICTED_AT_ONCE)
-        if victims:
-            self._evict(victims, DropReason.SPOOL_FULL)
-        return bool(victims) or reserve
+        evicted = any(self._evict(log_class, ROOM_BYTES, EVICTED_AT_ONCE) for log_class in _IN_TURN)
+        return evicted or reserve
 
-    def _enforce(self) -> None:
+    def _enforce(self, *, pieces: bool, final: bool = False) -> None:
+        """By bytes and by count: full segments go first, then full pieces, then significant ones in the same order.
+
+        Without ``pieces``, those are about to become segments: full segments make room for them, and no others.
+        Significant segments never make room for full logs that are raw: what is left of those is a file that is written.
+        """
         while True:
+            raw = {log_class: self._pieces.disk_bytes(log_class) for log_class in LogClass}
             with self._lock:
                 size = self._index.size - self._limits.max_bytes
                 count = self._index.segments - self._limits.max_segments
-            if size <= 0 and count <= 0:
+            over = {
+                LogClass.FULL: size + sum(raw.values()),
+                LogClass.SIGNIFICANT: size + raw[LogClass.SIGNIFICANT] if pieces else size,
+            }
+            if not any(
+                self._evict(log_class, over[log_class], count)
+                or (pieces and over[log_class] > 0 and self._discard(log_class, final=final))
+                for log_class in _IN_TURN
+            ):
                 return
-            self._evict(self._victims(size, count), DropReason.SPOOL_FULL)
 
-    def _victims(self, size: int, count: int) -> list[Placed]:
-        """The next ones to go, until ``size`` bytes and ``count`` segments are gone or a batch is full."""
+    def _discard(self, log_class: LogClass, *, final: bool) -> bool:
+        """The oldest chunk of what is in no segment yet is lost; False where there is none, or its room stays taken."""
+        for piece in self._pieces.all():
+            if piece.log_class is not log_class:
+                continue
+            begun = self._pieces.begin(piece)
+            with self._lock:
+                taken = self._index.pieces().get(piece.name, 0)
+            descriptor = os.open(begun.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                window = Window(begun, descriptor, taken, os.fstat(descriptor).st_size)
+                if not window.discard(self._buffer, final=final):
+                    continue
+                with self._lock:
+                    self._index.store((), window.drops, piece.name, window.taken)
+                gone = punch(descriptor, 0, window.taken)
+            finally:
+                os.close(descriptor)
+            if final and window.taken >= window.size:
+                self._finish([begun])
+                gone = True
+            return gone
+        return False
+
+    def _evict(self, log_class: LogClass, size: int, count: int) -> bool:
+        """The oldest of a class go until ``size`` bytes and ``count`` segments are gone or a batch is full; whether some did.
+
+        One that is being sent goes after all others: it would be counted as lost, and arrive.
+        """
+        if size <= 0 and count <= 0:
+            return False
         with self._lock:
-            oldest = self._index.oldest(LogClass.FULL, EVICTED_AT_ONCE) or self._index.oldest(
-                LogClass.SIGNIFICANT, EVICTED_AT_ONCE
-            )
-        chosen: list[Placed] = []
-        for placed in oldest:
-            if size <= 0 and count <= 0:
-                break
-            chosen.append(placed)
-            size -= placed.head.size
-            count -= 1
-        return chosen
+            oldest = self._index.oldest(log_class, EVICTED_AT_ONCE + len(self._lent))
+            chosen = sorted(oldest, key=self._is_lent)[:EVICTED_AT_ONCE]
+            sizes = accumulate((each.head.size for each in chosen), initial=0)
+            enough = sum(gone < size or number < count for number, gone in enumerate(sizes))
+            names = [each.head.name for each in chosen[:enough]]
+            gone, left = self._forget(names, DropReason.SPOOL_FULL)
+        self._clear(gone, left)
+        return bool(gone)
 
-    def _evict(self, placed: Sequence[Placed], reason: DropReason) -> None:
-        self._remove([each.head.name for each in placed], reason)
+    def _expire(self, before_us: int) -> bool:
+        """Whether some went that ended before; one that is being sent is gone soon anyway."""
+        with self._lock:
+            old = self._index.ended_before(before_us, EVICTED_AT_ONCE + len(self._lent))
+            names = [each.head.name for each in old if not self._is_lent(each)]
+            gone, left = self._forget(names, DropReason.EXPIRED)
+        self._clear(gone, left)
+        return bool(gone)
+
+    def _is_lent(self, placed: Placed) -> bool:
+        return placed.head.name in self._lent
 
     def _refuse(self, placed: Placed, why: str) -> None:
         self._log.error("segment {name} is set aside: {why}", name=placed.head.name, why=why)
@@ -373,6 +399,9 @@ class Spool:
         """With a reason, they are lost."""
         with self._lock:
             gone, left = self._forget(names, reason)
+        self._clear(gone, left)
+
+    def _clear(self, gone: Sequence[Placed], left: set[str]) -> None:
         self._packs.remove({each.pack_name for each in gone} - left)
         self._packs.clear(each for each in gone if each.pack_name in left)
 

@@ -1,8 +1,9 @@
-"""What was lost, counted by reason, class, virtual service and minute, until it is known upstream.
+"""What was lost, counted by reason, class, virtual service and minute, for every controller that asks.
 
-Each row has a position, and positions only grow.  A row that was told stays as it is, since the controller may have it
-already; what is lost later in the same minute is another row.  Beyond a bound, rows that were not told yet are put
-together: by hour, by day, in the end without their services.  Counts stay exact, their place becomes coarser.
+Each row has a position, and positions only grow; each controller knows its own.  A row that was told stays as it is, since
+a controller may have it already; what is lost later in the same minute is another row.  Beyond a bound, rows that were
+not told yet are put together: by hour, by day, in the end without their services.  Counts stay exact, their place becomes
+coarser.  Of those that were told the newest are kept, for controllers that were away.
 """
 
 import sqlite3
@@ -11,7 +12,7 @@ from collections.abc import Iterable
 from avinet.model.logs import Drop, DropReason, LogClass
 
 MAX_ROWS = 10_000
-"""Some MB, and twice what one controller is told in 10 answers."""
+"""That nobody was told, and again of those that somebody was: some MB, and twice what one controller is told in 10 answers."""
 MAX_TOLD = 500
 """In one answer."""
 _WIDTHS_US = (60_000_000, 3_600_000_000, 86_400_000_000, 86_400_000_000)
@@ -52,14 +53,20 @@ class Losses:
             if self._rows(told) <= self._max_rows:
                 break
             self._widen(width, told)
+        self._execute(
+            "DELETE FROM loss WHERE position <= MIN(?, (SELECT position FROM loss ORDER BY position DESC LIMIT 1 OFFSET ?))",
+            (told, 2 * self._max_rows),
+        )
 
     def since(self, position: int, limit: int = MAX_TOLD) -> tuple[tuple[Drop, ...], int]:
-        """The oldest ``limit`` rows after ``position``, and the last one's position; all before are forgotten."""
-        self._execute("DELETE FROM loss WHERE position <= ?", (position,))
+        """The oldest ``limit`` rows after ``position``, and the last one's position."""
         rows = self._execute(
             "SELECT position, reason, log_class, service, first_us, last_us, records, raw_bytes FROM loss "
-            "ORDER BY position LIMIT ?",
-            (max(0, min(limit, MAX_TOLD)),),
+            "WHERE position > ? ORDER BY position LIMIT ?",
+            (
+                position,
+                max(0, min(limit, MAX_TOLD)),
+            ),
         ).fetchall()
         if rows and rows[-1][0] > self._told():
             self._execute("UPDATE spool SET told = ?", (rows[-1][0],))

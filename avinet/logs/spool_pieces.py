@@ -14,6 +14,8 @@ import attrs
 from avinet.model.logs import LogClass
 from avinet.trust.files import sync_folder
 
+_BLOCK_BYTES = 512
+"""What ``st_blocks`` counts in (stat(2))."""
 _NAME = re.compile(rf"({'|'.join(LogClass)})\.([0-9]{{1,18}})\.(ndjson|begun)")
 
 
@@ -56,11 +58,21 @@ class Pieces:
         """Of the full logs: the file that is being written, and those that are not taken in yet."""
         found = 0
         for path in (
-            self.folder / f"{LogClass.FULL}.ndjson",
+            self._current(LogClass.FULL),
             *(one.path for one in self.all() if one.log_class is LogClass.FULL),
         ):
             with contextlib.suppress(FileNotFoundError):
                 found += path.stat().st_size
+        return found
+
+    def disk_bytes(self, log_class: LogClass) -> int:
+        """What a class takes of the disk, with the file that is being written; what was punched out does not."""
+        found = 0
+        pieces = [one.path for one in self.all() if one.log_class is log_class]
+        for path in (self._current(log_class), *pieces):
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                found += min(status.st_size, status.st_blocks * _BLOCK_BYTES)
         return found
 
     def begin(self, piece: Piece) -> Piece:
@@ -75,3 +87,6 @@ class Pieces:
         """Durably: all of it was taken in."""
         piece.path.unlink(missing_ok=True)
         sync_folder(self.folder)
+
+    def _current(self, log_class: LogClass) -> Path:
+        return self.folder / f"{log_class}.ndjson"

@@ -7,7 +7,7 @@ messages is its ``ChannelUser``.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import attrs
@@ -62,7 +62,9 @@ class FileAccess:
 
     in_thread: InThread
     open: Callable[[str], OpenSegment]
-    """By a segment's name; blocks."""
+    """By a segment's name; blocks.  The spool keeps it as long as it can until it is ``done``."""
+    done: Callable[[Sequence[str]], None]
+    """They are not sent for now.  Does not block."""
 
 
 @implementer(IPullProducer)
@@ -276,8 +278,10 @@ class LogChannel(TwistedProtocol):
             return
         upcoming = self.sending.upcoming(OPENED_AHEAD)
         names = [transfer.name for transfer in upcoming]
-        for name in self._opened.keys() - set(names):
+        dropped = tuple(self._opened.keys() - set(names))
+        for name in dropped:
             self._opened.pop(name).close()
+        self.files.done(dropped)
         missing = [transfer for transfer in upcoming if not self._has(transfer.name)]
         enough = len(upcoming) - len(missing) > OPENED_AHEAD // 2
         if not missing or (enough and missing[0] is not upcoming[0]):
@@ -303,7 +307,9 @@ class LogChannel(TwistedProtocol):
                 result.close()
             else:
                 self._opened[transfer.name] = result
-        if not self._lost:
+        if self._lost:
+            self.files.done([transfer.name for transfer in transfers])
+        else:
             self.wake()
 
     def _has(self, name: str) -> bool:
@@ -324,6 +330,7 @@ class LogChannel(TwistedProtocol):
             self._warming = ""
             if self._lost or self.sending.current is not transfer:
                 segment.close()
+                self.files.done([transfer.name])
             elif isinstance(outcome, Failure):
                 segment.close()
                 self._missing(transfer, outcome)

@@ -133,7 +133,7 @@ class LogShipper:
 
     def _open(self, channel: Channel, source: LogSource) -> None:
         spool = source.spool
-        files = FileAccess(source.in_thread, lambda name: OpenSegment.open(spool.place(name)))
+        files = FileAccess(source.in_thread, lambda name: OpenSegment.open(spool.lend(name)), spool.give_back)
         services = (
             _Service(source, files, channel, self.ports.live, Priority.LIVE_LOGS, LiveLogs),
             _Service(source, files, channel, self.ports.bulk, Priority.BULK, PulledLogs),

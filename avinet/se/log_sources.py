@@ -4,7 +4,7 @@ An ``Outgoing`` is a ``ChannelUser`` for one controller.  It lives as long as on
 acknowledged is still in the spool when the next one opens.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Protocol
 
 import attrs
@@ -54,6 +54,12 @@ class SpoolReader(Protocol):
 
     def place(self, name: str) -> Place:
         """Where a segment's bytes are."""
+
+    def lend(self, name: str) -> Place:
+        """The same, of one that is about to be sent."""
+
+    def give_back(self, names: Iterable[str]) -> None:
+        """They are not sent any more.  This one does not block."""
 
     def acknowledge(self, names: Sequence[str]) -> None:
         """They are kept elsewhere."""
@@ -218,6 +224,7 @@ class Outgoing:
 
     def _release(self, names: Sequence[str]) -> None:
         self._held.difference_update(names)
+        self.source.spool.give_back(names)
         self.source.taken.difference_update(names)
 
     def _looked(self, result: Any) -> None:

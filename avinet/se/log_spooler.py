@@ -7,7 +7,9 @@ renamed is read after an order to open anew, and never before.
 What fails is tried again, later and later; an operator is told once that it fails, and once that it works again.
 """
 
+import contextlib
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import attrs
@@ -32,7 +34,8 @@ TICK_S = 0.5
 ENFORCE_S = 60.0
 """How often what is too old is looked for."""
 BACKOFF_BASE_S = 1.0
-BACKOFF_CAP_S = 60.0
+BACKOFF_CAP_S = 10.0
+"""Limits are held as often, and what cannot be taken in grows by 1.5 GB meanwhile at 150 MiB/s."""
 CODE = "LOG_SPOOL"
 _US = 1_000_000
 
@@ -139,6 +142,7 @@ class LogSpooler:
         """What is kept, from now on."""
         self._limits, self._throttles = limits, throttles
         self._enforce_at = 0.0
+        self._turnover.limit(limits.max_bytes)
         if self._spool is not None:
             self._set(self._spool)
 
@@ -149,7 +153,8 @@ class LogSpooler:
     def looked(self, seen: Seen) -> None:
         """For ``Lookout.subscribe``: what the data plane could not write is lost.
 
-        It counts writes, not records; each was of one record at least.
+        It counts writes, not records, of all its files together: each was of one record at least, and they are told as
+        full logs, which are most of them.
         """
         if seen.status is None:
             return
@@ -216,13 +221,22 @@ class LogSpooler:
             return
         spool = await self._ready()
         files = self.source.log_files()
-        waiting = await self.in_thread(_waiting, files)
-        for log_class in self._turnover.due(waiting, self.clock.seconds()):
-            await self._set_aside(files, log_class)
-        await self._take_all(spool)
+        try:
+            waiting = await self.in_thread(_waiting, files)
+            for log_class in self._turnover.due(waiting, self.clock.seconds()):
+                await self._set_aside(files, log_class)
+            await self._take_all(spool)
+        except Exception:
+            # What cannot be taken in fills the disk as well; what is told is why it cannot.
+            with contextlib.suppress(AvinetError, OSError):
+                await self._enforce(spool)
+            raise
         if self.clock.seconds() >= self._enforce_at:
-            await self.in_thread(spool.enforce)
-            self._enforce_at = self.clock.seconds() + ENFORCE_S
+            await self._enforce(spool)
+
+    async def _enforce(self, spool: Spool) -> None:
+        await self.in_thread(partial(spool.enforce, final=self._final))
+        self._enforce_at = self.clock.seconds() + ENFORCE_S
 
     async def _flush(self) -> int:
         spool = self.spool
@@ -270,16 +284,16 @@ class LogSpooler:
             await self._take(spool, piece)
 
     async def _take(self, spool: Spool, piece: Piece) -> None:
-        segments, done = 0, False
+        services, done = 0, False
         while not done and self._running:
             taken = await self.in_thread(spool.take_in, piece)
-            segments = max(segments, taken.segments)
+            services = max(services, taken.services)
             done = taken.done
             if taken.segments and piece.log_class is LogClass.SIGNIFICANT:
                 for watcher in tuple(self._watchers.values()):
                     watcher()
         if done and piece.log_class is LogClass.FULL:
-            self._turnover.made(segments)
+            self._turnover.made(services)
 
 
 def _waiting(files: LogFiles) -> dict[LogClass, int]:

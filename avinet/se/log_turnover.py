@@ -21,6 +21,12 @@ WORTH_BYTES = 64 * KIB
 12,000 segments of full logs a day so, instead of 144,000."""
 PIECE_BYTES = 64 * MIB
 """However young: some chunks of the spool."""
+LARGE_PIECE_BYTES = 128 * MIB
+"""Where there are many virtual services: as much as the spool can gather of each before it makes segments."""
+GOOD_BYTES = 512 * KIB
+"""Of a virtual service, for a segment that compresses as well as any (``avinet.logs.spool_gathering``)."""
+SPOOL_SHARE = 8
+"""What waits raw is to be a small part of what a spool may have on the disk."""
 
 
 @attrs.define(eq=False)
@@ -31,6 +37,7 @@ class Turnover:
     """When something was first seen to wait."""
     _services: int = attrs.field(default=1, init=False)
     """How many had full logs in the last piece."""
+    _most_bytes: int = attrs.field(default=LARGE_PIECE_BYTES, init=False)
 
     def due(self, waiting: Mapping[LogClass, int], now: float) -> list[LogClass]:
         """The classes to take away now; ``waiting`` has the bytes of each."""
@@ -46,12 +53,17 @@ class Turnover:
         """It was taken away."""
         self._since.pop(log_class, None)
 
-    def made(self, segments: int) -> None:
-        """Of a piece of full logs."""
-        self._services = max(1, segments)
+    def made(self, services: int) -> None:
+        """Of so many there were lines in a piece of full logs."""
+        self._services = max(1, services)
+
+    def limit(self, spool_bytes: int) -> None:
+        """The spool may have so much."""
+        self._most_bytes = spool_bytes // SPOOL_SHARE
 
     def _ripe(self, log_class: LogClass, size: int, age_s: float) -> bool:
-        if size >= PIECE_BYTES:
+        wanted = min(max(PIECE_BYTES, GOOD_BYTES * self._services), LARGE_PIECE_BYTES, self._most_bytes)
+        if size >= wanted:
             return True
         if log_class is LogClass.SIGNIFICANT:
             return age_s >= SIGNIFICANT_AGE_S

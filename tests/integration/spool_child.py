@@ -11,7 +11,8 @@ from twisted.internet.threads import deferToThread
 from avinet.dataplane.envoy_admin import EnvoyAdmin
 from avinet.dataplane.envoy_files import EnvoyFiles
 from avinet.dataplane.envoy_logs import reopened
-from avinet.logs import spool
+from avinet.logs import spool_window
+from avinet.logs.spool import Spool
 from avinet.se.log_spooler import LogSpooler
 
 
@@ -30,11 +31,12 @@ class Source:
 
 
 def main(state, data_plane, chunk_bytes, once):
-    spool.CHUNK_BYTES = int(chunk_bytes)
+    spool_window.CHUNK_BYTES = int(chunk_bytes)
+    spool_window.WINDOW_BYTES = 3 * int(chunk_bytes)
     source = Source(Path(data_plane))
     spooler = LogSpooler(
         source,
-        lambda: spool.Spool.open(Path(state), source.log_files().folder, time.time),
+        lambda: Spool.open(Path(state), source.log_files().folder, time.time),
         reactor,
         deferToThread,
         lambda code, level, text: print(code, level, text, flush=True),

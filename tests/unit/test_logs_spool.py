@@ -1,12 +1,13 @@
 """The spool keeps what it takes in, hands it out, and counts what it loses."""
 
+import errno
 import tempfile
 from pathlib import Path
 
 import zstandard
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.logs import spool as spool_module
+from avinet.logs import spool_gathering, spool_window
 from avinet.logs.spool import SegmentGoneError, Spool, SpoolLimits
 from avinet.logs.spool_packs import whole
 from avinet.logs.throttle import Throttle, Throttles
@@ -35,6 +36,10 @@ class Kit(SynchronousTestCase):
         if self.spool is not None:
             self.spool.close()
         self.spool = Spool.open(self.folder, self.logs, lambda: self.now)
+
+    def small_chunks(self, window_bytes=1000):
+        self.patch(spool_window, "CHUNK_BYTES", 1000)
+        self.patch(spool_window, "WINDOW_BYTES", window_bytes)
 
     def write(self, log_class, *lines):
         with (self.logs / f"{log_class}.ndjson").open("ab") as file:
@@ -175,7 +180,7 @@ class Spooling(Kit):
         self.assertEqual(self.drops(), [(DropReason.CORRUPT, service(1), 1)])
 
     def test_a_piece_of_many_chunks_is_taken_in_by_and_by(self):
-        self.patch(spool_module, "CHUNK_BYTES", 1000)
+        self.small_chunks()
         lines = [line(n % 3, BASE_US + n, n=n) for n in range(100)]
         self.spooled(FULL, *lines)
         self.assertGreater(len(self.heads()), 20)
@@ -184,7 +189,7 @@ class Spooling(Kit):
         self.assertEqual(self.drops(), [])
 
     def test_a_line_longer_than_a_chunk_is_dropped_and_the_next_kept(self):
-        self.patch(spool_module, "CHUNK_BYTES", 1000)
+        self.small_chunks()
         self.spooled(FULL, line(1), line(2, path="x" * 5000), line(3))
         self.assertEqual([head.service for head in self.heads()], [service(1), service(3)])
         self.assertIn(DropReason.TORN, [reason for reason, _, _ in self.drops()])
@@ -247,6 +252,168 @@ class Limits(Kit):
         self.assertEqual([head.log_class for head in self.heads()], [FULL])
         self.assertEqual(self.drops(), [(DropReason.EXPIRED, service(1), 1)])
 
+    def test_what_is_raw_counts_and_makes_full_segments_go(self):
+        self.spooled(SIGNIFICANT, line(1))
+        self.spooled(FULL, line(2))
+        self.write(FULL, line(3, path="x" * 5000))
+        self.spool.set_limits(SpoolLimits(max_bytes=2000))
+        self.spool.enforce()
+        self.assertEqual([head.log_class for head in self.heads()], [SIGNIFICANT])
+        self.assertEqual(self.drops(), [(DropReason.SPOOL_FULL, service(2), 1)])
+        self.assertTrue((self.logs / "full.ndjson").stat().st_size)  # whoever writes it has it open
+
+    def test_the_oldest_pieces_go_when_no_full_segment_is_left(self):
+        self.small_chunks()
+        self.spooled(SIGNIFICANT, line(1))
+        for n in range(3):
+            self.write(FULL, *[line(n, BASE_US + i, path="y" * 400) for i in range(6)])
+            self.rotate(FULL)
+        self.write(SIGNIFICANT, line(1))
+        self.rotate(SIGNIFICANT)
+        sizes = [piece.path.stat().st_size for piece in self.spool.pieces()]
+        self.spool.set_limits(SpoolLimits(max_bytes=sum(sizes[2:]) + 1000))
+        self.spool.enforce(final=True)
+        self.assertEqual([piece.name for piece in self.spool.pieces()], ["significant.5", "full.3", "full.4"])
+        self.assertEqual(self.drops(), [(DropReason.SPOOL_FULL, service(0), 6)])
+        [head] = self.heads()
+        self.assertEqual(head.log_class, SIGNIFICANT)
+        self.spool.set_limits(SpoolLimits(max_bytes=0))
+        self.spool.enforce(final=True)
+        self.assertEqual((self.heads(), list(self.logs.iterdir())), ([], []))
+        self.assertEqual(sum(records for _, _, records in self.drops()), 20)
+
+    def test_a_piece_that_is_still_written_loses_its_oldest_lines_only(self):
+        size = 64 * 1024  # of the disk, whole blocks are given back
+        self.patch(spool_window, "CHUNK_BYTES", size)
+        lines = [line(n % 3, BASE_US + n, path="z" * 1000) for n in range(200)]
+        self.write(FULL, *lines)
+        self.rotate(FULL)
+        [piece] = self.spool.pieces()
+        with piece.path.open("ab") as envoy:
+            self.spool.set_limits(SpoolLimits(max_bytes=2 * size))
+            self.spool.enforce()
+            self.assertLess(self.spool._pieces.disk_bytes(FULL), 2 * size)
+            envoy.write(line(7))
+        lost = self.spool.totals().drops[DropReason.SPOOL_FULL]
+        self.assertIn(lost, range(50, 150))
+        self.take_in()
+        kept = b"".join(map(self.content, self.heads()))
+        self.assertEqual(sorted(kept.splitlines(True)), sorted([*lines[lost:], line(7)]))
+        self.assertEqual(set(self.spool.totals().drops), {DropReason.SPOOL_FULL})
+
+    def test_raw_logs_that_are_taken_in_make_no_significant_segment_go(self):
+        self.small_chunks()
+        self.spooled(SIGNIFICANT, line(1))
+        self.spool.set_limits(SpoolLimits(max_bytes=3000))
+        self.spooled(FULL, *[line(2, BASE_US + n) for n in range(60)])
+        self.assertEqual({head.log_class for head in self.heads()}, {SIGNIFICANT, FULL})
+
+    def test_what_is_being_sent_goes_after_all_others_of_its_class(self):
+        for n in range(3):
+            self.spooled(FULL, line(n))
+        first, second, _ = self.heads()
+        self.spool.lend(first.name)
+        self.spool.lend(second.name)
+        self.spool.set_limits(SpoolLimits(max_segments=2))
+        self.spool.enforce()
+        self.assertEqual(self.heads(), [first, second])
+        self.spool.give_back([second.name])
+        self.spool.set_limits(SpoolLimits(max_segments=1))
+        self.spool.enforce()
+        self.assertEqual(self.heads(), [first])
+        self.spool.acknowledge([first.name])
+        self.assertEqual(self.spool._lent, set())
+        self.assertEqual(
+            sorted(self.drops()),
+            [(DropReason.SPOOL_FULL, service(1), 1), (DropReason.SPOOL_FULL, service(2), 1)],
+        )
+
+    def test_the_limit_holds_even_if_all_is_being_sent(self):
+        for n in range(2):
+            self.spooled(FULL, line(n))
+        for head in self.heads():
+            self.spool.lend(head.name)
+        self.spool.set_limits(SpoolLimits(max_segments=1))
+        self.spool.enforce()
+        self.assertEqual([head.service for head in self.heads()], [service(1)])
+
+
+class Gathered(Kit):
+    """Services with few lines in a chunk."""
+
+    def setUp(self):
+        super().setUp()
+        self.small_chunks(window_bytes=100_000)
+        self.patch(spool_gathering, "LARGE_BYTES", 2000)
+
+    def piece(self, lines):
+        self.spooled(FULL, *lines)
+        heads = self.heads()
+        for head in heads:
+            mine = [text for text in lines if head.service.encode() in text]
+            self.assertIn(self.content(head), b"".join(mine))
+            times = [int(text[30:36]) for text in self.content(head).splitlines()]
+            self.assertEqual((head.first_us % S, head.last_us % S), (min(times), max(times)))
+            self.assertEqual(head.records, len(times))
+        got = b"".join(map(self.content, heads))
+        self.assertEqual(sorted(got.splitlines(True)), sorted(lines))
+        return heads
+
+    def test_their_lines_wait_for_those_of_the_next_chunks(self):
+        lines = [line(n % 50, BASE_US + n) for n in range(200)]
+        heads = self.piece(lines)
+        self.assertEqual(
+            {(head.service, head.records) for head in heads}, {(service(n), 4) for n in range(50)}
+        )
+        self.assertEqual(len({self.spool.place(head.name).path for head in heads}), 1)
+
+    def test_those_with_many_do_not(self):
+        lines = [line(0 if n % 5 else n, BASE_US + n) for n in range(300)]
+        heads = self.piece(lines)
+        sizes = [head.raw_bytes for head in heads if head.service == service(0)][:-1]
+        self.assertGreater(len(sizes), 5)
+        self.assertTrue(all(2000 <= size < 4000 for size in sizes), sizes)
+
+    def test_without_room_what_waits_becomes_segments(self):
+        self.patch(spool_gathering, "WAITING_BYTES", 8192)
+        lines = [line(n % 50, BASE_US + n, id=f"{n * 2**61 % 10**18}") for n in range(1000)]
+        heads = self.piece(lines)
+        self.assertGreater(len(heads), 100)
+        self.assertGreater(len({self.spool.place(head.name).path for head in heads}), 1)
+
+    def test_what_a_failed_window_gathered_is_forgotten(self):
+        lines = [line(n % 50, BASE_US + n) for n in range(200)]
+        store, failing = self.spool._index.store, [OSError("no")]
+
+        def fails(*args):
+            if failing:
+                raise failing.pop()
+            store(*args)
+
+        self.patch(self.spool._index, "store", fails)
+        self.write(FULL, *lines)
+        self.rotate(FULL)
+        self.assertRaises(OSError, self.spool.take_in, self.spool.pieces()[0])
+        self.take_in()
+        got = b"".join(map(self.content, self.heads()))
+        self.assertEqual(sorted(got.splitlines(True)), sorted(lines))
+
+    def test_a_chunk_that_the_disk_does_not_give_back_ends_what_is_gathered(self):
+        lines = [line(n % 10, BASE_US + n) for n in range(100)]
+        read = spool_window.ChunkBuffer.read
+
+        def broken(buffer, descriptor, offset):
+            if 3000 <= offset < 4000:
+                raise OSError(errno.EIO, "broken")
+            return read(buffer, descriptor, offset)
+
+        self.patch(spool_window.ChunkBuffer, "read", broken)
+        self.spooled(FULL, *lines)
+        drops = self.spool.totals().drops
+        kept = sum(head.records for head in self.heads())
+        self.assertIn(kept, range(85, 95))
+        self.assertEqual(set(drops), {DropReason.CORRUPT})
+
 
 class Losses(Kit):
     def drop(self, at_us, number=1, records=1, reason=DropReason.THROTTLED):
@@ -278,6 +445,26 @@ class Losses(Kit):
         more, after = self.spool.drops_since(position)
         self.assertEqual([d.records for d in more], [1])
         self.assertEqual(self.spool.drops_since(after), ((), after))
+
+    def test_each_controller_is_told_all_of_them(self):
+        self.drop(60 * S)
+        drops, position = self.spool.drops_since(0)
+        self.spool.drops_since(position)  # the first one knows them, and then it is told more
+        self.drop(120 * S)
+        more, position = self.spool.drops_since(position)
+        self.spool.drops_since(position)
+        self.assertEqual(self.spool.drops_since(0)[0], drops + more)
+
+    def test_of_those_that_were_told_the_newest_are_kept(self):
+        self.spool._index.losses._max_rows = 20
+        position = 0
+        for n in range(100):
+            self.drop(n * 60 * S)
+            _, position = self.spool.drops_since(position)
+        drops, _ = self.spool.drops_since(0)
+        self.assertIn(len(drops), range(39, 42))
+        self.assertEqual(drops[-1].first_us, 99 * 60 * S)
+        self.assertEqual(self.spool.totals().drops, {DropReason.THROTTLED: 100})
 
     def test_they_outlive_a_restart_told_or_not(self):
         self.drop(60 * S)
@@ -327,7 +514,7 @@ class Damage(Kit):
         self.assertNotEqual(self.spool.incarnation, incarnation)
 
     def test_of_pieces_that_were_begun_nobody_knows_how_much_is_in_segments(self):
-        self.patch(spool_module, "CHUNK_BYTES", 1000)
+        self.small_chunks()
         self.write(FULL, *[line(1, BASE_US + n) for n in range(50)])
         self.rotate(FULL)
         self.write(FULL, line(2))

@@ -10,9 +10,10 @@ import zstandard
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.errors import AvinetError, Kind
-from avinet.logs import spool as spool_module
+from avinet.logs import spool_window
 from avinet.logs.spool import Spool, SpoolLimits
 from avinet.logs.spool_index import SpoolIndex
+from avinet.logs.throttle import Throttle, Throttles
 from avinet.model.logs import DropReason, LogClass, Selection, piece_name
 from tests.unit.log_lines import line
 
@@ -83,8 +84,11 @@ class Steps:
 
 
 class Kit(SynchronousTestCase):
+    window_bytes = 500
+
     def setUp(self):
-        self.patch(spool_module, "CHUNK_BYTES", 500)
+        self.patch(spool_window, "CHUNK_BYTES", 500)
+        self.patch(spool_window, "WINDOW_BYTES", self.window_bytes)
         held = tempfile.TemporaryDirectory()
         self.addCleanup(held.cleanup)
         self.root = Path(held.name)
@@ -164,6 +168,7 @@ class AgentKilled(Kit):
 
     def test_while_the_index_is_made_anew(self):
         """Nothing is doubled; of a piece that was begun, what is not in segments is counted by its bytes."""
+        self.patch(spool_window, "WINDOW_BYTES", 500)
         for how in ("before", "after"):
             kill_at, killed = 0, True
             while killed:
@@ -205,6 +210,12 @@ class AgentKilled(Kit):
             self.assertGreater(kill_at, 5)
 
 
+class AgentKilledInAWindow(AgentKilled):
+    """A commit takes in two chunks, whose small segments are one for each service."""
+
+    window_bytes = 1000
+
+
 class TheDiskIsFull(Kit):
     def full(self, times, real):
         """``os.write`` that fails so often, then works."""
@@ -240,6 +251,23 @@ class TheDiskIsFull(Kit):
         )
         spool.enforce()
         self.assertTrue((self.folder / "reserve").exists())
+
+    def test_what_has_no_room_is_tried_again_a_chunk_at_a_time(self):
+        self.patch(spool_window, "WINDOW_BYTES", 10_000)
+        self.fresh("less")
+        spool = self.open()
+        self.addCleanup(spool.close)
+        spool.set_limits(SpoolLimits())
+        spool.set_throttles(Throttles(full=Throttle(per_se=6)))
+        piece = next(piece for piece in spool.pieces() if piece.log_class is FULL)
+        with mock.patch.object(os, "write", self.full(1, os.write)):
+            taken = spool.take_in(piece)
+        self.assertFalse(taken.done)
+        self.assertLess(taken.records, 6)
+        while not spool.take_in(piece).done:
+            pass
+        self.assertEqual(spool.totals().full.records, 6)
+        self.assertEqual(spool.totals().drops, {DropReason.THROTTLED: 2})
 
     def test_when_nothing_can_go_nothing_has_happened(self):
         self.fresh("hopeless")

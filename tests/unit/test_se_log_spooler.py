@@ -8,12 +8,21 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.dataplane.interface import DataPlaneDownError, LogFiles, Status
+from avinet.logs import spool_window
 from avinet.logs.spool import Spool, SpoolLimits
 from avinet.logs.throttle import Throttle, Throttles
 from avinet.model.events import Level
 from avinet.model.logs import DropReason, LogClass, Selection
 from avinet.se.log_spooler import CODE, LogSpooler, SpoolNotReadyError
-from avinet.se.log_turnover import FULL_AGE_S, FULL_MAX_AGE_S, PIECE_BYTES, WORTH_BYTES, Turnover
+from avinet.se.log_turnover import (
+    FULL_AGE_S,
+    FULL_MAX_AGE_S,
+    LARGE_PIECE_BYTES,
+    PIECE_BYTES,
+    SPOOL_SHARE,
+    WORTH_BYTES,
+    Turnover,
+)
 from avinet.se.lookout import Seen
 from avinet.sqlite_file import StoreDamagedError
 from tests.unit.log_lines import line, service
@@ -208,7 +217,7 @@ class Troubles(Kit):
         self.spooler.start()
         self.pass_s(300)
         self.assertEqual(tries[:5], [0.5, 1.5, 3.5, 7.5, 15.5])
-        self.assertLess(len(tries), 12)
+        self.assertLess(len(tries), 35)
         self.opening = None
         self.pass_s(61)
         self.assertEqual(self.heads(), [])
@@ -235,7 +244,7 @@ class Troubles(Kit):
         self.spooler.start()
         self.pass_s(1)
         spool = self.spooler.spool
-        enforce, spool.enforce = spool.enforce, lambda: 1 / 0
+        enforce, spool.enforce = spool.enforce, lambda final: 1 / 0
         self.spooler.configure(SpoolLimits(), Throttles())
         self.pass_s(2)
         self.assertTrue(self.flushLoggedErrors(ZeroDivisionError))
@@ -244,6 +253,24 @@ class Troubles(Kit):
         self.source.write(SIGNIFICANT, line(1))
         self.pass_s(5)
         self.assertEqual(len(self.heads()), 1)
+
+    def test_what_cannot_be_taken_in_is_held_to_the_limit_all_the_same(self):
+        self.patch(spool_window, "CHUNK_BYTES", 50_000)
+        self.spooler.configure(SpoolLimits(max_bytes=200_000), Throttles())
+        self.spooler.start()
+        self.pass_s(1)
+        self.source.down = True
+        text = b"".join(line(1, n, path="x" * 1000) for n in range(100))
+        for _ in range(10):
+            self.source.write(FULL, text)
+            self.pass_s(5)
+        self.assertLess(self.spooler.spool._pieces.disk_bytes(FULL), 450_000)
+        self.source.down = False
+        self.pass_s(60)
+        totals = self.spooler.spool.totals()
+        self.assertEqual(totals.full.records + totals.drops[DropReason.SPOOL_FULL], 1000)
+        self.assertGreater(totals.full.records, 0)
+        self.assertEqual(set(totals.drops), {DropReason.SPOOL_FULL})
 
     def test_what_the_data_plane_could_not_write_is_counted(self):
         self.spooler.start()
@@ -272,6 +299,16 @@ class WhenFilesAreTakenAway(SynchronousTestCase):
         self.assertEqual(due(99 * WORTH_BYTES, 1000 + FULL_MAX_AGE_S), [FULL])
         turnover.taken(FULL)
         self.assertEqual(due(PIECE_BYTES, 9000), [FULL])
+
+    def test_with_many_services_larger_ones_and_never_more_than_a_share_of_the_spool(self):
+        turnover = Turnover()
+        due = lambda size: turnover.due({FULL: size}, 0)
+        turnover.made(400)
+        self.assertEqual(due(LARGE_PIECE_BYTES - 1), [])
+        self.assertEqual(due(LARGE_PIECE_BYTES), [FULL])
+        turnover.limit(SPOOL_SHARE * 1000)
+        self.assertEqual(due(999), [])
+        self.assertEqual(due(1000), [FULL])
 
     def test_an_empty_file_does_not_age(self):
         turnover = Turnover()
