@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from avinet.model.ids import ObjectId
@@ -25,6 +26,8 @@ DROP_RANGE_US = 60_000_000
 
 _SLICE_BYTES = MIB
 """Letters are looked for in slices, so that the mask stays small and in the processor's cache."""
+_memory = pa.system_memory_pool()
+"""For what is gathered: arrow's own keeps 40 MiB more for itself, at the same speed."""
 _SERVICE_BYTES = len("virtualservice-") + 36
 _TIME_AT = len(LINE_HEAD)
 _SERVICE_AT = _TIME_AT + TIME_BYTES + len(LINE_SERVICE)
@@ -300,7 +303,7 @@ def _gather(chunk: Chunk, lines: Lines, order: Places) -> memoryview:
     array = pa.Array.from_buffers(
         pa.binary(), len(bounds) - 1, [None, pa.py_buffer(bounds), pa.py_buffer(chunk)]
     )
-    taken: Any = array.take(pa.array(order * 2))
+    taken: Any = pc.take(array, pa.array(order * 2), memory_pool=_memory)
     return memoryview(taken.buffers()[2])
 
 

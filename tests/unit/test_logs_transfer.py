@@ -4,6 +4,7 @@ from twisted.internet.defer import fail
 
 from avinet.controller.log_intake import Threads
 from avinet.logs.incoming import IntakeLimits
+from avinet.logs.spool import SpoolLimits
 from avinet.model.logs import Drop, DropReason, LogClass
 from avinet.units import KIB, MIB
 from tests.unit.log_kit import FULL, SIGNIFICANT, Fleet, Held
@@ -334,6 +335,44 @@ class Broken(Fleet):
         self.pump()
         self.assertEqual(self.state_of(pull), "done")
         self.assertEqual([one.head for one in self.ledger.waiting(2**62)], [first])
+
+    def test_what_is_being_sent_when_room_is_made_arrives_and_is_not_counted_as_lost(self):
+        for n in range(40):
+            self.engine.log_bulk(FULL, 60_000, at_us=BASE_US + n * 1_000)
+        self.attach()
+        self.pump()
+        pull, spool = self.pull(), self.engine.spool
+        while not self.engine.shipper_bulk().sent_bytes:
+            self.assertTrue(self.step())
+        spool.set_limits(SpoolLimits(max_segments=20))
+        spool.enforce()
+        self.pump()
+        self.clock.advance(2)
+        self.pump()
+        self.assertEqual(self.state_of(pull), "done")
+        lost = spool.totals().drops[DropReason.SPOOL_FULL]
+        received = self.received()[FULL]
+        self.assertEqual((lost, len(received)), (20 * 20, 20 * 20))
+        self.assertEqual(self.engine.heads(), [])
+        self.assertEqual(spool._lent, set())
+
+    def test_a_channel_that_ends_leaves_nothing_lent(self):
+        for n in range(40):
+            self.engine.log_bulk(FULL, 60_000, at_us=BASE_US + n * 1_000)
+        self.attach()
+        self.pump()
+        pull = self.pull()
+        while not self.engine.shipper_bulk().sent_bytes:
+            self.assertTrue(self.step())
+        self.assertGreater(len(self.engine.spool._lent), 10)
+        self.done(self.pulls.pause(pull))
+        self.pump()
+        self.assertEqual(self.engine.spool._lent, set())
+        self.done(self.pulls.resume(pull))
+        while not self.engine.spool._lent:
+            self.assertTrue(self.step())
+        self.lose()
+        self.assertEqual(self.engine.spool._lent, set())
 
     def test_a_segment_that_rotted_in_the_spool_is_set_aside_and_the_rest_comes(self):
         self.engine.log_bulk(FULL, 1 * MIB)
