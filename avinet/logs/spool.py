@@ -10,9 +10,10 @@ Blocking, and safe to use from several threads: only ``take_in``, ``enforce`` an
 and one of them runs at a time; the others wait for a commit at most.
 """
 
+import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import ClassVar
@@ -25,12 +26,12 @@ from avinet.errors import AvinetError, Kind, error
 from avinet.logs.spool_index import SpoolIndex
 from avinet.logs.spool_leavings import Leavings
 from avinet.logs.spool_losses import MAX_TOLD
-from avinet.logs.spool_packs import Packs, Placed, punch, whole
+from avinet.logs.spool_packs import Packs, Place, Placed, punch, whole
 from avinet.logs.spool_pieces import Piece, Pieces
 from avinet.logs.spool_recovery import lost, make_anew, open_index
 from avinet.logs.spool_reserve import Reserve
 from avinet.logs.spool_segments import SegmentMaker
-from avinet.logs.spool_window import ChunkBuffer, Window
+from avinet.logs.spool_window import ChunkBuffer, Taken, Window
 from avinet.logs.throttle import Throttler, Throttles
 from avinet.model.logs import ClassTotals, Drop, DropReason, LogClass, SegmentHead, Selection, SpoolTotals
 from avinet.units import DAY_S, MIB
@@ -52,15 +53,6 @@ class SegmentGoneError(AvinetError):
 
 
 @attrs.frozen
-class Place:
-    """Where a segment's bytes are."""
-
-    path: Path
-    offset: int
-    size: int
-
-
-@attrs.frozen
 class SpoolLimits:
     """How much is kept; what is beyond goes, the oldest full logs first, and significant ones last."""
 
@@ -70,18 +62,6 @@ class SpoolLimits:
     """Since the requests; 0 is no limit."""
     max_segments: int = 500_000
     """Rows of the index, which takes some 150 MB then."""
-
-
-@attrs.frozen
-class Taken:
-    """What became of one part of a piece."""
-
-    records: int
-    """In segments now."""
-    segments: int
-    services: int
-    done: bool
-    """The piece is taken in and gone."""
 
 
 class Spool:
@@ -149,7 +129,7 @@ class Spool:
             placed = self._index.find(name)
         if placed is None:
             raise SegmentGoneError(name=name)
-        return Place(self._packs.path(placed.pack_name), placed.offset, placed.head.size)
+        return self._packs.place(placed)
 
     def lend(self, name: str) -> Place:
         """As ``place``; it goes after all others of its class until it is given back, since it is about to be kept elsewhere."""
@@ -220,24 +200,15 @@ class Spool:
     def take_in(self, piece: Piece) -> Taken:
         """The next part of a final piece.  An error of ``Kind.NO_SPACE`` when no room can be made: nothing has happened."""
         with self._working:
-            begun = self._pieces.begin(piece)
-            with self._lock:
-                taken = self._index.pieces().get(piece.name, 0)
-            descriptor = os.open(begun.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                window = Window(begun, descriptor, taken, os.fstat(descriptor).st_size)
+            with self._open(piece) as window:
                 before = self._index.counter
-                if taken < window.size:
-                    window = self._take(window)
+                if window.taken < window.size:
+                    window = self._take(window)  # noqa: PLW2901 - one that was too large is done again
                 done = window.taken >= window.size
-                if not done:
-                    punch(
-                        descriptor, 0, window.taken
-                    )  # a piece of gigabytes does not stay beside its segments
-            finally:
-                os.close(descriptor)
+                if not done:  # a piece of gigabytes does not stay beside its segments
+                    punch(window.descriptor, 0, window.taken)
             if done:
-                self._finish([begun])
+                self._finish([window.piece])
                 self._buffer.rest()
             self._enforce(pieces=False)
             return Taken(window.records, self._index.counter - before, len(window.services), done=done)
@@ -281,6 +252,18 @@ class Spool:
             self._pieces.remove(piece)
         with self._lock:
             self._index.forget([piece.name for piece in pieces])
+
+    @contextlib.contextmanager
+    def _open(self, piece: Piece) -> Iterator[Window]:
+        """What is left of it."""
+        begun = self._pieces.begin(piece)
+        with self._lock:
+            taken = self._index.pieces().get(piece.name, 0)
+        descriptor = os.open(begun.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            yield Window(begun, descriptor, taken, os.fstat(descriptor).st_size)
+        finally:
+            os.close(descriptor)
 
     def _take(self, window: Window) -> Window:
         """Commit a window, a smaller one where there is little room; what it has found."""
@@ -342,21 +325,14 @@ class Spool:
         for piece in self._pieces.all():
             if piece.log_class is not log_class:
                 continue
-            begun = self._pieces.begin(piece)
-            with self._lock:
-                taken = self._index.pieces().get(piece.name, 0)
-            descriptor = os.open(begun.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                window = Window(begun, descriptor, taken, os.fstat(descriptor).st_size)
+            with self._open(piece) as window:
                 if not window.discard(self._buffer, final=final):
                     continue
                 with self._lock:
                     self._index.store((), window.drops, piece.name, window.taken)
-                gone = punch(descriptor, 0, window.taken)
-            finally:
-                os.close(descriptor)
+                gone = punch(window.descriptor, 0, window.taken)
             if final and window.taken >= window.size:
-                self._finish([begun])
+                self._finish([window.piece])
                 gone = True
             return gone
         return False

@@ -51,6 +51,15 @@ class Placed(msgspec.Struct, frozen=True, array_like=True):
         return f"{self.head.incarnation}-{self.pack:016d}"
 
 
+@attrs.frozen
+class Place:
+    """Where a segment's bytes are."""
+
+    path: Path
+    offset: int
+    size: int
+
+
 @attrs.define(eq=False)
 class Packs:
     """``folder/segments`` and ``folder/bad``."""
@@ -75,6 +84,10 @@ class Packs:
     def path(self, pack_name: str) -> Path:
         """Of one pack."""
         return self.segments / f"{pack_name}.pack"
+
+    def place(self, placed: Placed) -> Place:
+        """Of one segment."""
+        return Place(self.path(placed.pack_name), placed.offset, placed.head.size)
 
     def write(self, made: Iterable[tuple[SegmentHead, bytes]]) -> list[Placed]:
         """Write a pack of those segments, durably; nothing for none.  ``DiskFullError`` leaves nothing."""

@@ -23,6 +23,18 @@ WINDOW_BYTES = 256 * MIB
 """Some two seconds of work, which who stops the agent waits for, and which is done again after a kill."""
 
 
+@attrs.frozen
+class Taken:
+    """What became of one part of a piece."""
+
+    records: int
+    """In segments now."""
+    segments: int
+    services: int
+    done: bool
+    """The piece is taken in and gone."""
+
+
 class ChunkBuffer:
     """One for all chunks: what malloc takes and gives back in this size, it keeps in the end."""
 

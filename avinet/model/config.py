@@ -145,8 +145,8 @@ class ServiceEngineGroup(ConfigObject, frozen=True, kw_only=True):
     commands: tuple[CommandClass, ...] = tuple(CommandClass)
     """What its SEs accept through the reverse forward."""
     log_disksz: Annotated[int, msgspec.Meta(ge=100, le=10_000_000)] = 10_000
-    """MiB on the disk of each SE for request logs that no controller has yet. Beyond it the oldest go first, and those
-    that are significant last."""
+    """MiB on the disk of each SE for request logs that no controller has yet, segments and what is still NDJSON. Beyond it
+    the oldest go first, and those that are significant last."""
     log_age_h: Annotated[int, msgspec.Meta(ge=0, le=8_760)] = 168
     """Hours for which an SE keeps them at most; 0 for no limit."""
     significant_log_throttle: LogRate = 0

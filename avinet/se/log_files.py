@@ -13,7 +13,8 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from avinet.errors import AvinetError, Kind, error
-from avinet.logs.spool import Place, SegmentGoneError
+from avinet.logs.spool import SegmentGoneError
+from avinet.logs.spool_packs import Place
 from avinet.model.logs import SegmentHead
 from avinet.units import MIB
 

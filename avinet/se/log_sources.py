@@ -15,7 +15,8 @@ from twisted.python.failure import Failure
 
 from avinet.errors import RemoteProtocolError
 from avinet.logs.sending import Transfer
-from avinet.logs.spool import Place, SegmentGoneError
+from avinet.logs.spool import SegmentGoneError
+from avinet.logs.spool_packs import Place
 from avinet.logs.timers import Timers
 from avinet.model.logs import ClassTotals, Drop, SegmentHead, Selection, SpoolTotals
 from avinet.se.log_channel import InThread, LogChannel

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.logs.spool import Place, SegmentGoneError
+from avinet.logs.spool import SegmentGoneError
+from avinet.logs.spool_packs import Place
 from avinet.se import log_files
 from avinet.se.log_files import OpenSegment, SegmentShortError, is_sound
 from avinet.units import KIB, MIB
