@@ -79,7 +79,7 @@ class Receiving:
         if head.first_us > head.last_us:
             return self.refuse(name, RefuseReason.HEAD, "its last request is before its first")
         if head.raw_bytes > head.size * MAX_RATIO:
-            return self.refuse(name, RefuseReason.HEAD, f"compressed more than {MAX_RATIO} times")
+            return self.refuse(name, RefuseReason.HEAD, f"compressed more than {MAX_RATIO:,} times")
         if head.records > head.raw_bytes:
             return self.refuse(name, RefuseReason.HEAD, "more records than bytes")
         have = self._partials.pop(name, 0)

@@ -15,7 +15,7 @@ from avinet.logs.incoming import IncomingLogs, IntakeLimits
 from avinet.logs.ledger import Segment
 from avinet.logs.receiving import MAX_REFUSED
 from avinet.logs.sending import MAX_UNANSWERED
-from avinet.model.logs import Drop, DropReason, LogClass, SegmentHead, SpoolTotals
+from avinet.model.logs import MAX_RATIO, Drop, DropReason, LogClass, SegmentHead, SpoolTotals
 from avinet.units import KIB, MIB
 from avinet.wire import log_messages as m
 from avinet.wire.log_codec import LogDecoder, encode, raw_head
@@ -179,7 +179,7 @@ class Hostile(Links):
         wire = self.greeted()
         for absurd in (
             {"first_us": 3},
-            {"raw_bytes": 60_001, "records": 1},
+            {"raw_bytes": 60 * MAX_RATIO + 1, "records": 1},
             {"records": 61},
         ):
             wire.say(m.Begin(head=head_of(data, **absurd)), data)

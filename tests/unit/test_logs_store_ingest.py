@@ -13,6 +13,7 @@ from avinet.logs.store.frames import Frames, frame
 from avinet.logs.store.ingest import BAD_LINES_BYTES, MAX_BAD_LINES, ingest
 from avinet.logs.store.jobs import MAX_FRAME_BYTES, Answered, Asked, Select, Written
 from avinet.logs.store.segments import SegmentBadError, read_segment
+from avinet.model.logs import MAX_SEGMENT_RAW_BYTES
 from tests.unit.log_store_kit import T0_US, job, line, segment, service
 
 
@@ -60,9 +61,14 @@ class SegmentsTest(FolderTest):
         one = segment(self.folder, b"\0" * 50_000_000, raw_bytes=1_000)
         self.assertEqual("it goes on after 1000 bytes", self.bad(one))
 
-    def test_a_ratio_that_no_logs_have_is_bad_unseen(self):
-        one = segment(self.folder, b"\0" * 50_000_000)
+    def test_a_ratio_that_zstd_has_not_is_bad_unseen(self):
+        one = segment(self.folder, line(), raw_bytes=50_000_000)
         self.assertIn("would become 50000000", self.bad(one))
+
+    def test_no_content_has_a_ratio_that_is_refused(self):
+        one = segment(self.folder, b"\0" * MAX_SEGMENT_RAW_BYTES)
+        self.assertGreater(one.head.raw_bytes, 32_000 * one.head.size)
+        self.assertEqual(MAX_SEGMENT_RAW_BYTES, len(read_segment(Path(one.path), one.head)))
 
     def test_a_window_that_would_take_memory_is_bad(self):
         raw = b"".join(line(T0_US + n) for n in range(1_000))

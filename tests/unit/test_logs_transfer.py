@@ -23,6 +23,16 @@ class Pushed(Fleet):
         self.pump()
         self.assert_all_here(SIGNIFICANT)
 
+    def test_a_client_that_sends_one_long_path_again_and_again_is_logged_like_any(self):
+        path = "/" + "a" * 50_000
+        self.engine.log(SIGNIFICANT, *(line(1, BASE_US + n * 50, path=path, status=500) for n in range(100)))
+        self.engine.spooled()
+        (head,) = self.engine.heads()
+        self.assertGreater(head.raw_bytes, 1_000 * head.size)
+        self.attach()
+        self.pump()
+        self.assert_all_here(SIGNIFICANT)
+
     def test_full_segments_stay_until_somebody_asks(self):
         self.engine.log(FULL, line(1))
         self.engine.spooled()

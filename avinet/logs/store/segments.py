@@ -11,13 +11,11 @@ import zstandard
 
 from avinet.errors import AvinetError, Kind, error
 from avinet.model.logs import MAX_RATIO, SegmentHead
-from avinet.units import KIB, MIB
+from avinet.units import MIB
 
 MAX_WINDOW_BYTES = 8 * MIB
 """What the decompressor holds besides.  Level 3 uses 2 MiB, level 19 8 MiB (zstd's own advice to decoders: RFC 8878,
 3.1.1.1.2)."""
-_SLACK_BYTES = 64 * KIB
-"""Ratios of short segments mean nothing."""
 
 
 @error
@@ -30,7 +28,7 @@ class SegmentBadError(AvinetError):
 
 def read_segment(path: Path, head: SegmentHead) -> bytearray:
     """The NDJSON of a segment: ``head.raw_bytes`` of it.  ``SegmentBadError``; ``OSError`` where there is no file."""
-    if head.raw_bytes > head.size * MAX_RATIO + _SLACK_BYTES:
+    if head.raw_bytes > head.size * MAX_RATIO:
         raise SegmentBadError(why=f"{head.size} bytes would become {head.raw_bytes}")
     raw = bytearray(head.raw_bytes)
     decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
