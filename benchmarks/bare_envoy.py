@@ -1,19 +1,28 @@
 """Envoys that nobody manages: the peer of a service engine's, and servers for both to ask.
 
-As little configuration as does the job, on one worker: what a service engine's Envoy has beside it is its cost.
+As little configuration as does the job, on one worker: what a service engine's Envoy has beside it is its cost.  The
+peer logs its requests too, whoever runs an Envoy in earnest does: one file, of JSON lines with the same fields as a
+service engine's.  That a service engine has two files, filters that choose one, and an agent that takes them away, is
+part of its cost.
 """
 
 import json
 import os
 import socket
 import subprocess
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
+from avinet.dataplane.envoy_access_log import access_logs
 from avinet.dataplane.envoy_binary import find_envoy
+from avinet.dataplane.envoy_cluster import METADATA_KEY, NAME_KEY
+from avinet.dataplane.envoy_files import FLUSH_INTERVAL_MS
+from avinet.dataplane.interface import LogFiles
+from avinet.model.config import VirtualService
 from benchmarks.processes import bound_to_us, end, until
 
 START_LIMIT_S = 30.0
@@ -42,6 +51,7 @@ class BareEnvoy:
         command = (
             *(os.fspath(find_envoy().path), "-c", os.fspath(file), "--concurrency", "1"),
             *("--disable-hot-restart", "-l", "error"),
+            *("--file-flush-interval-msec", str(FLUSH_INTERVAL_MS)),
         )
         with (self.folder / f"{self.name}.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -55,6 +65,16 @@ class BareEnvoy:
         if self._process is None:
             raise AssertionError("not started")
         return self._process.pid
+
+    @property
+    def requests_log(self) -> Path:
+        """Where it logs requests, if it does."""
+        return _requests_log(self.folder, self.name)
+
+    def forget_requests(self) -> None:
+        """Empty its log of requests, which grows by 10 MB a second; it goes on at the start."""
+        if self.requests_log.exists():
+            os.truncate(self.requests_log, 0)
 
     def stop(self) -> None:
         """SIGTERM."""
@@ -78,27 +98,43 @@ def servers(folder: Path, ports: Sequence[int]) -> BareEnvoy:
 
 
 def proxy(folder: Path, port: int, server: int) -> BareEnvoy:
-    """What a virtual service with a pool of one server does."""
+    """What a virtual service with a pool of one server does, with its requests logged."""
     endpoint = {"endpoint": {"address": _address(server)}}
     cluster = {
         "name": "pool",
         "type": "STATIC",
         "load_assignment": {"cluster_name": "pool", "endpoints": [{"lb_endpoints": [endpoint]}]},
+        "metadata": {"filter_metadata": {METADATA_KEY: {NAME_KEY: "pool"}}},
     }
     routes = [{"match": {"prefix": "/"}, "route": {"cluster": "pool"}}]
-    resources = {"listeners": [_listener(port, routes)], "clusters": [cluster]}
+    log = _access_log(_requests_log(folder, "bare"), port)
+    resources = {"listeners": [_listener(port, routes, log)], "clusters": [cluster]}
     return BareEnvoy(folder, "bare", {"static_resources": resources}, [port])
+
+
+def _requests_log(folder: Path, name: str) -> Path:
+    return folder / f"{name}-requests.ndjson"
+
+
+def _access_log(file: Path, port: int) -> dict[str, Any]:
+    """One of a service engine's loggers as it would be without a choice between two files."""
+    service = VirtualService(
+        uuid=f"virtualservice-{uuid.uuid4()}", name="bare", vip=(), services=(), pool_ref="", se_group_ref=""
+    )
+    (logger, *_) = access_logs(service, f"127.0.0.1:{port}", LogFiles(file.parent), http=True)
+    return {"name": logger["name"], "typed_config": {**logger["typed_config"], "path": os.fspath(file)}}
 
 
 def _address(port: int) -> dict[str, Any]:
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
 
-def _listener(port: int, routes: list[dict[str, Any]]) -> dict[str, Any]:
+def _listener(port: int, routes: list[dict[str, Any]], *logs: dict[str, Any]) -> dict[str, Any]:
     manager = {
         "@type": MANAGER,
         "stat_prefix": "bench",
         "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
+        "access_log": list(logs),
         "http_filters": [{"name": "router", "typed_config": {"@type": ROUTER}}],
     }
     chain = {"filters": [{"name": "http", "typed_config": manager}]}

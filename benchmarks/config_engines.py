@@ -23,6 +23,8 @@ from benchmarks.processes import Worker, cpu_s, until
 from benchmarks.real_engine import HEARTBEAT_S, MISSES, QuickController, RealEngine
 
 MANY_S = 3.0
+SMALL_S = 0.5
+SMALL_CHANGES = 5
 SHARE_OF_BARE = 0.95
 FAILOVER_S = 1.0
 KEEP, FRESH = 16, 4
@@ -143,6 +145,25 @@ class Engines:
         report(self.arguments, f"{what}: apply to each having answered", took_s, "s", at_most(MANY_S))
         report(self.arguments, f"{what}: apply to its answer (controller)", taken_s, "s")
         report(self.arguments, f"{what}: commit to Ack", row["last_s"], "s")
+        self._small_changes(what, names, first)
+
+    def _small_changes(self, what: str, names: Sequence[str], first: int) -> None:
+        """Of one among many: a pool that gets another server, and a virtual service that gets a route."""
+        pools: list[float] = []
+        services: list[float] = []
+        for turn, name in enumerate(names[:SMALL_CHANGES]):
+            pools.append(self._ack_s(self._pool(name, (0, 1))))
+            changed = self._service(name, first + turn, routes=[{"path": "/elsewhere", "pool_ref": name}])
+            services.append(self._ack_s(changed))
+        text = f"{what}: commit to Ack of a change of one {{}}, p50 of {SMALL_CHANGES}"
+        report(self.arguments, text.format("pool"), quantile(pools, 0.5), "s", at_most(SMALL_S))
+        report(self.arguments, text.format("virtual service"), quantile(services, 0.5), "s")
+
+    def _ack_s(self, *documents: dict[str, Any]) -> float:
+        row = self.controller.wait(self._apply(*documents))
+        if row["last_s"] is None:
+            raise RuntimeError(f"version {row['version']} has no Ack: the engine was found down meanwhile")
+        return float(row["last_s"])
 
     def under_load(self) -> None:
         """Requests that fail or are cut while the configuration changes."""
@@ -191,12 +212,13 @@ class Engines:
                 came = self._round(port)
                 rates[port].append(came["rate"])
                 cpu[port].append((cpu_s(pids[port]) - before) / came["answered"] * 1e6)
+                bare.forget_requests()
         finally:
             bare.stop()
         what = f"requests a second through the engine, {RATE_CONNECTIONS} connections"
         report(
             self.arguments,
-            f"{what}, beside a bare Envoy (best of {self.plan.rounds})",
+            f"{what}, beside a bare Envoy that logs them (best of {self.plan.rounds})",
             max(rates[ours]),
             "a second",
             times_peer(SHARE_OF_BARE),

@@ -4,12 +4,12 @@ A second Envoy that only checks (``--mode validate``) looks at everything but ad
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 
 from avinet.dataplane.addresses import check_address
 from avinet.dataplane.envoy_binary import EnvoyBinary, validate_with
@@ -22,6 +22,10 @@ from avinet.dataplane.interface import RejectedError
 
 MAX_PROBES = 100
 """Certificates that are looked at one by one when Envoy does not say which it refuses: some 50 ms each."""
+MAX_AT_ONCE = 2
+"""Processes that look at a large change beside each other, some 60 MiB each: the requests under way need the machine too."""
+WORTH_A_PROCESS = 100
+"""Listeners: they take Envoy as long as a change is allowed to be noticed, 0.1 s."""
 _PLACE = re.compile(r"StaticResourcesValidationError\.(Clusters|Listeners)\[(\d+)\]")
 """How validation says which one it means."""
 _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
@@ -56,14 +60,34 @@ class _Good:
         def is_new(item: dict[str, Any], known: Mapping[str, Any]) -> bool:
             return known.get(item["name"]) != item or not changed.isdisjoint(_certificates(item))
 
-        listeners = tuple(item for item in wanted.listeners if is_new(item, self.listeners))
-        needed = {name for item in listeners for name in ours(item).get("clusters", ())}
-        clusters = tuple(
-            item for item in wanted.clusters if item["name"] in needed or is_new(item, self.clusters)
-        )
-        used = {name for item in (*clusters, *listeners) for name in _certificates(item)}
-        secrets = tuple(secret for secret in wanted.secrets if secret.resource in used)
-        return attrs.evolve(wanted, clusters=clusters, listeners=listeners, secrets=secrets)
+        listeners = [item for item in wanted.listeners if is_new(item, self.listeners)]
+        clusters = {item["name"] for item in wanted.clusters if is_new(item, self.clusters)}
+        return _part(wanted, listeners, clusters)
+
+
+def _clusters(listener: Mapping[str, Any]) -> Iterable[str]:
+    found: Iterable[str] = ours(listener).get("clusters", ())
+    return found
+
+
+def _part(wanted: Rendered, listeners: Sequence[dict[str, Any]], clusters: set[str]) -> Rendered:
+    """These ``listeners`` and ``clusters`` of ``wanted``, and all that they refer to."""
+    needed = clusters.union(*map(_clusters, listeners))
+    found = tuple(item for item in wanted.clusters if item["name"] in needed)
+    used = {name for item in (*found, *listeners) for name in _certificates(item)}
+    secrets = tuple(secret for secret in wanted.secrets if secret.resource in used)
+    return attrs.evolve(wanted, clusters=found, listeners=tuple(listeners), secrets=secrets)
+
+
+def _parts(wanted: Rendered) -> list[Rendered]:
+    """``wanted`` in parts that are looked at beside each other: all of it, and each with what it refers to."""
+    count = min(MAX_AT_ONCE, len(wanted.listeners) // WORTH_A_PROCESS)
+    if count < 2:
+        return [wanted]
+    size = -(-len(wanted.listeners) // count)
+    chunks = [wanted.listeners[start : start + size] for start in range(0, len(wanted.listeners), size)]
+    unused = {item["name"] for item in wanted.clusters}.difference(*map(_clusters, wanted.listeners))
+    return [_part(wanted, chunk, unused if chunk is chunks[0] else set()) for chunk in chunks]
 
 
 def _certificates(item: Mapping[str, Any]) -> Iterable[str]:
@@ -96,36 +120,40 @@ class EnvoyCheck:
         """
         await self.in_thread(_check_addresses, wanted.endpoints)
         rest = self._good.rest(wanted)
-        why = ""
-        if rest.clusters or rest.listeners:
-            why = await self._validate(binary, rest.clusters, rest.listeners, rest.secrets)
-        if not why:
-            self.found_good(wanted)
-            return
-        resource = blamed(rest, why)
-        if not resource:
-            resource, why = await self._bad_secret(binary, rest.secrets) or ("", why)
-        raise RejectedError(resource=resource, detail=why)
+        parts = _parts(rest) if rest.clusters or rest.listeners else []
+        for part, why in zip(parts, await self._validate(binary, parts), strict=True):
+            if why:
+                raise await self._rejection(binary, part, why)
+        self.found_good(wanted)
 
-    async def _validate(
-        self,
-        binary: EnvoyBinary,
-        clusters: Iterable[Any],
-        listeners: Iterable[Any],
-        secrets: Iterable[Secret],
-    ) -> str:
-        path = self.files.write_validation(clusters, listeners, secrets)
+    async def _rejection(self, binary: EnvoyBinary, part: Rendered, why: str) -> RejectedError:
+        resource = blamed(part, why)
+        if not resource:
+            resource, why = await self._bad_secret(binary, part.secrets) or ("", why)
+        return RejectedError(resource=resource, detail=why)
+
+    async def _validate(self, binary: EnvoyBinary, parts: Iterable[Rendered]) -> list[str]:
+        """What Envoy has against each; they are looked at beside each other."""
+        paths: list[Path] = []
         try:
-            why: str = await self.in_thread(validate_with, binary.path, path, self.settings.apply_timeout_s)
+            for part in parts:
+                paths.append(
+                    self.files.write_validation(part.clusters, part.listeners, part.secrets, len(paths))
+                )
+            limit_s = self.settings.apply_timeout_s
+            looks = [self.in_thread(validate_with, binary.path, path, limit_s) for path in paths]
+            found: list[str] = await gatherResults(looks, consumeErrors=True)
         finally:
-            if path != self.files.validation:
-                path.unlink(missing_ok=True)
-        return why
+            for path in paths:
+                if path != self.files.validation:
+                    path.unlink(missing_ok=True)
+        return found
 
     async def _bad_secret(self, binary: EnvoyBinary, secrets: Iterable[Secret]) -> tuple[str, str] | None:
         """The certificate that Envoy refuses, and why: of a secret it does not tell which one it means."""
         for secret in list(secrets)[:MAX_PROBES]:
-            why = await self._validate(binary, (), (_listener_with(secret),), (secret,))
+            probe = Rendered((), (_listener_with(secret),), (secret,), {})
+            (why,) = await self._validate(binary, [probe])
             if why:
                 return secret.resource, why
         return None

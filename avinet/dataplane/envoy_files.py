@@ -222,11 +222,16 @@ class EnvoyFiles:
         return tuple({k: v for k, v in r.items() if k != "@type"} for r in resources)
 
     def write_validation(
-        self, clusters: Iterable[Any], listeners: Iterable[Any], secrets: Iterable[Secret]
+        self,
+        clusters: Iterable[Any],
+        listeners: Iterable[Any],
+        secrets: Iterable[Secret],
+        number: int = 0,
     ) -> Path:
         """Write what ``--mode validate`` is to look at: validation does not read LDS, CDS and SDS files.
 
-        With secrets in it is in memory, and the caller's to remove.
+        With secrets in it is in memory, and the caller's to remove; so are those with another ``number`` than 0, which
+        are looked at beside it.
         """
         resources: dict[str, Any] = {"clusters": clusters, "listeners": listeners}
         path, found, files = self.validation, [secret.static for secret in secrets], self.secrets
@@ -235,6 +240,8 @@ class EnvoyFiles:
             own_folder(path.parent.parent)
             own_folder(path.parent)
             resources = {**with_static_secrets(resources), "secrets": found}
+        if number:
+            path = path.with_stem(f"{path.stem}-{number}")
         content = {"node": {"id": "avinet", "cluster": "avinet"}, "static_resources": resources}
         encoded = msgspec.json.encode(content)
         for log_class in LogClass:

@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.dataplane.envoy_binary import EnvoyBinary, validate_with
-from avinet.dataplane.envoy_check import EnvoyCheck
+from avinet.dataplane.envoy_check import WORTH_A_PROCESS, EnvoyCheck
 from avinet.dataplane.envoy_files import EnvoyFiles
 from avinet.dataplane.envoy_memory import Memory
 from avinet.dataplane.envoy_render import CARRIER, render
@@ -94,3 +94,31 @@ class Checking(SynchronousTestCase):
         self.looks(*services, old)
         found = self.looks(*services, new)
         self.assertEqual(found, [{"virtualservice-1", "pool-1", "sslkeyandcertificate-1"}])
+
+    def many(self, **more):
+        numbers = range(1, 2 * WORTH_A_PROCESS + 1)
+        services = [
+            service(str(n), ports=(), ssl=(1000 + n,), certificates=(f"{n % 2}",), pool=f"pool-{n}")
+            for n in numbers
+        ]
+        pools = [pool(str(n), **more) for n in numbers]
+        return (*services, *pools, certificate("0"), certificate("1"))
+
+    def test_many_are_looked_at_beside_each_other_and_none_is_left_out(self):
+        one, two = self.looks(*self.many())
+        kinds = (*(f"{kind}-{n}" for kind in ("virtualservice", "pool") for n in range(1, 201)), CARRIER)
+        self.assertEqual(one | two, {*kinds, "sslkeyandcertificate-0", "sslkeyandcertificate-1"})
+        for found in (one, two):
+            services = {name.partition("-")[2] for name in found if name.startswith("virtualservice-")}
+            self.assertEqual(len(services), WORTH_A_PROCESS)
+            self.assertEqual(services, {n.partition("-")[2] for n in found if n.startswith("pool-")})
+        left = [path.name for path in self.check.files.folder.glob("validate*")]
+        self.assertLessEqual(set(left), {"validate.json"})
+
+    def test_what_the_second_part_says_is_of_the_second_part(self):
+        self.said = ["", "StaticResourcesValidationError.Clusters[0]: no"]
+        wanted = render(state_of(*self.many()), FOLDER)
+        blamed = self.refused(*self.many()).resource
+        position = [str(c["name"]) for c in wanted.clusters].index(blamed.partition("/")[2])
+        self.assertEqual(position, WORTH_A_PROCESS)
+        self.assertEqual(len(self.looks(*self.many())), 2)
