@@ -13,7 +13,15 @@ from avinet.controller.log_tail import Arrivals, TailSource, tail_filter
 from avinet.controller.log_whereabouts import EngineLogs, Whereabouts
 from avinet.errors import AvinetError, Kind, error
 from avinet.logs.query.answers import Answer
-from avinet.logs.query.asked import Filter, Question, Wanted, query_of, records_of
+from avinet.logs.query.asked import (
+    Question,
+    UrlFilter,
+    UrlQuestion,
+    UrlWanted,
+    Wanted,
+    query_of,
+    records_of,
+)
 from avinet.logs.query.parser import parse
 from avinet.logs.query.shapes import Query, Whole
 from avinet.logs.query.times import SECOND_US
@@ -118,14 +126,14 @@ class LogsStatus(msgspec.Struct, frozen=True, kw_only=True):
 class ExportQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which records, and as what."""
 
-    q: Filter = ""
+    q: UrlFilter = ""
     format: ExportKind = ExportKind.NDJSON
 
 
 class TailQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which records; ``full`` has those of the full logs, too.  ``since`` is a record's ``id``, as Last-Event-ID."""
 
-    q: Filter = ""
+    q: UrlFilter = ""
     full: bool = False
     since: Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)] | None = None
 
@@ -197,17 +205,22 @@ class LogApi:
         return Response(body=LogsStatus(store=store, service_engines=self.where.status(), drops=drops))
 
     def _asking(
-        self, name: str, handler: Handler, kind: type[msgspec.Struct], summary: str
+        self,
+        name: str,
+        handler: Handler,
+        kinds: tuple[type[msgspec.Struct], type[msgspec.Struct]],
+        summary: str,
     ) -> tuple[Route, ...]:
-        """By URL, or by the same names in a body."""
+        """By URL, or by the same names in a body, which can be longer."""
+        in_url, in_body = kinds
         return tuple(
             Route(
                 method=method,
                 path=f"{BASE}/{name}",
                 handler=handler,
                 summary=summary,
-                query=kind if method == "GET" else None,
-                request=kind if method == "POST" else None,
+                query=in_url if method == "GET" else None,
+                request=in_body if method == "POST" else None,
                 response_schema=ANSWER_SCHEMA,
                 statuses={200: "As far as it is in the store; ``missing`` says what is not.", **WRONG},
                 timeout_s=QUERY_TIMEOUT_S,
@@ -222,13 +235,13 @@ class LogApi:
             *self._asking(
                 "query",
                 self.query,
-                Question,
+                (UrlQuestion, Question),
                 "Count, most frequent values, figures by group, percentiles or a histogram of request logs.",
             ),
             *self._asking(
                 "records",
                 self.records,
-                Wanted,
+                (UrlWanted, Wanted),
                 "Records of request logs, a page at a time, newest first unless asked otherwise.",
             ),
             Route(

@@ -34,6 +34,9 @@ from avinet.logs.query.shapes import (
 )
 
 Filter = Annotated[str, msgspec.Meta(max_length=MAX_QUERY_CHARS)]
+MAX_URL_FILTER_CHARS = 1_000
+"""In a URL a character takes up to 12 bytes, and a request's first line has 16 KiB; longer ones go in a body."""
+UrlFilter = Annotated[str, msgspec.Meta(max_length=MAX_URL_FILTER_CHARS)]
 Words = Annotated[str, msgspec.Meta(max_length=1_000)]
 SHAPES = ("count", "top", "group_by", "percentiles", "histogram")
 
@@ -69,6 +72,18 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cursor: Annotated[str, msgspec.Meta(max_length=MAX_CURSOR_CHARS)] = ""
     """``next`` of the page before."""
     oldest_first: bool = False
+
+
+class UrlQuestion(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A question in a URL."""
+
+    q: UrlFilter = ""
+
+
+class UrlWanted(Wanted, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Records asked for in a URL."""
+
+    q: UrlFilter = ""
 
 
 def query_of(question: Question, now_us: int) -> Query:
