@@ -250,7 +250,7 @@ class LogApi:
                 handler=self.export,
                 summary=f"All records that a filter leaves as a file, oldest first; {RECORDS_HEADER} has their number.",
                 query=ExportQuery,
-                produces=MEDIA_TYPES[ExportKind.NDJSON],
+                produces=tuple(MEDIA_TYPES.values()),
                 statuses={200: "The file.", **WRONG, 507: "There is no room to make it."},
                 timeout_s=EXPORT_TIMEOUT_S,
             ),

@@ -13,6 +13,7 @@ from avinet.rest.route import Auth, Route
 _ROUTER_STATUSES = {
     400: "The path, the query, a header or the body is malformed.",
     408: "The request did not arrive in time.",
+    414: "The path and the query are too long together; what is long goes in a body where there is a POST.",
     429: "Too many requests; Retry-After says when to ask again.",
     500: "A defect of avinet; the answer names the incident in the log.",
     504: "The answer took too long.",
@@ -134,7 +135,8 @@ def _responses(route: Route, schema_of: dict[str, Any]) -> dict[str, Any]:
             answer["content"] = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
         elif status != 204:
             schema = schema_of[_key(route.response)] if route.response is not None else {}
-            answer["content"] = {route.produces: {"schema": route.response_schema or schema}}
+            content = {"schema": route.response_schema or schema}
+            answer["content"] = dict.fromkeys(route.media_types, content)
     return responses
 
 

@@ -111,6 +111,15 @@ class MalformedRequestError(AvinetError):
 
 
 @error
+class TargetTooLongError(AvinetError):
+    """The request's first line is longer than {limit} bytes. What is long goes in a body, where there is a POST for it."""
+
+    kind: ClassVar[Kind] = Kind.TOO_LARGE
+    http_status: ClassVar[int] = 414
+    limit: int
+
+
+@error
 class SlowRequestError(AvinetError):
     """The request did not arrive within {limit_s:.0f} s."""
 

@@ -100,7 +100,8 @@ class Route:
     statuses: Mapping[int, str] = attrs.field(factory=lambda: {200: "Done."})
     """Every status the handler may answer with, and when.  The router's own refusals need no mention."""
     consumes: tuple[str, ...] = (JSON_TYPE,)
-    produces: str = JSON_TYPE
+    produces: str | tuple[str, ...] = JSON_TYPE
+    """Media types of a successful answer: several where the request chooses among them."""
     body_bytes: int = DEFAULT_BODY_BYTES
     timeout_s: float = DEFAULT_TIMEOUT_S
     """How long the handler may take to begin its answer."""
@@ -131,6 +132,11 @@ class Route:
                         protocol="REST",
                         detail=f"{self.method} {self.path} takes {struct}, which lets unknown fields pass",
                     )
+
+    @property
+    def media_types(self) -> tuple[str, ...]:
+        """Of a successful answer."""
+        return (self.produces,) if isinstance(self.produces, str) else self.produces
 
     @property
     def segments(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ sends a byte a minute, a body of any length, or a client that never reads its an
 - a body may be as long as its route says, known before a byte of it is read, and arrives within
   ``BODY_TIMEOUT_S``; what is over is answered 413 and the rest read and discarded up to a bound, so that the client
   gets to read the answer (most do so only once they have sent all, and closing with unread input would reset the
-  connection under it);
+  connection under it); a first line that is too long is answered 414 in the same way;
 - an answer that the client does not read stalls for ``STALL_TIMEOUT_S``, then the connection is cut.
 
 How many connections there may be is ``avinet.rest.connections``'s.  HTTP/2 is left out: one more parser before
@@ -30,6 +30,7 @@ from avinet.rest.problem import (
     BodyTooLargeError,
     MalformedRequestError,
     SlowRequestError,
+    TargetTooLongError,
     TooManyBodiesError,
     problem_of,
 )
@@ -76,6 +77,7 @@ class BoundedChannel(HTTPChannel):
         self._closing = False
         self._lingers_long = False
         self._large = False
+        self._at_first_line = True
 
     @property
     def first_line(self) -> tuple[str, str]:
@@ -105,7 +107,16 @@ class BoundedChannel(HTTPChannel):
     def lineReceived(self, line: bytes) -> None:
         """A line of a header."""
         if not self._refused:
+            # twisted.web, too, forgives an empty line before the first.
+            self._at_first_line = self._at_first_line and not line
             super().lineReceived(line)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """One line has more than its bound, which twisted.web would cut without a word."""
+        if self._at_first_line:
+            self.refuse(TargetTooLongError(limit=self.MAX_LENGTH))
+        else:
+            self._respondToBadRequestAndDisconnect()
 
     def allHeadersReceived(self) -> None:
         """The body's time starts."""
@@ -116,6 +127,7 @@ class BoundedChannel(HTTPChannel):
         """The request is whole."""
         if not self._refused:
             self._stop_waiting()
+            self._at_first_line = True
             super().allContentReceived()
 
     def requestDone(self, request: Request) -> None:

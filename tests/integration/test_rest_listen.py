@@ -123,6 +123,31 @@ async def test_the_sender_of_far_too_much_learns_why_it_was_refused():
         await port.stopListening()
 
 
+def told_of_a_long_target(port, length):
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=30, context=context)
+    try:
+        connection.request("GET", "/big?q=" + "a" * length)
+        answer = connection.getresponse()
+        return answer.status, answer.headers["Content-Type"], json.loads(answer.read())["reason"]
+    finally:
+        connection.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_sender_of_a_first_line_that_is_too_long_learns_why_it_was_refused():
+    key, certificate = Root().node()
+    options = node_context_factory(key_pem(key), pem(certificate))
+    port = listen_tls(reactor, Place(0, "x", "127.0.0.1"), site(), options)
+    try:
+        for length in (16_400, 500_000):
+            told = await deferToThread(told_of_a_long_target, port.getHost().port, length)
+            assert told == (414, "application/problem+json", "target-too-long")
+    finally:
+        await port.stopListening()
+
+
 def ask(path):
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(10)

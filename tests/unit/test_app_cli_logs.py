@@ -8,10 +8,11 @@ from pathlib import Path
 from rich.console import Console
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.app.cli import logs_pulls
+from avinet.app.cli import logs_pulls, logs_query
 from avinet.app.cli.context import Place
 from avinet.app.cli.logs_answers import record_line
 from avinet.app.cli.sparkline import bar
+from avinet.logs.query.asked import MAX_URL_FILTER_CHARS
 from tests.unit.api_double import Answer, problem
 from tests.unit.cli_kit import CliCase
 
@@ -174,6 +175,16 @@ class QueryTests(CliCase):
         self.answers["POST", "/api/logs/query"] = Answer(body={"count": 3, "missing": []})
         self.assertEqual(self.answer_of("logs", "query", text, "--count"), "3\n")
         self.assertEqual(self.api.asked[0].json, {"q": text, "count": True})
+
+    def test_a_question_goes_in_a_body_where_the_api_takes_no_longer_url(self):
+        self.assertEqual(logs_query.MAX_URL_FILTER_CHARS, MAX_URL_FILTER_CHARS)
+        text = f"path={'a' * (MAX_URL_FILTER_CHARS - 5)}"
+        body = {"count": 3, "missing": []}
+        self.answers["GET", f"/api/logs/query?q={text.replace('=', '%3D')}&count=true"] = Answer(body=body)
+        self.answers["POST", "/api/logs/query"] = Answer(body=body)
+        for asked in (text, text + "a", "path=/\u4e16" + "\u4e16" * 900):
+            self.assertEqual(self.answer_of("logs", "query", asked, "--count"), "3\n")
+        self.assertEqual([asked.method for asked in self.api.asked], ["GET", "POST", "POST"])
 
     def test_a_malformed_query_is_shown_with_its_place(self):
         detail = "The query is wrong at character 7: >> is no operator.\n| status>>500\n|       ^\nAllowed here: =."

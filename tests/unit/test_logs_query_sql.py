@@ -15,9 +15,10 @@ from avinet.logs.query.duckdb import duckdb_sql
 from avinet.logs.query.errors import InvalidShapeError
 from avinet.logs.query.expressions import Compare, Op, Within
 from avinet.logs.query.fields import FIELDS
-from avinet.logs.query.pages import page_of
+from avinet.logs.query.pages import MAX_CURSOR_CHARS, page_of
 from avinet.logs.query.parser import parse
 from avinet.logs.query.shapes import (
+    KEY_CHARS,
     Count,
     GroupBy,
     Histogram,
@@ -91,7 +92,7 @@ class InjectionTests(SynchronousTestCase):
         rendered = duckdb_sql(Query(filter=filter_, shape=Records()))
         tree = parse_one(rendered.sql, dialect="duckdb")
         literals = {literal.this for literal in tree.find_all(exp.Literal)}
-        self.assertLessEqual(literals, {"", "1000.0"})
+        self.assertLessEqual(literals, {"", "1000.0", str(KEY_CHARS)})
         names = {name.this for name in tree.find_all(exp.Placeholder)}
         self.assertEqual(names | set(rendered.parameters), set(rendered.parameters))
 
@@ -248,6 +249,22 @@ class PageTests(SynchronousTestCase):
                     break
                 after = page_of(answer.next).place
             self.assertEqual(sorted(found, key=int), [str(n) for n in range(60)])
+
+    def test_request_ids_as_long_as_a_header_have_a_next_page_and_a_short_cursor(self):
+        ids = [("\U0001f600" * 9_000) + str(n) for n in range(20)]
+        self.store.fill(
+            [record(request_id=one, vs_uuid="\U0001f600" * 300, client="\U0001f600" * 300) for one in ids]
+        )
+        for oldest_first in (True, False):
+            found, after = [], None
+            while True:
+                answer = self.store.ask(Query(shape=Records(3, after, oldest_first)))
+                found.extend(row["request_id"] for row in answer.results)
+                if answer.next is None:
+                    break
+                self.assertLessEqual(len(answer.next), MAX_CURSOR_CHARS)
+                after = page_of(answer.next).place
+            self.assertEqual(sorted(found), sorted(ids))
 
     def test_a_record_that_comes_later_moves_no_page(self):
         store = self.store

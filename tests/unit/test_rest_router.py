@@ -410,6 +410,14 @@ class RouterTests(SynchronousTestCase):
         )
         self.assertNotIn("Page", document["components"]["schemas"])
 
+    def test_the_document_has_every_media_type_that_a_route_answers_with(self):
+        async def handler(request):
+            raise NotImplementedError
+
+        route = Route(method="GET", path="/x", handler=handler, summary="s", produces=("text/csv", "x/y"))
+        answers = openapi([route], Info("t", "1"))["paths"]["/x"]["get"]["responses"]
+        self.assertEqual(set(answers["200"]["content"]), {"text/csv", "x/y"})
+
     def test_operation_ids_are_unique(self):
         document = openapi(self.routes, Info("t", "1"))
         ids = [o["operationId"] for path in document["paths"].values() for o in path.values()]

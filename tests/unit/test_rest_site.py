@@ -89,9 +89,25 @@ class SiteTests(SynchronousTestCase):
             self.send(f"X-{n}: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n".encode())
         self.refused(400, "malformed-request")
 
-    def test_a_header_line_without_an_end_is_cut(self):
+    def test_a_first_line_that_is_too_long_is_answered(self):
         self.send(b"GET /" + b"a" * 20_000)
-        self.assertTrue(self.transport.disconnecting or self.connection.answer().status == 400)
+        self.refused(414, "target-too-long")
+
+    def test_a_first_line_that_is_too_long_is_answered_also_when_it_is_whole(self):
+        self.send(b"\r\nGET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.refused(414, "target-too-long")
+
+    def test_a_first_line_that_is_too_long_is_answered_also_after_another_request(self):
+        self.send(request_bytes("GET", "/get"))
+        self.assertEqual(self.connection.answer().status, 200)
+        self.transport.clear()
+        for _ in range(5):
+            self.send(b"GET /" + b"a" * 4_000 if not self.transport.value() else b"a" * 4_000)
+        self.refused(414, "target-too-long")
+
+    def test_a_header_line_without_an_end_is_answered(self):
+        self.send(b"GET /get HTTP/1.1\r\nX: " + b"a" * 20_000)
+        self.refused(400, "malformed-request")
 
     def test_a_body_declared_too_long_is_refused_before_it_is_read(self):
         self.send(self.post(b"", "Content-Length: 101\r\n"))

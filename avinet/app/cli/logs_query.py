@@ -1,7 +1,7 @@
 """``avinet logs query``: counts, the most frequent, figures by group, percentiles, histograms, and records."""
 
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import urlencode
 
 import click
 
@@ -13,6 +13,8 @@ from avinet.app.cli.output import print_json
 
 MAX_URL_CHARS = 4_000
 """A longer question goes in a body: what stands between may take no longer URL."""
+MAX_URL_FILTER_CHARS = 1_000
+"""The API's own bound on a filter in a URL."""
 
 
 @examples(
@@ -59,11 +61,11 @@ def query(where: Place, /, words: tuple[str, ...], **options: Any) -> None:
     if shaped and shaped != set(asked) - {"limit"}:
         raise UsageError(what="--oldest-first and --cursor go with records, not with figures")
     client, path = where.client(), path_to("logs", "query" if shaped else "records")
-    if len(quote(text)) > MAX_URL_CHARS:
+    in_url = {"q": text, **{name: "true" if value is True else value for name, value in asked.items()}}
+    if len(text) > MAX_URL_FILTER_CHARS or len(urlencode(in_url)) > MAX_URL_CHARS:
         answer = client.post(path, {"q": text, **asked})
     else:
-        words_of = {name: "true" if value is True else value for name, value in asked.items()}
-        answer = client.get(path, {"q": text, **words_of})
+        answer = client.get(path, in_url)
     if where.json:
         print_json(answer)
         return

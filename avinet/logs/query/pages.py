@@ -14,8 +14,8 @@ from avinet.logs.query.errors import InvalidShapeError
 from avinet.logs.query.shapes import KEY, Place
 from avinet.logs.query.times import MAX_US
 
-MAX_CURSOR_CHARS = 4_096
-"""A request id can be as long as a header; everything else in it is short."""
+MAX_CURSOR_CHARS = 1_800
+"""Five parts of a key with 64 characters of up to four bytes, some 50 bytes beside them; a third more in base64."""
 _Us = Annotated[int, msgspec.Meta(ge=0, le=MAX_US)]
 
 

@@ -28,6 +28,7 @@ from avinet.logs.query.fields import FIELDS, Type
 from avinet.logs.query.rendered import Column
 from avinet.logs.query.shapes import (
     KEY,
+    KEY_CHARS,
     Aggregate,
     Count,
     Function,
@@ -307,7 +308,10 @@ def _keys() -> list[exp.Expr]:
     """As text, and never null, so that all of them have one order."""
     return [
         exp.Coalesce(
-            this=exp.Cast(this=column(name), to=exp.DataType.build("text")),
+            this=exp.Left(
+                this=exp.Cast(this=column(name), to=exp.DataType.build("text")),
+                expression=exp.Literal.number(KEY_CHARS),
+            ),
             expressions=[exp.Literal.string("")],
         )
         for name in KEY
