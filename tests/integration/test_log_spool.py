@@ -25,7 +25,8 @@ from tests.integration.test_envoy import free_port
 from tests.integration.test_envoy_services import Services
 
 UUIDS = [f"{n}1111111-2222-4333-8444-555555555555" for n in range(3)]
-KILLS = 20
+KILLS = 8
+"""Each in another moment, which is left to chance; that no moment is wrong is proved one by one in the unit tests."""
 
 
 class Asking(threading.Thread):

@@ -94,7 +94,7 @@ async def test_workers_killed_at_random_lose_and_double_nothing(folder):
     intake, chance = Intake(folder), random.Random(7)
     try:
         await service.start()
-        for _ in range(10):
+        for _ in range(6):
             for _ in range(5):
                 service.arrived(intake.receive(ledger) + 100 * MIB)
             await deferLater(reactor, chance.random() * 0.4)
@@ -119,7 +119,7 @@ def start_parent(folder):
 @pytest_twisted.ensureDeferred
 async def test_a_parent_killed_at_random_loses_and_doubles_nothing(folder):
     intake, chance = Intake(folder), random.Random(11)
-    for _ in range(5):
+    for _ in range(3):
         ledger = Ledger(folder / "ledger.db")
         for _ in range(20):
             intake.receive(ledger)

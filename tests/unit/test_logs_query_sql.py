@@ -217,7 +217,7 @@ class PageTests(SynchronousTestCase):
         self.store = MemoryStore()
 
     @settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=25)
-    @given(st.lists(records(), max_size=15), st.integers(1, 4), st.booleans())
+    @given(st.lists(records(), max_size=8), st.integers(1, 4), st.booleans())
     def test_pages_hold_each_record_once_and_in_order(self, rows, size, oldest_first):
         store = self.store
         rows = rows + rows[:3]  # the very same record, so that keys alone cannot tell

@@ -12,7 +12,7 @@ from tests.unit.log_query_kit import NOW_US, MemoryStore
 
 HOUR_US = 3_600_000_000
 KNOWN = dict.fromkeys(FIELDS) | {"class": "full", "vs_uuid": "v", "se_uuid": "s"}
-AGES_US = st.lists(st.integers(0, 90 * 24).map(lambda hours: hours * HOUR_US), max_size=15)
+AGES_US = st.lists(st.integers(0, 90 * 24).map(lambda hours: hours * HOUR_US), max_size=8)
 
 
 class WindowTests(SynchronousTestCase):
@@ -28,7 +28,7 @@ class WindowTests(SynchronousTestCase):
                 break
         return of_whole(answer, query)
 
-    @settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=30)
+    @settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=15)
     @given(AGES_US, st.integers(1, 4), st.booleans(), st.none() | st.integers(0, 2_000))
     def test_pages_hold_the_same_records_as_without_parts(self, ages, size, oldest_first, since_h):
         rows = [KNOWN | {"time": NOW_US - age, "request_id": str(n)} for n, age in enumerate(ages)]

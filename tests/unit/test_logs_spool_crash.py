@@ -2,7 +2,6 @@
 
 import errno
 import os
-import tempfile
 from pathlib import Path
 from unittest import mock
 
@@ -16,6 +15,7 @@ from avinet.logs.spool_index import SpoolIndex
 from avinet.logs.throttle import Throttle, Throttles
 from avinet.model.logs import DropReason, LogClass, Selection, piece_name
 from tests.unit.log_lines import line
+from tests.unit.quick_folder import quick_folder
 
 FULL, SIGNIFICANT = LogClass.FULL, LogClass.SIGNIFICANT
 EVERYTHING = Selection()
@@ -29,10 +29,10 @@ class Killed(BaseException):
 class Steps:
     """What changes the disk, a step at a time; at one of them the process ends: before it, half way, or after it."""
 
-    def __init__(self, kill_at, how):
+    def __init__(self, kill_at=None, how=""):
         self.kill_at = kill_at
         self.how = how
-        self.count = 0
+        self.names = []
         self.dead = False
         self.indexes = []
 
@@ -70,8 +70,8 @@ class Steps:
         def step(*args, **kwargs):
             if self.dead:
                 raise Killed
-            number, self.count = self.count, self.count + 1
-            if number != self.kill_at:
+            self.names.append(real.__name__)
+            if len(self.names) - 1 != self.kill_at:
                 return real(*args, **kwargs)
             self.dead = True
             if self.how == "after":
@@ -89,9 +89,7 @@ class Kit(SynchronousTestCase):
     def setUp(self):
         self.patch(spool_window, "CHUNK_BYTES", 500)
         self.patch(spool_window, "WINDOW_BYTES", self.window_bytes)
-        held = tempfile.TemporaryDirectory()
-        self.addCleanup(held.cleanup)
-        self.root = Path(held.name)
+        self.root = quick_folder(self)
 
     def fresh(self, number):
         self.folder, self.logs = self.root / f"{number}" / "logs", self.root / f"{number}" / "data-plane"
@@ -149,26 +147,30 @@ class Kit(SynchronousTestCase):
 
 class AgentKilled(Kit):
     def test_at_each_step(self):
-        for how in ("before", "half", "after"):
-            kill_at, killed = 0, True
-            while killed:
+        self.fresh("whole")
+        with Steps() as whole:
+            self.work()
+        self.assertGreater(len(whole.names), 40)
+        for kill_at, name in enumerate(whole.names):
+            for how in ("before", "half", "after") if name == "write" else ("before", "after"):
                 self.fresh(f"{how}-{kill_at}")
-                killed = False
-                with Steps(kill_at, how) as steps:
-                    try:
-                        self.work()
-                    except Killed:
-                        killed = True
-                self.assertEqual(killed, steps.dead)
+                with Steps(kill_at, how) as steps, self.assertRaises(Killed):
+                    self.work()
+                self.assertEqual(steps.names, whole.names[: kill_at + 1])
                 spool = self.work()
                 self.check(spool, f"{how} step {kill_at}")
                 spool.close()
-                kill_at += 1
-            self.assertGreater(kill_at, 40)
 
+
+class AgentKilledInAWindow(AgentKilled):
+    """A commit takes in two chunks, whose small segments are one for each service."""
+
+    window_bytes = 1000
+
+
+class AgentKilledAfterDamage(Kit):
     def test_while_the_index_is_made_anew(self):
         """Nothing is doubled; of a piece that was begun, what is not in segments is counted by its bytes."""
-        self.patch(spool_window, "WINDOW_BYTES", 500)
         for how in ("before", "after"):
             kill_at, killed = 0, True
             while killed:
@@ -208,12 +210,6 @@ class AgentKilled(Kit):
                 spool.close()
                 kill_at += 1
             self.assertGreater(kill_at, 5)
-
-
-class AgentKilledInAWindow(AgentKilled):
-    """A commit takes in two chunks, whose small segments are one for each service."""
-
-    window_bytes = 1000
 
 
 class TheDiskIsFull(Kit):
