@@ -9,7 +9,7 @@ import msgspec
 from twisted.internet.interfaces import IReactorTime
 
 from avinet.controller.api_events import MAX_ID, resume_from
-from avinet.controller.log_tail import Arrivals, TailSource, tail_filter
+from avinet.controller.log_tail import LATER, Arrivals, TailSource, tail_filter
 from avinet.controller.log_whereabouts import EngineLogs, Whereabouts
 from avinet.errors import AvinetError, Kind, error
 from avinet.logs.query.answers import Answer
@@ -22,6 +22,7 @@ from avinet.logs.query.asked import (
     query_of,
     records_of,
 )
+from avinet.logs.query.expressions import Expression
 from avinet.logs.query.parser import parse
 from avinet.logs.query.shapes import Query, Whole
 from avinet.logs.query.times import SECOND_US
@@ -80,6 +81,9 @@ class LogSearch(Protocol):
 
     def ask_file(self, query: Query, name: str) -> Awaitable[Answer]:
         """The answer of one file."""
+
+    def check(self, query: Query) -> Awaitable[None]:
+        """Refuse what its engine would refuse of any record."""
 
     def export(self, query: Query, kind: str) -> Awaitable[Exported]:
         """All records as a file."""
@@ -189,12 +193,23 @@ class LogApi:
         asked = parse(wanted.q, self._now_us())
         if asked.since_us is not None or asked.until_us is not None:
             raise InvalidQueryError(where="q", what="since and until do not go with what is still to come")
+        await self._check(asked.filter)
         if self._tails >= MAX_TAILS:
             raise TooManyTailsError(limit=MAX_TAILS)
         source = TailSource(self.store, self.arrivals, tail_filter(asked.filter, full=wanted.full))
         start = resume_from(request, self.arrivals.last_number)
         stream = EventStream(_Counted(source, self._count), start, self.clock)
         return Response(body=stream, content_type=EVENT_STREAM_TYPE)
+
+    async def _check(self, filter_: Expression | None) -> None:
+        """A stream has begun before the first record comes, and could no longer refuse what cannot be searched for."""
+        if filter_ is None:
+            return
+        try:
+            await self.store.check(Query(filter=filter_))
+        except AvinetError as why:
+            if why.kind not in LATER:
+                raise
 
     def _count(self, more: int) -> None:
         self._tails += more

@@ -53,6 +53,10 @@ class StoreSearch:
         """Of one file."""
         return await self.service.store.query(query, (name,))
 
+    async def check(self, query: Query) -> None:
+        """Whether the store's engine takes it."""
+        await self.service.store.check(query)
+
     async def export(self, query: Query, kind: str) -> Exported:
         """A file that nobody else can open."""
         await self.service.fresh()
@@ -60,9 +64,10 @@ class StoreSearch:
         made = await self.service.store.export(query, target, ExportFormat(kind), MAX_EXPORT_BYTES)
 
         def opened() -> BinaryIO:
-            file = target.open("rb")
-            target.unlink()
-            return file
+            try:
+                return target.open("rb")
+            finally:
+                target.unlink(missing_ok=True)
 
         return Exported(await self.in_thread(opened), made.size, made.records)
 

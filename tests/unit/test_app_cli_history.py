@@ -91,6 +91,37 @@ class Diff(CliCase):
         shown = self.answer_of("config", "diff", "-f", "-", text="kind: pool\n")
         self.assertIn("engine se-1: set pool/web; removed pool/old", shown)
 
+    def test_records_of_a_list_have_a_line_each(self):
+        one, two = ({"ip": {"addr": f"10.0.0.{n}", "type": "V4"}, "port": 80, "tags": []} for n in (1, 2))
+        fields = [
+            {"path": "servers", "old": None, "new": [one, two]},
+            {"path": "names", "old": None, "new": ["a", "b"]},
+        ]
+        created = {"change": "created", "kind": "pool", "name": "w", "fields": fields, "fields_left_out": 0}
+        rules = [{"path": "rules", "old": [one], "new": [two, {"port": "x\ny"}]}]
+        answer = {
+            "before": 2,
+            "after": 7,
+            "changes": [created, {**created, "change": "updated", "fields": rules}],
+            "service_engines": None,
+        }
+        self.answers["GET", "/api/config/diff?before=2"] = Answer(body=answer)
+        self.assertEqual(
+            self.answer_of("config", "diff", "2").splitlines(),
+            [
+                "created pool/w",
+                "  servers:",
+                "    ip (addr 10.0.0.1, type V4), port 80, tags -",
+                "    ip (addr 10.0.0.2, type V4), port 80, tags -",
+                "  names: a, b",
+                "updated pool/w",
+                "  rules:",
+                "    - ip (addr 10.0.0.1, type V4), port 80, tags -",
+                "    + ip (addr 10.0.0.2, type V4), port 80, tags -",
+                "    + port x\ufffdy",
+            ],
+        )
+
     def test_of_both_or_of_nothing_is_refused(self):
         for arguments in ((), ("2", "-f", "-")):
             self.assertEqual(self.run_cli("config", "diff", *arguments, text="a: 1\n").exit_code, 2)

@@ -236,6 +236,31 @@ class PullTests(CliCase):
         self.assertIn("pull 7 goes on", found.stderr)
         self.assertEqual([asked.method for asked in self.api.asked], ["POST"])
 
+    def test_waiting_for_engines_that_are_away_is_said_and_ends_in_time_while_the_pull_goes_on(self):
+        rows = [{"name": f"se-{n}", "state": "waiting", "why": "", "connected": n == 9} for n in range(5)]
+        away = PULL | {"service_engines": [*rows, *PULL["service_engines"]]}
+        self.answers["POST", "/api/logs/pull"] = Answer(201, away)
+        self.answers["GET", "/api/logs/pull/7"] = Answer(body=away)
+        found = self.run_cli("logs", "pull", "--since", "1h", "--wait", "--timeout", "0.6")
+        self.assertEqual(found.exit_code, 7)
+        waits = "waits for se-0, se-1, se-2 and 2 more, which are not connected"
+        self.assertIn(f"avinet: pull 7 {waits}\n", found.stderr)
+        self.assertIn(f"not done in 0.6 s; it {waits}. It goes on", found.stderr)
+        self.assertEqual(found.stderr.count(waits), 2)
+        self.assertEqual({asked.method for asked in self.api.asked[1:]}, {"GET"})
+
+    def test_a_timeout_goes_with_waiting_alone(self):
+        self.assertEqual(self.run_cli("logs", "pull", "--since", "1h", "--timeout", "5").exit_code, 2)
+        self.assertEqual(self.api.asked, [])
+
+    def test_progress_says_who_is_waited_for(self):
+        shown = io.StringIO()
+        self.patch(logs_pulls, "Console", lambda **_: Console(file=shown, force_terminal=True, width=200))
+        away = [{"name": "se-2", "state": "waiting", "why": "", "connected": False}]
+        with logs_pulls._progress(Place()) as show:
+            show(PULL | {"service_engines": away})
+        self.assertIn("waits for se-2, which is not connected", shown.getvalue())
+
     def test_progress_is_a_bar_on_a_terminal(self):
         shown = io.StringIO()
         self.patch(logs_pulls, "Console", lambda **_: Console(file=shown, force_terminal=True, width=100))

@@ -5,6 +5,7 @@ import json
 from types import SimpleNamespace
 from urllib.parse import quote
 
+import duckdb
 from twisted.internet.defer import succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -12,8 +13,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.controller.api_logs import Exported, LogApi, LostLogs, StoreStatus
 from avinet.controller.log_tail import REMEMBERED, Arrivals
 from avinet.controller.log_whereabouts import Spools, Whereabouts
+from avinet.logs.query.duckdb import duckdb_trial
 from avinet.logs.query.fields import FIELDS
-from avinet.logs.store.errors import LogAnswerTooLargeError, LogStoreBusyError
+from avinet.logs.store.errors import LogAnswerTooLargeError, LogQueryRefusedError, LogStoreBusyError
 from avinet.model.ids import SeId
 from avinet.model.logs import ClassTotals, DropReason, Selection, SpoolTotals
 from avinet.rest.openapi import Info, openapi
@@ -58,6 +60,16 @@ class Store:
             raise LogAnswerTooLargeError(why="records of a MiB")
         self.memory.fill(rows)
         return self.memory.ask(query)
+
+    async def check(self, query):
+        if self.trouble:
+            raise self.trouble.pop()
+        self.memory.fill([record()])
+        rendered = duckdb_trial(query)
+        try:
+            self.memory.connection.execute(rendered.sql, rendered.parameters).fetchall()
+        except duckdb.Error as why:
+            raise LogQueryRefusedError(why=str(why)) from why
 
     async def export(self, query, kind):
         data = json.dumps([query.since_us, kind]).encode() * 100_000
@@ -267,6 +279,16 @@ class TailTests(LogCase):
 
     def test_a_range_of_time_does_not_go_with_it(self):
         self.assertEqual(self.get("tail", 400, q="since 1h")["where"], "q")
+
+    def test_an_expression_that_the_engine_refuses_is_refused_before_the_stream_begins(self):
+        found = self.get("tail", 400, q=r"status=7 path~\p{Nope}")
+        self.assertEqual(found["reason"], "log-query-refused")
+        self.assertEqual(self.arrivals._woken, [])
+
+    def test_a_store_that_has_too_much_to_do_lets_a_tail_begin(self):
+        self.store.trouble.append(LogStoreBusyError(waiting=1))
+        connection = self.follow(q="path~^/")
+        self.assertIn(b"HTTP/1.1 200", connection.transport.value())
 
     def test_tails_are_bounded_and_leave_no_trace(self):
         connections = [self.follow() for _ in range(50)]

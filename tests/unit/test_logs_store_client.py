@@ -136,6 +136,18 @@ class ClientTest(SynchronousTestCase):
         self.successResultOf(self._stopped())
         self.assertEqual((0, []), (self.client.running, self.clock.getDelayedCalls()))
 
+    def test_who_left_is_told_when_the_job_is_over_whichever_way(self):
+        over = []
+        asked = [self.client.ask(JOB, 5.0, lambda n=n: over.append(n)) for n in range(2)]
+        for one in asked:
+            one.cancel()
+            self.failureResultOf(one)
+        self.assertEqual(over, [])
+        self.worker.answer(1)
+        self.assertEqual(over, [0])
+        self.worker.end()
+        self.assertEqual(over, [0, 1])
+
     def _stopped(self):
         stopped = self.client.stop()
         self.worker.end()

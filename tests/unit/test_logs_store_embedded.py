@@ -5,11 +5,12 @@ from functools import partial
 from pathlib import Path
 
 import attrs
-from twisted.internet.defer import execute, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, execute, fail, succeed
 
 from avinet.errors import AvinetError
 from avinet.logs.ledger import Arrival, Ledger, Segment
 from avinet.logs.query.expressions import Compare, Op
+from avinet.logs.query.parser import parse
 from avinet.logs.query.shapes import Count, Query, Records, Top, Whole
 from avinet.logs.store.embedded import EmbeddedLogStore, Surroundings
 from avinet.logs.store.engine import Engine, EngineError
@@ -17,7 +18,8 @@ from avinet.logs.store.errors import LogQueryRefusedError, LogStoreFullError, Lo
 from avinet.logs.store.folders import BAD_BYTES, Folders
 from avinet.logs.store.ingest import ingest, merge
 from avinet.logs.store.interface import Keeping
-from avinet.logs.store.jobs import Ask, Check, Export, ExportFormat, Ingest, Merge
+from avinet.logs.store.jobs import Ask, Attempt, Check, Export, ExportFormat, Ingest, Merge
+from avinet.logs.store.parquet import beside_of
 from avinet.logs.store.upkeep import CLOSED_FILES
 from avinet.logs.store.workers import Workers
 from avinet.model.ids import SeId
@@ -44,6 +46,8 @@ class InPlace:
     """Gives an error instead of the job's answer."""
     done: list = attrs.field(factory=list)
     running = waiting = 0
+    later: object = None
+    """The job that it was given, and who is to be told of its end, once this is not None."""
 
     def start(self):
         pass
@@ -51,7 +55,10 @@ class InPlace:
     def stop(self):
         return succeed(None)
 
-    def ask(self, job, limit_s):
+    def ask(self, job, limit_s, over=None):
+        if self.later is not None:
+            self.later = (job, over)
+            return Deferred()
         why = self.fails(job)
         if why is not None:
             return fail(why)
@@ -59,6 +66,7 @@ class InPlace:
             Ingest: lambda: ingest(job, self.step),
             Merge: lambda: merge(job, partial(self.engine.sort, 1)),
             Ask: lambda: self.engine.ask(1, job),
+            Attempt: lambda: self.engine.attempt(1, job),
             Export: lambda: self.engine.export(1, job),
             Check: lambda: self.engine.check(1, job),
         }
@@ -376,6 +384,42 @@ class StoreTest(FolderTest):
         self.assertEqual(2, target.read_bytes().count(b"\n"))
         self.open()
         self.assertFalse(target.exists())
+
+    def test_an_export_that_is_given_up_leaves_nothing_however_late_the_worker_hears_of_it(self):
+        self.receive()
+        self.take()
+        target = self.folders.exports / "out.ndjson"
+        self.worker.later = ()
+        asked = self.store.export(Query(shape=Whole()), target, ExportFormat.NDJSON, MIB)
+        job, over = self.worker.later
+        asked.cancel()
+        self.failureResultOf(asked, CancelledError)
+        self.worker.engine.export(1, job)
+        self.assertTrue(target.exists())
+        over()
+        self.assertEqual([], list(self.folders.exports.iterdir()))
+
+    def test_an_export_whose_worker_dies_leaves_nothing(self):
+        target = self.folders.exports / "out.ndjson"
+
+        def dies(job):
+            beside_of(target).write_bytes(b"half of it")
+            return LogWorkerDiedError(role="query", how="signal 9")
+
+        self.worker.fails = dies
+        self.failureResultOf(
+            self.store.export(Query(shape=Whole()), target, ExportFormat.NDJSON, MIB), LogWorkerDiedError
+        )
+        self.assertEqual([], list(self.folders.exports.iterdir()))
+
+    def test_what_the_engine_would_refuse_is_told_without_a_record(self):
+        for text in (r"path~\p{Nope}", r"status=7 path~\p{Nope}", r"not (has path or path~\p{Nope})"):
+            filter_ = parse(text, T0_US).filter
+            self.assertEqual(0, self.successResultOf(self.store.query(Query(filter=filter_))).count)
+            self.failureResultOf(self.store.check(Query(filter=filter_)), LogQueryRefusedError)
+        good = r"path~^/a client in (10.0.0.0/8, ::/0) duration>1.5s status in (5xx, 404) has vs or host contains x"
+        self.successResultOf(self.store.check(Query(filter=parse(good, T0_US).filter)))
+        self.successResultOf(self.store.check(Query()))
 
     def test_status_says_what_there_is(self):
         self.receive()

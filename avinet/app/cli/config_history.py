@@ -121,12 +121,37 @@ def _print_changes(changes: list[dict[str, Any]]) -> None:
     for one in changes:
         click.echo(f"{one['change']} {one['kind']}/{text_of(one['name'])}")
         for field in one["fields"]:
-            old, new = _value(field["old"]), _value(field["new"])
-            came = one["change"] == "created"
-            shown = new if came else f"{old} -> {new}"
-            click.echo(f"  {text_of(field['path'])}: {shown}")
+            _print_field(field, came=one["change"] == "created")
         if left_out := one["fields_left_out"]:
             click.echo(f"  and {left_out} more fields")
+
+
+def _print_field(field: dict[str, Any], *, came: bool) -> None:
+    path, old, new = text_of(field["path"]), field["old"], field["new"]
+    if not (_is_records(old) or _is_records(new)):
+        click.echo(f"  {path}: {_value(new) if came else f'{_value(old)} -> {_value(new)}'}")
+        return
+    click.echo(f"  {path}:")
+    for sign, value in (("-", old), ("+", new)):
+        for item in value if isinstance(value, list) else () if value is None else (value,):
+            click.echo(f"    {'' if came else f'{sign} '}{_record(item)}")
+
+
+def _is_records(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(item, dict | list) for item in value)
+
+
+def _record(value: Any) -> str:
+    """``ip (addr 10.0.0.1, type V4), port 80``."""
+
+    def within(part: Any) -> str:
+        return f"({_record(part)})" if part and isinstance(part, dict | list) else _record(part)
+
+    if value and isinstance(value, dict):
+        return ", ".join(f"{text_of(name)} {within(part)}" for name, part in value.items())
+    if value and isinstance(value, list):
+        return ", ".join(within(part) for part in value)
+    return _value(value)
 
 
 def _value(value: Any) -> str:

@@ -17,6 +17,7 @@ from avinet.app.cli.errors import (
     ControllerUnreachableError,
     EndedError,
     NoAnswerError,
+    UsageError,
 )
 from avinet.app.cli.output import print_json, print_table, text_of
 from avinet.errors import AvinetError, Kind, error
@@ -25,6 +26,8 @@ from avinet.units import show_bytes, show_duration
 POLL_S = 0.5
 LOST_S = 60.0
 """A controller that restarts is back within this, and goes on with its pulls."""
+MAX_NAMED = 3
+"""Service engines, on a line beside the bar."""
 ENDED = frozenset({"done", "cancelled", "failed"})
 PATH = ("logs", "pull")
 
@@ -39,8 +42,19 @@ class PullEndedError(AvinetError):
     why: str
 
 
+@error
+class PullTimeoutError(AvinetError):
+    """Pull {id} was not done in {limit_s:g} s{waits}. It goes on; see: avinet logs pulls; end it: avinet logs cancel {id}"""
+
+    kind: ClassVar[Kind] = Kind.TIMEOUT
+    id: str
+    limit_s: float
+    waits: str
+
+
 @examples(
     "avinet logs pull --since 1h --wait",
+    "avinet logs pull --since 1h --wait --timeout 600",
     "avinet logs pull --since 2026-11-27T10:00:00Z --until 2026-11-27T11:00:00Z --vs web",
     "avinet logs pull --since 1d --se se-1 --bytes 2GiB --rate 10MiB",
 )
@@ -58,21 +72,36 @@ class PullEndedError(AvinetError):
 @click.option("--bytes", "byte_limit", metavar="SIZE", help="At most so much, compressed: 2GiB.")
 @click.option("--rate", metavar="SIZE", help="At most so much a second from each service engine: 10MiB.")
 @click.option("--wait", is_flag=True, help="Until all of it is in the store and can be asked about.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="With --wait: so long at most; the pull goes on. Without it, as long as a service engine is away.",
+)
 @place
 def pull(
-    where: Place, /, services: tuple[str, ...], engines: tuple[str, ...], *, wait: bool, **given: Any
+    where: Place,
+    /,
+    services: tuple[str, ...],
+    engines: tuple[str, ...],
+    *,
+    wait: bool,
+    timeout: float | None,
+    **given: Any,
 ) -> None:
     """Fetch the full logs of service engines into this controller's store.
 
-    It goes on by itself, also over restarts; Ctrl-C while waiting leaves it running.
+    It goes on by itself, also over restarts; Ctrl-C while waiting, or --timeout (exit status 7), leaves it running.
     """
+    if timeout is not None and not wait:
+        raise UsageError(what="--timeout goes with --wait")
     client = where.client()
     wish = {name: value for name, value in given.items() if value is not None}
     wish |= {"vs": list(services)} if services else {}
     wish |= {"se": list(engines)} if engines else {}
     made = client.post(path_to(*PATH), wish)
     if wait:
-        made = _wait(where, client, made)
+        made = _wait(where, client, made, timeout)
     if where.json:
         print_json(made)
     elif wait:
@@ -82,11 +111,16 @@ def pull(
     _tell_of_engines(made)
 
 
-def _wait(where: Place, client: Client, made: dict[str, Any]) -> dict[str, Any]:
+def _wait(where: Place, client: Client, made: dict[str, Any], limit_s: float | None) -> dict[str, Any]:
+    end = None if limit_s is None else time.monotonic() + limit_s
     with _leaving(made["id"]), _progress(where) as show:
         for state in _states(client, made, time.sleep):
             made = state
             show(made)
+            ended = made["state"] in ENDED and made.get("stored", True)
+            if limit_s is not None and end is not None and time.monotonic() >= end and not ended:
+                waits = f"; it {_awaited(made)}" if _awaited(made) else ""
+                raise PullTimeoutError(id=str(made["id"]), limit_s=limit_s, waits=waits)
     if made["state"] != "done":
         ended = PullEndedError(
             id=str(made["id"]), state=made["state"], why=text_of(made.get("why") or "not all came")
@@ -127,10 +161,10 @@ def _leaving(name: Any) -> Iterator[None]:
 
 @contextmanager
 def _progress(where: Place) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """A bar on a terminal's stderr, a line now and then elsewhere."""
+    """A bar on a terminal's stderr; elsewhere a line when it begins to wait for other service engines."""
     console = Console(stderr=True)
     if where.json or not console.is_terminal:
-        yield lambda state: None
+        yield _Lines().show
         return
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[said]}"),
@@ -143,8 +177,34 @@ def _progress(where: Place) -> Iterator[Callable[[Mapping[str, Any]], None]]:
             description=f"pull {state['id']} {state['state']}",
             total=state.get("bytes_total") or None,
             completed=state.get("bytes", 0),
-            said=_summary(state),
+            said=", ".join(filter(None, (_summary(state), _awaited(state)))),
         )
+
+
+class _Lines:
+    """What is told where there is no bar."""
+
+    def __init__(self) -> None:
+        self._said = ""
+
+    def show(self, state: Mapping[str, Any]) -> None:
+        awaited = _awaited(state)
+        if awaited and awaited != self._said:
+            click.echo(f"avinet: pull {state['id']} {awaited}", err=True)
+        self._said = awaited
+
+
+def _awaited(state: Mapping[str, Any]) -> str:
+    """``waits for se-1, se-2, which are not connected``; empty where all that are to send can."""
+    away = [
+        text_of(one["name"])
+        for one in state.get("service_engines", ())
+        if one["state"] not in ENDED and not one.get("connected", True)
+    ]
+    if not away or state["state"] in ENDED:
+        return ""
+    more = f" and {len(away) - MAX_NAMED} more" if len(away) > MAX_NAMED else ""
+    return f"waits for {', '.join(away[:MAX_NAMED])}{more}, which {'is' if len(away) == 1 else 'are'} not connected"
 
 
 def _summary(state: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from sqlglot import exp
 from sqlglot.dialects.duckdb import DuckDB
 
 from avinet.logs.query import nodes
-from avinet.logs.query.engine import Bind, render
+from avinet.logs.query.engine import Bind, render, render_statement
 from avinet.logs.query.fields import (
     CLIENT_HIGH,
     CLIENT_LOW,
@@ -26,12 +26,17 @@ from avinet.logs.query.fields import (
 )
 from avinet.logs.query.rendered import Rendered
 from avinet.logs.query.shapes import Query
-from avinet.logs.query.sql import column
+from avinet.logs.query.sql import column, trial_of
 
 
 def duckdb_sql(query: Query, *, approximate: bool = False) -> Rendered:
     """``query`` as a statement with ``$name`` parameters, over a table ``records`` that has the columns of ``COLUMNS``."""
     return render(query, DuckDbEngine(), approximate=approximate)
+
+
+def duckdb_trial(query: Query) -> Rendered:
+    """Every comparison of the query's filter as a column of its own, over the same table: none is left out for another's sake."""
+    return render_statement(trial_of(query), DuckDbEngine())
 
 
 class DuckDbEngine:

@@ -8,7 +8,7 @@ from sqlglot import exp
 from avinet.logs.query.nodes import OWN, Bound
 from avinet.logs.query.rendered import Rendered
 from avinet.logs.query.shapes import Query
-from avinet.logs.query.sql import statement_of
+from avinet.logs.query.sql import Statement, statement_of
 
 Bind = Callable[[Any], exp.Expr]
 """Make a parameter of a value."""
@@ -29,7 +29,11 @@ class Engine(Protocol):
 
 def render(query: Query, engine: Engine, *, approximate: bool = False) -> Rendered:
     """``query`` in ``engine``'s SQL."""
-    statement = statement_of(query, approximate=approximate)
+    return render_statement(statement_of(query, approximate=approximate), engine)
+
+
+def render_statement(statement: Statement, engine: Engine) -> Rendered:
+    """A statement in ``engine``'s SQL."""
     parameters: dict[str, Any] = {}
 
     def bind(value: Any) -> exp.Expr:

@@ -4,7 +4,7 @@ Negations are pushed down to single comparisons, for there alone it is plain wha
 three values, the language two.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import attrs
 from sqlglot import exp
@@ -83,6 +83,26 @@ def statement_of(query: Query, *, approximate: bool = False) -> Statement:
     where = [*_range(query), *([_condition(query.filter)] if query.filter is not None else [])]
     tree = found.tree.from_(exp.to_identifier(SOURCE, quoted=True))
     return attrs.evolve(found, tree=tree.where(*where) if where else tree)
+
+
+def trial_of(query: Query) -> Statement:
+    """Each comparison of the filter alone."""
+    leaves = [exp.alias_(_condition(leaf), f"c{n}") for n, leaf in enumerate(_leaves(query.filter))]
+    tree = exp.select(*leaves or [_count()]).from_(exp.to_identifier(SOURCE, quoted=True))
+    return Statement(tree, ())
+
+
+def _leaves(part: Expression | None) -> Iterator[Leaf]:
+    match part:
+        case None:
+            return
+        case Not(inner):
+            yield from _leaves(inner)
+        case All(parts) | Any(parts):
+            for one in parts:
+                yield from _leaves(one)
+        case _:
+            yield part
 
 
 def column(name: str) -> exp.Column:

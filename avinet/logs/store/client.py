@@ -64,6 +64,8 @@ class _Task:
     timer: IDelayedCall | None = None
     number: int = 0
     """0 while it waits."""
+    over: Callable[[], None] = lambda: None
+    """Told when the job has ended after its asker had left."""
 
 
 class _Pipes(ProcessProtocol):
@@ -145,13 +147,16 @@ class WorkerClient:
         self.kill()
         return done
 
-    def ask(self, job: Job, limit_s: float) -> Deferred[Done]:
-        """Have a job done; the errors are those of ``avinet.logs.store.errors``.  Cancelling asks it to stop."""
+    def ask(self, job: Job, limit_s: float, over: Callable[[], None] = lambda: None) -> Deferred[Done]:
+        """Have a job done; the errors are those of ``avinet.logs.store.errors``.
+
+        Cancelling asks it to stop; ``over`` is called once it has, with or without what it was to make.
+        """
         if self._stopped is not None:
             return fail(LogStoreStoppedError())
         if len(self._waiting) >= MAX_WAITING:
             return fail(LogStoreBusyError(waiting=len(self._waiting)))
-        task = _Task(job, limit_s, Deferred(lambda _: self._give_up(task)))
+        task = _Task(job, limit_s, Deferred(lambda _: self._give_up(task)), over=over)
         # Waiting counts: whoever asks wants an answer within that time.
         task.timer = self.clock.callLater(limit_s, self._give_up, task)
         self._waiting.append(task)
@@ -248,6 +253,7 @@ class WorkerClient:
             task.timer.cancel()
         if task.done.called:
             # It was cancelled.
+            task.over()
             return
         if isinstance(answer, Failed):
             task.done.errback(error_of(answer, task.limit_s))
@@ -261,7 +267,9 @@ class WorkerClient:
                 self._waiting.remove(task)
             if task.timer is not None and task.timer.active():
                 task.timer.cancel()
-            if not task.done.called:
+            if task.done.called:
+                task.over()
+            else:
                 task.done.errback(why)
 
 

@@ -33,6 +33,7 @@ from avinet.logs.store.interface import BadLines, BadSegment, Keeping, StoreStat
 from avinet.logs.store.jobs import (
     MAX_JOB_FILES,
     Ask,
+    Attempt,
     Export,
     Exported,
     ExportFormat,
@@ -40,9 +41,11 @@ from avinet.logs.store.jobs import (
     Ingest,
     Job,
     Merge,
+    Rows,
     SegmentFile,
     Written,
 )
+from avinet.logs.store.parquet import beside_of
 from avinet.logs.store.reading import Readers
 from avinet.logs.store.upkeep import new_name, partition, partition_of, to_merge, to_remove
 from avinet.logs.store.workers import Asking, Workers
@@ -57,6 +60,8 @@ INGEST_LIMIT_S = 600.0
 """A hundred times what a job takes: then the worker hangs."""
 QUERY_LIMIT_S = 60.0
 EXPORT_LIMIT_S = 3_600.0
+CHECK_LIMIT_S = 10.0
+"""It takes a few ms, and may wait behind others."""
 MAX_SUSPECTS = 1_000
 
 _log = Logger()
@@ -202,7 +207,7 @@ class EmbeddedLogStore:
             return await _as(Written, worker.ask(job, INGEST_LIMIT_S))
         except AvinetError:
             target = self.folders.store / name
-            await self.around.in_thread(unlink, (target, target.with_name(f".{target.name}.new")))
+            await self.around.in_thread(unlink, (target, beside_of(target)))
             raise
 
     # Answers
@@ -224,7 +229,29 @@ class EmbeddedLogStore:
         def job(files: tuple[str, ...]) -> Export:
             return Export(query=query, files=files, target=str(target), format=format_, max_bytes=max_bytes)
 
-        return Deferred.fromCoroutine(self._read(query, job, (EXPORT_LIMIT_S, ()), Exported))
+        def remove() -> None:
+            paths = (target, beside_of(target))
+            self.around.in_thread(unlink, paths).addErrback(
+                lambda why: _log.failure("an export that nobody wants is still there", why)
+            )
+
+        async def made() -> Exported:
+            try:
+                return await self._read(query, job, (EXPORT_LIMIT_S, ()), Exported, remove)
+            except BaseException:
+                # The worker may have died over it; where it was given up, it may also be there only later.
+                remove()
+                raise
+
+        return Deferred.fromCoroutine(made())
+
+    def check(self, query: Query) -> Deferred[None]:
+        """Have each comparison made with one record that nobody wrote."""
+
+        async def checked() -> None:
+            await _as(Rows, self.workers.querying.ask(Attempt(query=query), CHECK_LIMIT_S))
+
+        return Deferred.fromCoroutine(checked())
 
     async def _read(
         self,
@@ -232,8 +259,9 @@ class EmbeddedLogStore:
         job: Callable[[tuple[str, ...]], Job],
         bounds: tuple[float, Sequence[str]],
         kind: type[_T],
+        over: Callable[[], None] = lambda: None,
     ) -> _T:
-        """``bounds``: seconds that it may take, and names of the only files to read, if any."""
+        """``bounds``: seconds that it may take, and names of the only files to read, if any; ``over``: as a worker has it."""
         limit_s, only = bounds
         since_us = 0 if query.since_us is None else query.since_us
         until_us = 2**62 if query.until_us is None else query.until_us
@@ -247,7 +275,7 @@ class EmbeddedLogStore:
             paths = [self.folders.store / file.name for file in files]
             try:
                 with self._readers.reading(paths):
-                    asking = self.workers.querying.ask(job(tuple(map(str, paths))), limit_s)
+                    asking = self.workers.querying.ask(job(tuple(map(str, paths))), limit_s, over)
                     return await _as(kind, asking)
             except (LogQueryRefusedError, LogStoreBrokenError) as why:
                 # Each time round some are fewer.

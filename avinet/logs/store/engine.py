@@ -19,11 +19,12 @@ import msgspec
 import pyarrow as pa
 
 from avinet.logs.query.answers import answer_of
-from avinet.logs.query.duckdb import duckdb_sql
+from avinet.logs.query.duckdb import duckdb_sql, duckdb_trial
 from avinet.logs.query.sql import SOURCE
 from avinet.logs.store.columns import SCHEMA
 from avinet.logs.store.jobs import (
     Ask,
+    Attempt,
     Check,
     Checked,
     DamagedFile,
@@ -129,6 +130,17 @@ class Engine:
         rendered = duckdb_sql(job.query, approximate=approximate)
         rows = self.select(number, Select(sql=rendered.sql, values=rendered.parameters, files=job.files))
         return Found(answer=answer_of(job.query, rendered, rows.rows, approximate=approximate))
+
+    def attempt(self, number: int, job: Attempt) -> Rows:
+        """Whether each comparison can be made at all: an expression is compiled only once there is something to find."""
+        rendered = duckdb_trial(job.query)
+        made_up = (
+            f'CAST({_MADE_UP[column.type]} AS {_SQL[column.type]}) AS "{column.name}"' for column in SCHEMA
+        )
+        with self._cursor(number) as cursor:
+            cursor.execute(f"CREATE OR REPLACE TEMP VIEW {SOURCE} AS SELECT {', '.join(made_up)}")
+            cursor.execute(rendered.sql, rendered.parameters)
+            return Rows(columns=(), rows=[[] for _ in cursor.fetchall()])
 
     def export(self, number: int, job: Export) -> Exported:
         """The answer as a file; nothing is there when it fails."""
@@ -270,6 +282,11 @@ _SQL = {
     pa.int32(): "INTEGER",
     pa.int64(): "BIGINT",
     pa.uint64(): "UBIGINT",
+}
+
+_MADE_UP = {
+    kind: "''" if kind == pa.string() else "'1970-01-01'" if kind == pa.timestamp("us") else "0"
+    for kind in _SQL
 }
 
 

@@ -98,7 +98,10 @@ class LogStore(Protocol):
         """Answer from what is in the store now; of the files of these names alone, as far as they are there still."""
 
     def export(self, query: Query, target: Path, format_: ExportFormat, max_bytes: int) -> Deferred[Exported]:
-        """Write all records of a query to a new file in the store's ``exports`` folder."""
+        """Write all records of a query to a new file in the store's ``exports`` folder; without an answer there is none."""
+
+    def check(self, query: Query) -> Deferred[None]:
+        """Fail with ``LogQueryRefusedError`` where the engine takes no such filter, whichever records there are."""
 
     def keep_up(self, keeping: Keeping) -> Deferred[Upkeep]:
         """Merge what is small, remove what has had its time.  Not to be called again before it is done."""

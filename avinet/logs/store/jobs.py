@@ -86,6 +86,12 @@ class Ask(_Data, frozen=True, kw_only=True, tag=True):
     files: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_JOB_FILES)]
 
 
+class Attempt(_Data, frozen=True, kw_only=True, tag=True):
+    """Make every comparison of a query's filter with one made-up record: ``Rows`` with one, if the engine takes them."""
+
+    query: Query
+
+
 class Export(_Data, frozen=True, kw_only=True, tag=True):
     """Write a query's rows to a new file of 0600."""
 
@@ -102,7 +108,7 @@ class Check(_Data, frozen=True, kw_only=True, tag=True):
     files: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_JOB_FILES)]
 
 
-Job = Ingest | Merge | Ask | Select | Export | Check
+Job = Ingest | Merge | Ask | Attempt | Select | Export | Check
 
 
 class BadSegment(_Data, frozen=True, kw_only=True):

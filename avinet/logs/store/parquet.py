@@ -48,10 +48,15 @@ STATISTICS = (
 )
 
 
+def beside_of(target: Path) -> Path:
+    """What a file is called until it is whole."""
+    return target.with_name(f".{target.name}.new")
+
+
 @contextmanager
 def whole_file(target: Path) -> Iterator[Path]:
     """A name to write to, 0600, which becomes ``target`` durably at the end, or nothing."""
-    beside = target.with_name(f".{target.name}.new")
+    beside = beside_of(target)
     beside.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     try:

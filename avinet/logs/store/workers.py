@@ -33,8 +33,8 @@ class Asking(Protocol):
     def stop(self) -> Deferred[None]:
         """No more."""
 
-    def ask(self, job: Job, limit_s: float) -> Deferred[Done]:
-        """Have a job done."""
+    def ask(self, job: Job, limit_s: float, over: Callable[[], None] = ...) -> Deferred[Done]:
+        """Have a job done; ``over`` is told when one that was cancelled has ended."""
 
 
 @attrs.frozen
