@@ -83,6 +83,11 @@ class ColumnsTest(SynchronousTestCase):
             self.assertIsNone(row[field], (field, value))
             self.assertEqual("GET", row["method"])
 
+    def test_what_pages_are_ordered_by_is_short(self):
+        rows, _ = self.read(line(request_id="r" * 257, client="c" * 65) + line(request_id="r" * 256))
+        self.assertEqual([None, "r" * 256], [row["request_id"] for row in rows])
+        self.assertEqual([None, "10.1.2.3"], [row["client"] for row in rows])
+
     def test_a_number_that_is_none_is_no_json(self):
         rows, aside = self.read(line().replace(b'"duration_us":12500', b'"duration_us":NaN') + line())
         self.assertEqual((1, 1), (len(rows), len(aside)))

@@ -28,6 +28,9 @@ MAX_LINE_BYTES = MIB
 _READING = pa.json.ReadOptions(use_threads=False, block_size=BLOCK_BYTES + MAX_LINE_BYTES)
 
 _LARGEST: dict[str, int] = {"status": 999, "client_port": 65_535}
+_LONGEST = {"client": 64, "request_id": 256}
+"""Bytes of what pages of records are ordered by: an address, and the data plane's own id, a UUID.  What is longer is none,
+and would make a cursor that nobody can hand back."""
 _MOST = 2**53
 """Of any number: what JSON carries exactly (RFC 8259, 6), and of microseconds the year 2255."""
 _MICROSECONDS = pa.timestamp("us")
@@ -190,7 +193,7 @@ def _complete(table: pa.Table, segment: SegmentFile) -> pa.Table:
         "se_uuid": pa.repeat(pa.scalar(segment.se_uuid), table.num_rows),
         "class": pa.repeat(pa.scalar(str(segment.head.log_class)), table.num_rows),
     }
-    added[CLIENT_HIGH.name], added[CLIENT_LOW.name] = _halves(table["client"])
+    added[CLIENT_HIGH.name], added[CLIENT_LOW.name] = _halves(_short(table["client"], _LONGEST["client"]))
     columns = []
     for field in COLUMNS.values():
         column = added.get(field.name)
@@ -198,6 +201,8 @@ def _complete(table: pa.Table, segment: SegmentFile) -> pa.Table:
             column = table[field.key or field.name]
             if field.type in _COUNTS:
                 column = _bounded(column, _LARGEST.get(field.name, _MOST))
+            if field.name in _LONGEST:
+                column = _short(column, _LONGEST[field.name])
             if column.type != _STORED[field.type]:
                 column = column.cast(_STORED[field.type])
         columns.append(column)
@@ -212,6 +217,14 @@ def _bounded(column: pa.ChunkedArray, most: int) -> pa.ChunkedArray:
         return column
     fits = pc.and_(pc.greater_equal(column, 0), pc.less_equal(column, most))
     return pc.if_else(fits, column, pa.scalar(None, column.type))
+
+
+def _short(column: pa.ChunkedArray, most: int) -> pa.ChunkedArray:
+    """Null what is longer."""
+    longest = pc.max(pc.binary_length(column)).as_py()
+    if longest is None or longest <= most:
+        return column
+    return pc.if_else(pc.less_equal(pc.binary_length(column), most), column, pa.scalar(None, column.type))
 
 
 def _halves(clients: pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
