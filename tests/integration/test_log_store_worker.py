@@ -19,7 +19,7 @@ from avinet.logs.store.errors import (
     LogQueryTimeoutError,
     LogWorkerDiedError,
 )
-from avinet.logs.store.jobs import Role, Select
+from avinet.logs.store.jobs import Merge, Role, Select
 from avinet.units import MIB
 from tests.unit.log_store_kit import T0_US, job, line, segment, service
 
@@ -89,6 +89,20 @@ def workers(tmp_path):
 
 def select(sql, *files, **values):
     return Select(sql=sql, values=values, files=files)
+
+
+@pytest_twisted.ensureDeferred
+async def test_lines_of_a_mib_leave_room_for_what_follows(workers, tmp_path):
+    ingesting = workers.start(Role.INGEST)
+    raw = b"".join(line(T0_US + n, path=os.urandom(500_000).hex()) for n in range(30))
+    sources = []
+    for counter in range(1, 6):
+        task = job(tmp_path, segment(tmp_path, raw, counter=counter), name=f"{counter}.parquet")
+        assert (await ingesting.ask(task, 60)).records == 30
+        sources.append(task.target)
+    merged = Merge(sources=tuple(sources), target=str(tmp_path / "store" / "day" / "all.parquet"))
+    assert (await ingesting.ask(merged, 60)).records == 150
+    assert workers.deaths == []
 
 
 @pytest_twisted.ensureDeferred

@@ -49,8 +49,8 @@ class Process:
             raise ProcessExitedAlready
         self.signals.append(name)
 
-    def answer(self, number, done=ROWS):
-        self.protocol.outReceived(frame(Answered(number, done)))
+    def answer(self, number, done=ROWS, *, worn=False):
+        self.protocol.outReceived(frame(Answered(number, done, worn)))
 
     def end(self, number=signal.SIGKILL):
         self.gone = True
@@ -80,6 +80,23 @@ class ClientTest(SynchronousTestCase):
 
     def stops(self):
         return [asked.number for asked in self.worker.asked if asked.job is None]
+
+    def test_a_worker_that_has_grown_does_what_it_has_and_makes_room_for_another(self):
+        asked = [self.client.ask(JOB, 60) for _ in range(3)]
+        old = self.worker
+        first, second = self.jobs()
+        old.answer(first, worn=True)
+        self.successResultOf(asked[0])
+        self.assertEqual(([first, second], []), (self.jobs(), old.signals))
+        old.answer(second)
+        self.successResultOf(asked[1])
+        self.assertEqual(["KILL"], old.signals)
+        old.end()
+        self.assertIsNot(old, self.worker)
+        self.assertEqual([], self.deaths)
+        (third,) = self.jobs()
+        self.worker.answer(third)
+        self.successResultOf(asked[2])
 
     def test_as_many_jobs_run_as_there_are_slots_and_the_rest_wait_in_order(self):
         asked = [self.client.ask(JOB, 60) for _ in range(3)]

@@ -14,7 +14,13 @@ from avinet.logs.query.parser import parse
 from avinet.logs.query.shapes import Count, Query, Records, Top, Whole
 from avinet.logs.store.embedded import EmbeddedLogStore, Surroundings
 from avinet.logs.store.engine import Engine, EngineError
-from avinet.logs.store.errors import LogQueryRefusedError, LogStoreFullError, LogWorkerDiedError, error_of
+from avinet.logs.store.errors import (
+    LogQueryMemoryError,
+    LogQueryRefusedError,
+    LogStoreFullError,
+    LogWorkerDiedError,
+    error_of,
+)
 from avinet.logs.store.folders import BAD_BYTES, Folders
 from avinet.logs.store.ingest import ingest, merge
 from avinet.logs.store.interface import Keeping
@@ -299,6 +305,22 @@ class StoreTest(FolderTest):
             [(f"/{n}", 1) for n in range(CLOSED_FILES)], [(r["path"], r["count"]) for r in top.results]
         )
         self.assertEqual(0, self.successResultOf(self.store.keep_up(KEEPING)).merged)
+
+    def test_files_that_cannot_be_merged_keep_no_others_from_it(self):
+        for vs in (1, 2):
+            for _ in range(CLOSED_FILES):
+                self.receive(vs=vs, last_us=T0_US - (vs - 1) * 3_600_000_000)
+                self.take()
+        self.now_us += 2 * 3_600_000_000
+
+        def fails(job):
+            if isinstance(job, Merge) and any("/11-" in name for name in job.sources):
+                return LogQueryMemoryError(why="a service engine's lines of a MiB")
+            return None
+
+        self.worker.fails = fails
+        self.assertEqual(CLOSED_FILES, self.successResultOf(self.store.keep_up(KEEPING)).merged)
+        self.assertEqual(2 * CLOSED_FILES, self.count())
 
     def test_a_crash_before_a_merge_is_listed_doubles_nothing(self):
         for _ in range(CLOSED_FILES):

@@ -107,6 +107,8 @@ class WorkerClient:
     _started_at: float = attrs.field(default=0.0, init=False)
     _failures: int = attrs.field(default=0, init=False)
     _again: IDelayedCall | None = attrs.field(default=None, init=False)
+    _worn: bool = attrs.field(default=False, init=False)
+    """It gets no more jobs, and ends when it has done those that it has."""
     _stopped: list[Deferred[None]] | None = attrs.field(factory=list, init=False)
     """Who waits for the end; None while it is to run."""
 
@@ -180,18 +182,26 @@ class WorkerClient:
             _log.error("the log store's worker answers what nobody asked: {number}", number=answered.number)
             self.kill()
             return
+        self._worn = self._worn or answered.worn
+        if self._worn and not self._running:
+            self.kill()
         self._finish(task, answered.done)
         self._next()
 
     def ended(self, how: str, said: str) -> None:
         """The worker is gone."""
         self._process = None
+        worn, self._worn = self._worn and not self._running, False
         if self._stopped is not None:
             waiting, self._stopped = self._stopped, []
             for done in waiting:
                 done.callback(None)
             return
         role = self.terms.role.value
+        if worn:
+            _log.info("the log store's {role} worker had grown, and is started anew", role=role)
+            self._spawn()
+            return
         _log.error("the log store's {role} worker ended: {how} {said}", role=role, how=how, said=said)
         self.on_death(self.terms.role, how)
         self._fail_all(LogWorkerDiedError(role=role, how=how), tuple(self._running.values()))
@@ -228,7 +238,12 @@ class WorkerClient:
         self._again = self.clock.callLater(wait_s, self._spawn)
 
     def _next(self) -> None:
-        while self._process is not None and self._waiting and len(self._running) < self.terms.slots:
+        while (
+            self._process is not None
+            and not self._worn
+            and self._waiting
+            and len(self._running) < self.terms.slots
+        ):
             task = self._waiting.popleft()
             self._numbers += 1
             task.number = self._numbers
@@ -282,4 +297,6 @@ def _environment() -> dict[str, str]:
         "LC_ALL": "C.UTF-8",
         # Threads of ours do the work; more of OpenMP's or Arrow's would only wait.
         "OMP_NUM_THREADS": "1",
+        # Arrow's allocator asks for a GiB of address space at once by default, and RLIMIT_DATA counts that.
+        "MIMALLOC_ARENA_RESERVE": "64MiB",
     }

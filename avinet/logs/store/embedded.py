@@ -305,10 +305,15 @@ class EmbeddedLogStore:
                 break
             try:
                 await self._merge(group)
-            except (LogQueryRefusedError, LogStoreBrokenError) as why:
-                if not await self._damage.set_aside(why.why, group):
-                    raise
-                # The others are merged a minute later.
+            except (LogStoreFullError, LogStoreStoppedError):
+                raise
+            except AvinetError as why:
+                # The others are merged all the same; these are tried again a minute later.
+                said = why.why if isinstance(why, LogQueryRefusedError | LogStoreBrokenError) else None
+                if said is None or not await self._damage.set_aside(said, group):
+                    _log.warn(
+                        "{count} files of the log store are not merged: {why}", count=len(group), why=str(why)
+                    )
                 continue
             merged += len(group)
         return Upkeep(merged, len(old), sum(file.records for file in old))

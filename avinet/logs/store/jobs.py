@@ -213,3 +213,5 @@ class Answered(msgspec.Struct, frozen=True, array_like=True):
 
     number: int
     done: Done
+    worn: bool = False
+    """Its allocators hold so much that the next job may find none; it should make room for a new worker."""

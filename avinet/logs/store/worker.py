@@ -52,6 +52,8 @@ ENGINE_THREADS = {Role.INGEST: 1, Role.QUERY: os.cpu_count() or 1}
 """Merging has time; answers have none."""
 INGEST_NICE = 5
 """Queries and the controller go first where processors are scarce."""
+WORN_SHARE = 0.7
+"""Of the limit; allocators keep address space after a large job, and at the limit threads that are started hang."""
 PR_SET_PDEATHSIG = 1
 """linux/prctl.h."""
 PARENT_GONE = 3
@@ -65,12 +67,14 @@ class Worker:
 
     engine: Engine
     _output: int
+    worn_bytes: float = float("inf")
     _sending: threading.Lock = attrs.field(factory=threading.Lock, init=False)
 
     def do(self, asked: Asked) -> None:
         """One job, in a thread of its own."""
         assert asked.job is not None  # noqa: S101 - ``run`` sorted them
-        self.send(Answered(asked.number, self._done(asked.number, asked.job)))
+        done = self._done(asked.number, asked.job)
+        self.send(Answered(asked.number, done, worn=data_bytes() > self.worn_bytes))
 
     def _done(self, number: int, job: Job) -> Done:
         try:
@@ -105,6 +109,15 @@ class Worker:
                 data = data[os.write(self._output, data) :]
 
 
+def data_bytes() -> int:
+    """What RLIMIT_DATA counts (proc(5), statm), stacks included; 0 where nobody can say."""
+    try:
+        pages = Path("/proc/self/statm").read_text().split()[5]
+    except (OSError, IndexError):
+        return 0
+    return int(pages) * resource.getpagesize()
+
+
 def run(worker: Worker, source: int) -> None:
     """Take jobs until the input ends, which is the parent's end: nobody waits for what is still being done."""
     frames = Frames(Asked)
@@ -136,7 +149,7 @@ def main(arguments: list[str]) -> None:
     output = os.dup(1)
     os.dup2(2, 1)
     engine = Engine.open(folders, spill, int(memory_bytes * ENGINE_SHARE), ENGINE_THREADS[role])
-    run(Worker(engine, output), 0)
+    run(Worker(engine, output, limit * WORN_SHARE), 0)
 
 
 if __name__ == "__main__":
