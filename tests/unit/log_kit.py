@@ -248,6 +248,17 @@ class Fleet(SynchronousTestCase):
     def in_thread(self, call, *args):
         return execute(call, *args)
 
+    def half_sent(self, size):
+        """A pull of one segment of about that size, half of which is sent; the pull's number and the segment."""
+        self.engine.log_bulk(FULL, size)
+        (head,) = self.engine.heads()
+        self.attach()
+        self.pump()
+        pull = self.pull()
+        while self.engine.shipper_bulk().sent_bytes < head.size // 2:
+            self.assertTrue(self.step())
+        return pull, head
+
     def pump(self, *engines):
         for _ in range(3):
             for engine in engines or (self.engine,):

@@ -176,13 +176,7 @@ class Pulled(Fleet):
         self.assertLess(self.clock.seconds() - began, size / (256 * KIB) * 1.5)
 
     def test_paused_stops_in_the_middle_of_a_segment_and_resumed_goes_on_there(self):
-        self.engine.log_bulk(FULL, 4 * MIB)
-        (head,) = self.engine.heads()
-        self.attach()
-        self.pump()
-        pull = self.pull()
-        while self.engine.shipper_bulk().sent_bytes < head.size // 3:
-            self.assertTrue(self.step())
+        pull, head = self.half_sent(4 * MIB)
         self.done(self.pulls.pause(pull))
         self.pump()
         sent = self.engine.shipper_bulk().sent_bytes
@@ -198,13 +192,7 @@ class Pulled(Fleet):
         self.assert_all_here(FULL)
 
     def test_cancelled_ends_for_good_and_the_next_one_takes_up_what_had_come(self):
-        self.engine.log_bulk(FULL, 4 * MIB)
-        (head,) = self.engine.heads()
-        self.attach()
-        self.pump()
-        pull = self.pull()
-        while self.engine.shipper_bulk().sent_bytes < head.size // 3:
-            self.assertTrue(self.step())
+        pull, head = self.half_sent(4 * MIB)
         self.done(self.pulls.cancel(pull))
         self.pump()
         self.assertEqual(self.state_of(pull), "cancelled")
@@ -278,13 +266,7 @@ class Broken(Fleet):
         self.assertLess(self.engine.shipper_bulk().sent_bytes, self.ledger.waiting(1)[0].head.size)
 
     def test_a_controller_that_starts_anew_goes_on(self):
-        self.engine.log_bulk(FULL, 6 * MIB)
-        (head,) = self.engine.heads()
-        self.attach()
-        self.pump()
-        pull = self.pull()
-        while self.engine.shipper_bulk().sent_bytes < head.size // 2:
-            self.assertTrue(self.step())
+        pull, head = self.half_sent(6 * MIB)
         self.engine.pipe.client_end.sent.clear()
         self.lose()
         self.ledger.close()
@@ -299,13 +281,7 @@ class Broken(Fleet):
         self.assertEqual(share.records, len(self.engine.written[FULL]))
 
     def test_an_engine_that_starts_anew_goes_on(self):
-        self.engine.log_bulk(FULL, 6 * MIB)
-        (head,) = self.engine.heads()
-        self.attach()
-        self.pump()
-        pull = self.pull()
-        while self.engine.shipper_bulk().sent_bytes < head.size // 2:
-            self.assertTrue(self.step())
+        pull, head = self.half_sent(6 * MIB)
         self.lose()
         self.engine.open_again()
         self.attach()
@@ -315,13 +291,7 @@ class Broken(Fleet):
         self.assert_all_here(FULL)
 
     def test_what_is_damaged_where_it_waited_is_sent_anew(self):
-        self.engine.log_bulk(FULL, 4 * MIB)
-        (head,) = self.engine.heads()
-        self.attach()
-        self.pump()
-        pull = self.pull()
-        while self.engine.shipper_bulk().sent_bytes < head.size // 2:
-            self.assertTrue(self.step())
+        pull, _ = self.half_sent(4 * MIB)
         self.lose()
         (part,) = (self.state / "incoming" / "se-1").iterdir()
         data = bytearray(part.read_bytes())
