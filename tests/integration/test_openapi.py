@@ -19,7 +19,7 @@ pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 
 LIMIT_S = 240
 EXAMPLES = 4
-"""An operation and phase; some 60 operations, so that it takes half a minute."""
+"""An operation and phase.  Most of some 8,000 requests are the coverage phase's, whose number is the document's."""
 SETTINGS = """
 [checks]
 positive_data_acceptance.enabled = false
