@@ -8,6 +8,7 @@ import pytest
 import pytest_twisted
 from click.testing import CliRunner
 from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
@@ -19,6 +20,7 @@ from avinet.controller.log_tail import Arrivals
 from avinet.controller.log_whereabouts import Whereabouts
 from avinet.controller.operators import LocalGuard
 from avinet.logs.ledger import Arrival, Segment
+from avinet.logs.query.shapes import Query, Whole
 from avinet.model.logs import ClassTotals, LogClass, SpoolTotals
 from avinet.rest.listen import listen_unix
 from avinet.rest.router import Router
@@ -186,12 +188,35 @@ async def test_exports_are_whole_files(folder):
 
 
 @pytest_twisted.ensureDeferred
+async def test_an_export_that_its_asker_gives_up_leaves_no_file_whenever_that_is(folder):
+    async with world(folder) as there:
+        there.receive(*((n, {"path": f"/{n}"}) for n in range(1_000)))
+        await there.asked("query", "--count")
+        search = StoreSearch(there.service, folder / "exports", deferToThread)
+        for delay_s in (0.0, 0.01, 0.02, 0.04, 0.08, 0.16):
+            making = Deferred.fromCoroutine(search.export(Query(shape=Whole()), "ndjson"))
+            await deferLater(reactor, delay_s)
+            making.cancel()
+            with contextlib.suppress(CancelledError):
+                (await making).file.close()
+        # Whatever the worker still had to do before this, it has done.
+        for _ in range(100):
+            if not there.service.store.workers.querying.running and not list((folder / "exports").iterdir()):
+                break
+            await deferLater(reactor, 0.1)
+        assert list((folder / "exports").iterdir()) == []
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_query_that_the_engine_refuses_is_the_askers(folder):
     async with world(folder) as there:
         there.receive((0, {}))
         result = await there.cli("query", r"path~\p{Nope}", "--count")
         assert result.exit_code == 2
         assert "Traceback" not in result.output
+        result = await there.cli("tail", r"status=7 path~\p{Nope}")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "Nope" in result.stderr
         result = await there.cli("query", "status>>500 nonsense(", "--count")
         assert (result.exit_code, result.stdout) == (2, "")
         assert "|       ^" in result.stderr
