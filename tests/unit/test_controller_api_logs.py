@@ -129,6 +129,12 @@ class QueryTests(LogCase):
         answer = self.client("POST", "/api/logs/query", body=json.dumps(body).encode())
         self.assertEqual((answer.status, answer.json["count"]), (200, 4), answer.body)
 
+    def test_a_filter_that_is_too_long_for_an_url_is_refused_by_its_bound(self):
+        for path in ("query", "records", "export", "tail"):
+            found = self.get(path, 400, q="a" * 1_001)
+            self.assertEqual((found["reason"], found["where"]), ("invalid-query", "q"))
+            self.assertIn("1000", found["detail"])
+
     def test_a_malformed_query_is_refused_with_its_place(self):
         found = self.get("query", 400, q="status>>500 nonsense(", count="true")
         self.assertEqual((found["reason"], found["column"]), ("invalid-log-query", 7))

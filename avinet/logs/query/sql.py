@@ -328,7 +328,7 @@ def _keys() -> list[exp.Expr]:
     """As text, and never null, so that all of them have one order."""
     return [
         exp.Coalesce(
-            this=exp.Left(
+            this=nodes.Beginning(
                 this=exp.Cast(this=column(name), to=exp.DataType.build("text")),
                 expression=exp.Literal.number(KEY_CHARS),
             ),
