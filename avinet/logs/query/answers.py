@@ -12,7 +12,7 @@ import msgspec
 
 from avinet.logs.query.pages import Page, cursor_of
 from avinet.logs.query.rendered import Column, Rendered
-from avinet.logs.query.shapes import KEY, KEY_CHARS, Count, Place, Query, Records
+from avinet.logs.query.shapes import KEY, Count, Place, Query, Records
 from avinet.logs.query.times import show_instant
 
 
@@ -103,7 +103,7 @@ def _next(query: Query, shape: Records, columns: Sequence[Column], rows: Sequenc
     places = {one.names[0]: number for number, one in enumerate(columns)}
 
     def key_of(row: Sequence[Any]) -> tuple[int, tuple[str, ...]]:
-        texts = ("" if row[places[name]] is None else str(row[places[name]])[:KEY_CHARS] for name in KEY)
+        texts = ("" if row[places[name]] is None else str(row[places[name]]) for name in KEY)
         return row[places["time"]], tuple(texts)
 
     last = key_of(rows[-1])

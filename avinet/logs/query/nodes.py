@@ -67,12 +67,6 @@ class InNetwork(exp.Expression):
     arg_types = {"this": True}  # noqa: RUF012
 
 
-class Beginning(exp.Expression):
-    """The first characters of a text.  ``this``: a text; ``expression``: how many."""
-
-    arg_types = {"this": True, "expression": True}  # noqa: RUF012
-
-
 class Fingerprint(exp.Expression):
     """A number made of all fields of a record: the same at each asking, another one for another record."""
 
@@ -90,6 +84,5 @@ OWN = (
     Regex,
     Contains,
     InNetwork,
-    Beginning,
     Fingerprint,
 )

@@ -14,8 +14,9 @@ from avinet.logs.query.errors import InvalidShapeError
 from avinet.logs.query.shapes import KEY, Place
 from avinet.logs.query.times import MAX_US
 
-MAX_CURSOR_CHARS = 1_800
-"""Five parts of a key with 64 characters of up to four bytes, some 50 bytes beside them; a third more in base64."""
+MAX_CURSOR_CHARS = 1_000
+"""The store keeps request ids of 256 bytes and addresses of 64 at most (``avinet.logs.store.columns``), two UUIDs and some
+50 bytes are beside them: 450 bytes, a third more in base64."""
 _Us = Annotated[int, msgspec.Meta(ge=0, le=MAX_US)]
 
 

@@ -96,9 +96,6 @@ class Histogram(msgspec.Struct, frozen=True, tag="histogram"):
 
 KEY = ("se_uuid", "vs_uuid", "request_id", "client", "client_port")
 """What orders records of the same microsecond."""
-KEY_CHARS = 64
-"""So much of each: a request id is what a client sends, up to a whole header; ours is a UUID, with 36.  What differs only
-behind that is ordered by all fields, as what does not differ here at all."""
 
 
 class Place(msgspec.Struct, frozen=True):

@@ -28,7 +28,6 @@ from avinet.logs.query.fields import FIELDS, Type
 from avinet.logs.query.rendered import Column
 from avinet.logs.query.shapes import (
     KEY,
-    KEY_CHARS,
     Aggregate,
     Count,
     Function,
@@ -328,10 +327,7 @@ def _keys() -> list[exp.Expr]:
     """As text, and never null, so that all of them have one order."""
     return [
         exp.Coalesce(
-            this=nodes.Beginning(
-                this=exp.Cast(this=column(name), to=exp.DataType.build("text")),
-                expression=exp.Literal.number(KEY_CHARS),
-            ),
+            this=exp.Cast(this=column(name), to=exp.DataType.build("text")),
             expressions=[exp.Literal.string("")],
         )
         for name in KEY
