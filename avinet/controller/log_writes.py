@@ -114,7 +114,7 @@ class Writes:
             if logs.ledger.known(part.segment):
                 self._judge(part, Verdict.KNOWN)
                 return
-            logs.require_room(part.segment.se, part.head.size - part.offset)
+            logs.require_room(part.segment.se, part.head.size - part.offset, part.head.raw_bytes)
             try:
                 part.open()
             except PartGoneError:

@@ -23,12 +23,16 @@ from avinet.errors import AvinetError, Kind, error
 from avinet.logs.ledger import Arrival, Ledger, Segment
 from avinet.model.ids import SeId
 from avinet.model.logs import SegmentHead
-from avinet.units import GIB, MIB
+from avinet.units import GIB, KIB, MIB
 from avinet.wire.log_messages import MAX_PARTIALS
 
 _T = TypeVar("_T")
 PART = ".part"
 SEGMENT = ".zst"
+BLOCK_BYTES = 4 * KIB
+"""What the smallest file takes of a disk, so a million tiny segments count as what they are: 5 million files of one SE."""
+RAW_SHARE = 20
+"""Real logs compress 10 to 15 times; of what compresses more, a part of its NDJSON counts, which somebody has to read."""
 HASHED_BYTES = MIB
 """Read at once of what is on disk already."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -211,12 +215,12 @@ class IncomingLogs:
             _sync(self._incoming / se / f"{name}{PART}")
         return kept
 
-    def require_room(self, se: SeId, size: int) -> None:
-        """Whether a segment of ``size`` bytes may come from ``se``; raises ``LogStoreFullError``.
+    def require_room(self, se: SeId, size: int, raw_bytes: int = 0) -> None:
+        """Whether a segment of ``size`` bytes, and so much NDJSON, may come from ``se``; raises ``LogStoreFullError``.
 
         What is used is counted up, and looked up anew when it seems too much.
         """
-        limits = self.limits
+        limits, size = self.limits, max(_blocks(size), raw_bytes // RAW_SHARE)
         disk = _in_folder(self._incoming / se, lambda: os.statvfs(self._incoming))
         if disk.f_bavail * disk.f_frsize < limits.free_bytes + size:
             raise LogStoreFullError(what="any service engine", detail="the disk is full")
@@ -232,11 +236,12 @@ class IncomingLogs:
             self._used[se] += size
 
     def _look_up(self, se: SeId) -> int:
-        return sum(
-            entry.stat(follow_symlinks=False).st_size
+        on_disk = sum(
+            _blocks(entry.stat(follow_symlinks=False).st_size)
             for folder in (self._incoming, self._received)
             for entry in _entries(folder / se)
         )
+        return max(on_disk, self.ledger.waiting_raw_bytes(se) // RAW_SHARE)
 
     def keep(self, parts: Sequence[tuple[Part, str]], at: Callable[[], None] = lambda: None) -> None:
         """Make whole segments last and enter them in the ledger, each with its pull ("" when it was pushed).
@@ -310,6 +315,10 @@ def _in_folder(path: Path, call: Callable[[], _T]) -> _T:
     except FileNotFoundError:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return call()
+
+
+def _blocks(size: int) -> int:
+    return -(-size // BLOCK_BYTES) * BLOCK_BYTES
 
 
 def _sync(path: Path) -> None:

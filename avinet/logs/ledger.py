@@ -164,6 +164,14 @@ class Ledger:
             ).fetchone()
         return Waiting(*row)
 
+    def waiting_raw_bytes(self, se: SeId) -> int:
+        """How much NDJSON of one SE is behind."""
+        with self._reading() as connection:
+            row = connection.execute(
+                "SELECT coalesce(sum(raw_bytes), 0) FROM segment WHERE state = 'waiting' AND se = ?", (se,)
+            ).fetchone()
+        return int(row[0])
+
     def last_arrival(self) -> int:
         """A number that grows with each segment that arrives; see ``waits``."""
         with self._reading() as connection:

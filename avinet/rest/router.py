@@ -130,19 +130,19 @@ class Router(Resource):
 
     def render(self, request: WebRequest) -> int:
         """Answer in time; twisted.web calls this when the whole request is there."""
-        answer = Deferred.fromCoroutine(self._answer(request))
+        exchange = _Exchange(request)
+        answer = Deferred.fromCoroutine(self._answer(exchange))
 
         def gone(reason: object) -> None:
-            # Nobody waits any more.  A read stops; a write is let finish, since half of it may be done.
-            if _text(request.method) in READS:
+            # Nobody waits any more.  A read stops, also one by POST; a write is let finish, since half of it may be done.
+            if exchange.reads or exchange.method in READS:
                 answer.cancel()
 
         request.notifyFinish().addErrback(gone)
         return NOT_DONE_YET
 
-    async def _answer(self, web: WebRequest) -> None:
-        exchange = _Exchange(web)
-        reason = ""
+    async def _answer(self, exchange: _Exchange) -> None:
+        web, reason = exchange.web, ""
         try:
             answered = await self._respond(exchange)
             exchange.principal = answered.login or exchange.principal

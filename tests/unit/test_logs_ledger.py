@@ -9,7 +9,7 @@ import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.logs import ledger as module
-from avinet.logs.incoming import IncomingLogs
+from avinet.logs.incoming import IncomingLogs, LogStoreFullError
 from avinet.logs.ledger import Arrival, Ledger, Segment, Share, StoreFile, Waiting
 from avinet.model.ids import ObjectId, SeId
 from avinet.model.logs import Drop, DropReason, LogClass, SegmentHead
@@ -250,3 +250,30 @@ class SweepTests(Case):
         removed = IncomingLogs(self.folder, self.ledger, None).sweep()
         self.assertEqual(1, removed)
         self.assertEqual(len(waiting) - 1, len(list(folder.iterdir())))
+
+
+class RoomTests(Case):
+    """What may wait of one SE, in whatever shape it comes."""
+
+    def logs(self, per_se_bytes):
+        limits = IncomingLogs(self.folder, self.ledger, None).limits
+        limits = attrs.evolve(limits, free_bytes=0, per_se_bytes=per_se_bytes)
+        return IncomingLogs(self.folder, self.ledger, None, limits)
+
+    def test_tiny_segments_count_as_the_blocks_that_they_take(self):
+        received = self.folder / "received" / SE
+        received.mkdir(parents=True)
+        for number in range(10):
+            (received / f"{number}.zst").write_bytes(b"x")
+        self.logs(44 * 1024).require_room(SE, 1)
+        with self.assertRaises(LogStoreFullError):
+            self.logs(40 * 1024).require_room(SE, 1)
+
+    def test_what_becomes_a_thousand_times_as_much_counts_as_a_part_of_that(self):
+        logs = self.logs(5 * 2**20)
+        bomb = segment(raw_bytes=2**26)
+        logs.require_room(SE, bomb.head.size, bomb.head.raw_bytes)
+        self.receive(bomb)
+        with self.assertRaises(LogStoreFullError):
+            logs.require_room(SE, bomb.head.size, bomb.head.raw_bytes)
+        logs.require_room(OTHER, bomb.head.size, bomb.head.raw_bytes)

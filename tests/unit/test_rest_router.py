@@ -276,6 +276,20 @@ class RouterTests(SynchronousTestCase):
         self.assertEqual(len(cancelled), 1)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_a_read_by_post_stops_when_its_client_leaves(self):
+        cancelled = []
+        waiting = Deferred(cancelled.append)
+
+        async def asked(request):
+            await waiting
+            return Response()
+
+        route = Route(method="POST", path="/query", handler=asked, summary="", auth=Auth.ANYONE, reads=True)
+        connection = Client(Router([route], self.clock), self.clock).connect()
+        connection.send(b"POST /query HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        connection.lose()
+        self.assertEqual(len(cancelled), 1)
+
     def test_a_write_goes_on_when_its_client_leaves(self):
         cancelled = []
         self.waiting = Deferred(cancelled.append)
