@@ -94,8 +94,13 @@ def _input(schema: Mapping[str, Any], shared: set[str]) -> dict[str, Any]:
 
 
 def _as_references(properties: Mapping[str, Any]) -> dict[str, Any]:
-    """Names out of a closed set that are written as references."""
-    return {name: {"type": "string"} if name in NAMED else part for name, part in properties.items()}
+    """Names out of a closed set that are written as references; null where they may be left out."""
+    return {name: _reference(part) if name in NAMED else part for name, part in properties.items()}
+
+
+def _reference(part: Mapping[str, Any]) -> dict[str, Any]:
+    null = {"type": "null"}
+    return {"anyOf": [{"type": "string"}, null]} if null in part.get("anyOf", ()) else {"type": "string"}
 
 
 def _take_answers(schema: dict[str, Any], added: Iterable[str], optional: tuple[str, ...]) -> None:

@@ -27,6 +27,10 @@ positive_data_acceptance.enabled = false
 ignored_auth.enabled = false
 unsupported_method.enabled = true
 
+[checks.not_a_server_error]
+# 503: a service engine that is asked is not connected.
+expected-statuses = ["2xx", "3xx", "4xx", 503]
+
 [checks.negative_data_rejection]
 # That a version is gone or was overtaken is told before the rest is looked at.
 expected-statuses = [400, 401, 403, 404, 405, 409, 410, 412, 413, 415, 428, 429]
@@ -36,6 +40,7 @@ LEFT_OUT = (
     "/api/audit",
     "/api/logs/tail",
     "/logout",
+    "/api/accesstoken/{uuid}",  # it finds its own in the list and revokes it; what it asks then is refused unread
     "/api/image",  # each builds one, which takes a second
 )
 
@@ -74,6 +79,8 @@ def test_a_real_controller_does_what_its_document_says(site):
         arguments, cwd=site.folder, capture_output=True, text=True, timeout=LIMIT_S, check=False
     )
     assert run.returncode == 0, run.stdout[-12000:] + run.stderr[-2000:]
+    assert "Rate limited" not in run.stdout, run.stdout[-12000:]
+    assert "Unmatched filters" not in run.stdout, run.stdout[-12000:]
     assert site.controller.running
 
 

@@ -1,6 +1,7 @@
 """The built-in profiles, through the real Site."""
 
 from avinet.controller.api_profiles import PROFILES, profile_routes
+from avinet.controller.api_schemas import components
 from avinet.model.config import ApplicationProfile, SslProfile
 from avinet.rest.openapi import Info, openapi
 from avinet.rest.router import Router
@@ -22,6 +23,16 @@ class Profiles(Api):
             found = self.call("GET", f"/api/{kind}")
             self.assertEqual(found["count"], len(profile))
             self.assertEqual({row["name"] for row in found["results"]}, {one.value for one in profile})
+
+    def test_the_document_says_of_which_kinds_a_reference_may_be_left_out(self):
+        self.world.apply(pool(), service())
+        found = self.call("GET", "/api/pool")["results"]
+        self.assertEqual([row["ssl_profile_ref"] for row in found], [None])
+        schemas = components()
+        for name in ("Pool", "PoolInput"):
+            allowed = schemas[name]["properties"]["ssl_profile_ref"]
+            self.assertEqual(allowed, {"anyOf": [{"type": "string"}, {"type": "null"}]}, name)
+        self.assertEqual(schemas["VirtualService"]["properties"]["ssl_profile_ref"], {"type": "string"})
 
     def test_what_an_object_refers_to_can_be_fetched(self):
         self.world.apply(pool(ssl_profile_ref="System-Modern"), service())
