@@ -312,7 +312,7 @@ class RecordsTests(CliCase):
             body={
                 "store": store,
                 "service_engines": [row | {"dropped_records": 4, "oldest": "t"}],
-                "drops": [drop],
+                "drops": [drop, drop | {"reason": "unwritten", "records": 3}],
             }
         )
         shown = self.answer_of("logs", "status")
@@ -322,6 +322,7 @@ class RecordsTests(CliCase):
             "10 % of 20.0 KiB",
             "torn",
             "not counted",
+            "at least 3",
         ):
             self.assertIn(words, shown)
 

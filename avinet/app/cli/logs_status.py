@@ -8,6 +8,7 @@ import click
 from avinet.app.cli.client import path_to
 from avinet.app.cli.context import Command, Place, place
 from avinet.app.cli.output import print_facts, print_json, print_table
+from avinet.model.logs import DropReason
 from avinet.units import show_bytes
 
 
@@ -57,13 +58,20 @@ def status(where: Place) -> None:
                     row.get("vs") or "any",
                     row.get("since"),
                     row.get("until"),
-                    row["records"] or "not counted",
+                    _number(row),
                     row.get("bytes"),
                 )
                 for row in answer["drops"]
             ),
             empty="",
         )
+
+
+def _number(row: Mapping[str, Any]) -> str:
+    """Of what the data plane could not write it knows the writes, of many records each."""
+    if not row["records"]:
+        return "not counted"
+    return f"at least {row['records']}" if row["reason"] == DropReason.UNWRITTEN else str(row["records"])
 
 
 def _amount(kept: Mapping[str, Any]) -> str:
