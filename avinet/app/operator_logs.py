@@ -14,7 +14,7 @@ from avinet.controller.log_search import StoreSearch
 from avinet.controller.log_tail import Arrivals
 from avinet.controller.log_whereabouts import Spools, Whereabouts
 from avinet.controller.pull_records import ENDED
-from avinet.logs.ledger import Dropped
+from avinet.logs.entries import Dropped
 from avinet.logs.query.times import SECOND_US, show_instant
 from avinet.model.config import KINDS, VirtualService
 from avinet.model.engine import Lifecycle

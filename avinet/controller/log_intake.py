@@ -16,8 +16,8 @@ from twisted.python.failure import Failure
 
 from avinet.controller.log_link import RETRY_S, LogLink
 from avinet.controller.log_writes import Writes
+from avinet.logs.entries import Segment
 from avinet.logs.incoming import IncomingLogs, LogStoreFullError, Part, is_full
-from avinet.logs.ledger import Segment
 from avinet.model.events import Level
 from avinet.model.ids import SeId
 from avinet.model.logs import SegmentHead, SpoolTotals

@@ -23,8 +23,8 @@ from avinet.controller.log_pace import MessagePace
 from avinet.controller.log_writes import Verdict, Writes
 from avinet.controller.pull_records import ledger_key
 from avinet.errors import RemoteProtocolError
+from avinet.logs.entries import Segment
 from avinet.logs.incoming import Part
-from avinet.logs.ledger import Segment
 from avinet.logs.receiving import Receiving, Refusal
 from avinet.logs.timers import Timers
 from avinet.model.ids import SeId

@@ -6,8 +6,8 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from avinet.controller.log_writes import Writes
+from avinet.logs.entries import Segment
 from avinet.logs.incoming import Part
-from avinet.logs.ledger import Segment
 from avinet.model.logs import SegmentHead, SpoolTotals
 from avinet.wire.log_messages import Dropped, Planned, PullDone
 

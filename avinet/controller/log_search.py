@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from avinet.controller.api_logs import Exported, StoreStatus
 from avinet.controller.log_store import LogStoreService
 from avinet.controller.log_whereabouts import NOT_STORED
-from avinet.logs.ledger import Waiting
+from avinet.logs.entries import Waiting
 from avinet.logs.query.answers import Answer, Missing
 from avinet.logs.query.shapes import Query, Records
 from avinet.logs.query.times import show_instant

@@ -17,7 +17,8 @@ from twisted.python.failure import Failure
 from avinet.controller.log_intake import LogListener
 from avinet.controller.log_link import LogLink
 from avinet.errors import AvinetError
-from avinet.logs.ledger import Ledger, StoreFile, Waiting
+from avinet.logs.entries import StoreFile, Waiting
+from avinet.logs.ledger import Ledger
 from avinet.logs.query.answers import Answer
 from avinet.logs.query.shapes import Query
 from avinet.logs.query.times import show_instant

@@ -7,7 +7,7 @@ import attrs
 import msgspec
 
 from avinet.errors import AvinetError, Kind, error
-from avinet.logs.ledger import Share
+from avinet.logs.entries import Share
 from avinet.model.ids import SeId
 from avinet.model.logs import Selection
 

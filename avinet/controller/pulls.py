@@ -30,7 +30,8 @@ from avinet.controller.pull_records import (
     ledger_key,
 )
 from avinet.controller.pull_turns import Go, Key, PullTurns, Wait
-from avinet.logs.ledger import Ledger, Share
+from avinet.logs.entries import Share
+from avinet.logs.ledger import Ledger
 from avinet.model.ids import SeId
 from avinet.model.logs import SegmentHead
 from avinet.wire.log_messages import Cancel, LogMessage, Pause, Planned, Pull, PullDone, Rate, Resume

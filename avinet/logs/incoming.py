@@ -20,7 +20,8 @@ from typing import ClassVar, TypeVar
 import attrs
 
 from avinet.errors import AvinetError, Kind, error
-from avinet.logs.ledger import Arrival, Ledger, Segment
+from avinet.logs.entries import Arrival, Segment
+from avinet.logs.ledger import Ledger
 from avinet.model.ids import SeId
 from avinet.model.logs import SegmentHead
 from avinet.units import GIB, KIB, MIB

@@ -19,7 +19,7 @@ from avinet.controller.log_search import StoreSearch
 from avinet.controller.log_tail import Arrivals
 from avinet.controller.log_whereabouts import Whereabouts
 from avinet.controller.operators import LocalGuard
-from avinet.logs.ledger import Arrival, Segment
+from avinet.logs.entries import Arrival, Segment
 from avinet.logs.query.shapes import Query, Whole
 from avinet.model.logs import ClassTotals, LogClass, SpoolTotals
 from avinet.rest.listen import listen_unix

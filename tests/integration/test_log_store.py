@@ -14,7 +14,8 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from avinet.controller.log_store import LogStoreService, Reported
-from avinet.logs.ledger import Arrival, Ledger, Segment
+from avinet.logs.entries import Arrival, Segment
+from avinet.logs.ledger import Ledger
 from avinet.logs.query.shapes import Count, Query, Top
 from avinet.logs.store.embedded import EmbeddedLogStore, Surroundings
 from avinet.logs.store.folders import Folders

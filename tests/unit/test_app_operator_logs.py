@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.app.operator_logs import _Known, log_routes
 from avinet.controller.pull_records import PullOrder, PullState, PullView, ShareView
-from avinet.logs.ledger import Dropped
+from avinet.logs.entries import Dropped
 from avinet.model.engine import Lifecycle
 from avinet.model.ids import ObjectId, SeId
 from avinet.model.logs import Drop, DropReason, LogClass, Selection

@@ -11,8 +11,8 @@ from twisted.python.failure import Failure
 
 from avinet.controller.log_intake import Threads
 from avinet.controller.log_pace import MESSAGES_BURST
+from avinet.logs.entries import Segment
 from avinet.logs.incoming import IncomingLogs, IntakeLimits
-from avinet.logs.ledger import Segment
 from avinet.logs.receiving import MAX_REFUSED
 from avinet.logs.sending import MAX_UNANSWERED
 from avinet.model.logs import MAX_RATIO, Drop, DropReason, LogClass, SegmentHead, SpoolTotals

@@ -13,7 +13,7 @@ from avinet.controller.log_store import (
     LogStoreService,
     Reported,
 )
-from avinet.logs.ledger import Segment, StoreFile, Waiting
+from avinet.logs.entries import Segment, StoreFile, Waiting
 from avinet.logs.query.answers import Answer
 from avinet.logs.query.shapes import Query
 from avinet.logs.store.errors import LogStoreFullError

@@ -9,8 +9,9 @@ import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.logs import ledger as module
+from avinet.logs.entries import Arrival, Segment, Share, StoreFile, Waiting
 from avinet.logs.incoming import IncomingLogs, LogStoreFullError
-from avinet.logs.ledger import Arrival, Ledger, Segment, Share, StoreFile, Waiting
+from avinet.logs.ledger import Ledger
 from avinet.model.ids import ObjectId, SeId
 from avinet.model.logs import Drop, DropReason, LogClass, SegmentHead
 from avinet.sqlite_file import StoreUnavailableError

@@ -8,7 +8,8 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred, execute, fail, succeed
 
 from avinet.errors import AvinetError
-from avinet.logs.ledger import Arrival, Ledger, Segment
+from avinet.logs.entries import Arrival, Segment
+from avinet.logs.ledger import Ledger
 from avinet.logs.query.expressions import Compare, Op
 from avinet.logs.query.parser import parse
 from avinet.logs.query.shapes import Count, Query, Records, Top, Whole

@@ -2,7 +2,7 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.logs.ledger import StoreFile
+from avinet.logs.entries import StoreFile
 from avinet.logs.store.reading import Readers
 from avinet.logs.store.upkeep import (
     CLOSED_FILES,

@@ -11,7 +11,8 @@ from pathlib import Path
 import attrs
 
 from avinet.errors import AvinetError
-from avinet.logs.ledger import Ledger, StoreFile
+from avinet.logs.entries import StoreFile
+from avinet.logs.ledger import Ledger
 from avinet.logs.store.jobs import Check, Checked, Done, Job
 
 CHECK_LIMIT_S = 600.0

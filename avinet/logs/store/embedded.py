@@ -18,7 +18,8 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 
 from avinet.errors import AvinetError
-from avinet.logs.ledger import Ledger, Segment, StoreFile, Waiting
+from avinet.logs.entries import Segment, StoreFile, Waiting
+from avinet.logs.ledger import Ledger
 from avinet.logs.query.answers import Answer
 from avinet.logs.query.shapes import Query
 from avinet.logs.store.damage import Damage

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import attrs
 
-from avinet.logs.ledger import Segment
+from avinet.logs.entries import Segment
 from avinet.units import MIB
 
 BAD_BYTES = 256 * MIB

@@ -7,7 +7,7 @@ from typing import Protocol
 import attrs
 from twisted.internet.defer import Deferred
 
-from avinet.logs.ledger import Segment, Waiting
+from avinet.logs.entries import Segment, Waiting
 from avinet.logs.query.answers import Answer
 from avinet.logs.query.shapes import Query
 from avinet.logs.store.jobs import Exported, ExportFormat

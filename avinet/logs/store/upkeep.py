@@ -8,7 +8,7 @@ import datetime as dt
 import secrets
 from collections.abc import Iterable, Sequence
 
-from avinet.logs.ledger import StoreFile
+from avinet.logs.entries import StoreFile
 from avinet.units import DAY_S, HOUR_S, MIB
 
 SMALL_BYTES = 32 * MIB

@@ -1,0 +1,64 @@
+"""What a controller's ledger of request logs has entries of."""
+
+import attrs
+
+from avinet.model.ids import SeId
+from avinet.model.logs import Drop, SegmentHead
+
+
+@attrs.frozen
+class Segment:
+    """A segment and whose it is: the channel proved ``se``."""
+
+    se: SeId
+    head: SegmentHead
+
+
+@attrs.frozen
+class Arrival:
+    """A segment whose bytes are durable here; ``pull`` is what it was sent for, empty when it was pushed."""
+
+    segment: Segment
+    pull: str = ""
+
+
+@attrs.frozen
+class StoreFile:
+    """One file of the store; ``name`` is its path within the store's folder."""
+
+    name: str
+    first_us: int
+    last_us: int
+    records: int
+    size: int
+
+
+@attrs.frozen
+class Waiting:
+    """What arrived and is not in the store yet."""
+
+    segments: int = 0
+    raw_bytes: int = 0
+
+
+@attrs.frozen
+class Dropped:
+    """What one SE said it dropped, and when it said so."""
+
+    id: int
+    se: SeId
+    at_us: int
+    drop: Drop
+
+
+@attrs.frozen
+class Share:
+    """One SE's part in one pull: ``body`` is the puller's own, the counts are what was received for it."""
+
+    pull: str
+    se: SeId
+    body: bytes = attrs.field(repr=False)
+    segments: int = 0
+    records: int = 0
+    bytes: int = 0
+    raw_bytes: int = 0
