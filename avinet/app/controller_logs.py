@@ -125,7 +125,9 @@ def _store(
     folders = Folders(folder)
     memory = (settings.ingest_memory_mib * MIB, settings.query_memory_mib * MIB)
     workers = worker_processes(folders, memory, reactor, reported.died)
-    around = Surroundings(in_thread, WallClock(reactor).seconds, reported.name_of, reported.file_lost)
+    around = Surroundings(
+        in_thread, WallClock(reactor).seconds, reported.name_of, reported.file_lost, reactor.seconds
+    )
     store = EmbeddedLogStore(ledger, folders, around, workers)
     keeping = Keeping(int(settings.keep_days * DAY_S * 1e6), int(settings.keep_gib * GIB))
     return LogStoreService(store, ledger, keeping, reactor, in_thread, reported)

@@ -390,6 +390,14 @@ class StoreTest(FolderTest):
         self.failureResultOf(self.store.query(Query()), LogQueryRefusedError)
         self.assertEqual(([], 3), (self.lost, len(self.listed())))
 
+    def test_a_wall_clock_that_is_set_forward_removes_nothing(self):
+        self.receive()
+        self.take()
+        self.store.around = attrs.evolve(self.store.around, steady=lambda: T0_US / 1e6 + 60)
+        self.now_us += 10**15
+        self.assertEqual(0, self.successResultOf(self.store.keep_up(Keeping(3_600_000_000, GIB))).removed)
+        self.assertEqual(1, self.count())
+
     def test_old_files_go(self):
         self.receive()
         self.take()

@@ -80,6 +80,8 @@ class Surroundings:
     """A service engine's name."""
     lost: Callable[[StoreFile, str], None] = lambda file, why: None
     """Told of a file that cannot be read any more, and was set aside."""
+    steady: Callable[[], float] | None = None
+    """UNIX seconds by a clock that nobody sets, from the wall clock's reading at the start."""
 
 
 @attrs.define(eq=False)
@@ -293,7 +295,7 @@ class EmbeddedLogStore:
 
     async def _keep_up(self, keeping: Keeping) -> Upkeep:
         files: list[StoreFile] = await self.around.in_thread(self.ledger.files)
-        old = to_remove(files, self._now_us(), keeping.age_us, keeping.bytes)
+        old = to_remove(files, self._surely_us(), keeping.age_us, keeping.bytes)
         if old:
             await self._replace(old, None)
         await self.around.in_thread(self.ledger.forget_oldest)
@@ -362,6 +364,11 @@ class EmbeddedLogStore:
         return self.around.in_thread(look)
 
     # Inside
+
+    def _surely_us(self) -> int:
+        """No later than now: a wall clock that is set forward by a year must not make all logs a year old at once."""
+        steady = self.around.steady
+        return self._now_us() if steady is None else min(self._now_us(), int(steady() * 1e6))
 
     def _now_us(self) -> int:
         return int(self.around.wall() * 1e6)
