@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --config-settings editable_mode=compat
 PACKAGING := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: help demo test unit trial integration fuzz lint format coverage test-deps bench-env bench bench-config bench-logs figures lock clean
+.PHONY: help demo test unit trial integration processes-1 processes-2 trial-then-parts fuzz lint format coverage test-deps bench-env bench bench-config bench-logs figures lock clean
 
 help:
 	@echo "make demo [ARGS=--check]  run a controller, two service engines and live traffic on this machine"
@@ -37,9 +37,9 @@ $(VENV)/dev.stamp: $(VENV)/run.stamp $(PACKAGING)
 demo: $(VENV)/run.stamp
 	@exec $(BIN)/avinet demo $(ARGS)
 
-# Side by side: real processes mostly wait, unit tests compute.
+# Side by side: tests of real processes mostly wait, unit tests compute.
 test: $(VENV)/dev.stamp
-	$(MAKE) --no-print-directory -j2 --output-sync=line integration trial ARGS="$(ARGS)"
+	$(MAKE) --no-print-directory -j3 --output-sync=line processes-1 processes-2 trial-then-parts ARGS="$(ARGS)"
 
 unit: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -q tests/unit $(ARGS)
@@ -49,6 +49,17 @@ trial: unit
 
 integration: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -q tests/integration $(ARGS)
+
+# Whole fleets, in two halves that take equally long.
+processes-1: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -q tests/integration/test_processes_[a-i]*.py $(ARGS)
+
+processes-2: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -q tests/integration/test_processes_[j-z]*.py $(ARGS)
+
+# Whatever else needs a reactor, Envoy or OpenSSH.
+trial-then-parts: trial
+	$(BIN)/python -m pytest -q tests/integration --ignore-glob='*/test_processes_*.py' $(ARGS)
 
 # atheris has no wheels for some versions of Python: the targets say that they skip.
 fuzz: SECONDS ?= 60
