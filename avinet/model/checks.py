@@ -29,6 +29,8 @@ MAX_NAME = 128
 
 _INTERFACE = re.compile(r"(?!\.{1,2}$|-)[A-Za-z0-9._-]{1,15}")
 """Of those that Linux takes; no aliases (``eth0:1``), which are no interfaces."""
+_EVERYWHERE = frozenset({"127.0.0.1", "::1"})
+"""Addresses that every host has, so that none adds them."""
 
 
 def check_object(thing: ConfigObject) -> Found:
@@ -157,7 +159,7 @@ def _on_interface(changed: Mapping[ObjectId, int], after: Configuration, service
         return
     for index, vip in enumerate(service.vip):
         address = ipaddress.ip_address(vip.ip_address.addr)
-        if not address.is_unspecified and not address.is_loopback:
+        if str(address) in _EVERYWHERE or not (address.is_unspecified or address.is_loopback):
             continue
         cannot = f"{address} cannot be added to an interface"
         if service.uuid in changed:

@@ -13,6 +13,7 @@ from avinet.model.ids import new_cluster_id
 from avinet.trust import keys
 from avinet.trust.registration import sign_request
 from avinet.trust.tokens import new_token
+from avinet.wire.log_messages import BULK_PORT, BULK_SERVICE, LIVE_PORT, LIVE_SERVICE
 from avinet.wire.registration import ENROL_PATH, MEMBERSHIP_PATH
 from tests.integration.processes import until
 from tests.integration.registering import Machine, ask
@@ -39,7 +40,11 @@ def test_an_honest_machine_enrols_and_may_ask_again(shared, group):
     first, again = machine.enrol(body), machine.enrol(body)
     assert (first.status, again.status) == (200, 200)
     assert first.body["se"] == again.body["se"]
-    assert first.body["services"] == {"control": shared.control_port}
+    assert first.body["services"] == {
+        "control": shared.control_port,
+        LIVE_SERVICE: LIVE_PORT,
+        BULK_SERVICE: BULK_PORT,
+    }
 
 
 def test_a_request_signed_by_the_wrong_image_key_is_refused(shared, group):
