@@ -51,7 +51,6 @@ from avinet.logs.store.reading import Readers
 from avinet.logs.store.upkeep import new_name, partition, partition_of, to_merge, to_remove
 from avinet.logs.store.workers import Asking, Workers
 from avinet.model.ids import SeId
-from avinet.model.logs import Drop, DropReason
 from avinet.units import MIB
 
 TAKEN_RAW_BYTES = 512 * MIB
@@ -137,7 +136,7 @@ class EmbeddedLogStore:
             hours.setdefault(partition(segment.head.last_us, self._now_us()), []).append(segment)
         taken = Taken()
         for where, segments in hours.items():
-            taken = _sum(taken, await self._take_these(where, segments))
+            taken = taken.plus(await self._take_these(where, segments))
         behind: Waiting = await self.around.in_thread(self.ledger.waiting_totals)
         return attrs.evolve(taken, more=bool(waiting) and behind.raw_bytes >= TAKEN_RAW_BYTES // 4)
 
@@ -165,7 +164,7 @@ class EmbeddedLogStore:
             if len(segments) > 1:
                 half = len(segments) // 2
                 first = await self._take_these(where, segments[:half])
-                return _sum(first, await self._take_these(where, segments[half:]))
+                return first.plus(await self._take_these(where, segments[half:]))
             return await self._suspect(segments[0], why)
         self._suspects.difference_update(segments)
         taken = Taken(
@@ -194,7 +193,7 @@ class EmbeddedLogStore:
 
         def commit() -> None:
             self.ledger.stored(file, good, bad)
-            self.ledger.lose(_lost(taken), self._now_us())
+            self.ledger.lose(taken.lost, self._now_us())
             for segment in bad:
                 self.folders.set_aside(segment)
             for segment in good:
@@ -388,34 +387,3 @@ def _listed(name: str, written: Written) -> StoreFile | None:
     if not written.records:
         return None
     return StoreFile(name, written.first_us, written.last_us, written.records, written.size)
-
-
-def _lost(taken: Taken) -> list[tuple[SeId, Drop]]:
-    """What was set aside, as what is lost is told."""
-    found = [(one.segment, one.segment.head.records) for one in taken.bad]
-    found += [(one.segment, one.lines) for one in taken.bad_lines]
-    return [
-        (
-            segment.se,
-            Drop(
-                reason=DropReason.CORRUPT,
-                log_class=segment.head.log_class,
-                service=segment.head.service,
-                first_us=segment.head.first_us,
-                last_us=segment.head.last_us,
-                records=records,
-            ),
-        )
-        for segment, records in found
-    ]
-
-
-def _sum(first: Taken, second: Taken) -> Taken:
-    return Taken(
-        first.segments + second.segments,
-        first.records + second.records,
-        False,
-        first.bad + second.bad,
-        first.bad_lines + second.bad_lines,
-        first.files + second.files,
-    )

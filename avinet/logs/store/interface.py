@@ -11,6 +11,8 @@ from avinet.logs.entries import Segment, Waiting
 from avinet.logs.query.answers import Answer
 from avinet.logs.query.shapes import Query
 from avinet.logs.store.jobs import Exported, ExportFormat
+from avinet.model.ids import SeId
+from avinet.model.logs import Drop, DropReason
 
 
 @attrs.frozen
@@ -44,6 +46,37 @@ class Taken:
     bad_lines: tuple[BadLines, ...] = ()
     files: tuple[str, ...] = ()
     """Names of those that are new in the store."""
+
+    def plus(self, other: "Taken") -> "Taken":
+        """Both together; whether more wait is asked when all is taken."""
+        return Taken(
+            self.segments + other.segments,
+            self.records + other.records,
+            False,
+            self.bad + other.bad,
+            self.bad_lines + other.bad_lines,
+            self.files + other.files,
+        )
+
+    @property
+    def lost(self) -> list[tuple[SeId, Drop]]:
+        """What was set aside, as what is lost is told."""
+        found = [(one.segment, one.segment.head.records) for one in self.bad]
+        found += [(one.segment, one.lines) for one in self.bad_lines]
+        return [
+            (
+                segment.se,
+                Drop(
+                    reason=DropReason.CORRUPT,
+                    log_class=segment.head.log_class,
+                    service=segment.head.service,
+                    first_us=segment.head.first_us,
+                    last_us=segment.head.last_us,
+                    records=records,
+                ),
+            )
+            for segment, records in found
+        ]
 
 
 @attrs.frozen
