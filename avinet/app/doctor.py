@@ -142,6 +142,7 @@ def _controller_secrets(paths: ControllerPaths) -> tuple[Path, ...]:
         paths.node_key,
         paths.host_key,
         paths.id_se,
+        paths.id_controller,
         paths.api_key,
         paths.admin_password,
         paths.api_socket,

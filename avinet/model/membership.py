@@ -22,6 +22,12 @@ class Controller(msgspec.Struct, frozen=True, kw_only=True):
     """PEM."""
     ssh_host_key: str
     id_se: str
+    id_controller: str = ""
+    """Its client key for other controllers; empty in a list of a release that knew of no others."""
+    state_client_port: int = 0
+    """Where its state engine serves, on 127.0.0.1; unique in the cluster, since each other member listens there
+    for it.  0: it has none."""
+    state_peer_port: int = 0
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):

@@ -76,6 +76,7 @@ class ControllerPaths:
     membership: Path = attrs.field(init=False)
     host_key: Path = attrs.field(init=False)
     id_se: Path = attrs.field(init=False)
+    id_controller: Path = attrs.field(init=False)
     known_hosts: Path = attrs.field(init=False)
     aviseuser_keys: Path = attrs.field(init=False)
     avictlruser_keys: Path = attrs.field(init=False)
@@ -101,6 +102,7 @@ _FILES = {
     "membership": "trust/membership.jws",
     "host_key": "ssh/ssh_host_ed25519_key",
     "id_se": "ssh/id_se",
+    "id_controller": "ssh/id_controller",
     "known_hosts": "ssh/known_hosts",
     "aviseuser_keys": "ssh/aviseuser.authorized_keys",
     "avictlruser_keys": "ssh/avictlruser.authorized_keys",
@@ -129,6 +131,9 @@ class NodeFacts:
     ssh_port: int
     registration_port: int
     reverse_port: int
+    state_client_port: int = 0
+    state_peer_port: int = 0
+    """Of its state engine on 127.0.0.1; 0 without one."""
     api_names: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
     """Host names and addresses that the operator API's certificate bears."""
 
@@ -164,6 +169,7 @@ class ControllerIdentity:
     node_pem: bytes
     host_key: Ed25519PrivateKey = attrs.field(repr=False)
     id_se: Ed25519PrivateKey = attrs.field(repr=False)
+    id_controller: Ed25519PrivateKey = attrs.field(repr=False)
     membership: Membership
     membership_document: str = attrs.field(repr=False)
     admin: Admin
@@ -184,7 +190,9 @@ class ControllerIdentity:
         node_key, node_pem = _node(paths, root, cluster)
         host_key = keys.load_or_create(paths.host_key)
         id_se = keys.load_or_create(paths.id_se)
-        for path, key in ((paths.host_key, host_key), (paths.id_se, id_se)):
+        id_controller = keys.load_or_create(paths.id_controller)
+        mine = ((paths.host_key, host_key), (paths.id_se, id_se), (paths.id_controller, id_controller))
+        for path, key in mine:
             _public_half(path, keys.public_line(key.public_key()), cluster.name)
         me = Controller(
             name=cluster.name,
@@ -195,6 +203,9 @@ class ControllerIdentity:
             node_certificate=node_pem.decode(),
             ssh_host_key=keys.public_line(host_key.public_key()),
             id_se=keys.public_line(id_se.public_key()),
+            id_controller=keys.public_line(id_controller.public_key()),
+            state_client_port=facts.state_client_port,
+            state_peer_port=facts.state_peer_port,
         )
         membership, document = _membership(paths, root, cluster.cluster, me, guessed=facts.addresses_guessed)
         _api(paths, root, facts.api_names)
@@ -207,6 +218,7 @@ class ControllerIdentity:
             node_pem=node_pem,
             host_key=host_key,
             id_se=id_se,
+            id_controller=id_controller,
             membership=membership,
             membership_document=document,
             admin=_admin(paths),
@@ -270,8 +282,12 @@ def _membership(
         document = paths.membership.read_bytes().decode("ascii", "replace")
         before = verify_membership(document, root.certificate, cluster)
         known = before.by_name(me.name)
-        if guessed and known is not None and not root.has_key:
-            me = msgspec.structs.replace(me, addresses=known.addresses)
+        if known is not None and not root.has_key:
+            if guessed:
+                me = msgspec.structs.replace(me, addresses=known.addresses)
+            if not known.id_controller:
+                # An earlier release signed that list.  A controller without others needs no key for them.
+                me = msgspec.structs.replace(me, id_controller="")
         if known == me:
             return before, document
     others = () if before is None else tuple(c for c in before.controllers if c.name != me.name)

@@ -3,6 +3,7 @@ import errno
 import os
 
 import attrs
+import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from twisted.trial.unittest import SynchronousTestCase
@@ -12,7 +13,8 @@ from avinet.model.ids import ControllerName
 from avinet.trust import files, keys, node
 from avinet.trust.ca import RootKeyLockedError, RootKeyOfflineError, bears_key, names_of, serial_of
 from avinet.trust.files import DiskFullError, FileExposedError
-from avinet.trust.membership import verify_membership
+from avinet.trust.jose import sign_compact
+from avinet.trust.membership import MEMBERSHIP_TYPE, verify_membership
 from avinet.trust.node import (
     Admin,
     ControllerIdentity,
@@ -32,7 +34,16 @@ FACTS = NodeFacts(
     registration_port=8443,
     reverse_port=5097,
 )
-SECRET_FILES = ("root_key", "node_key", "host_key", "id_se", "api_key", "admin", "admin_password")
+SECRET_FILES = (
+    "root_key",
+    "node_key",
+    "host_key",
+    "id_se",
+    "id_controller",
+    "api_key",
+    "admin",
+    "admin_password",
+)
 
 
 def cheap_hash(password, salt, n=0, r=0, p=0):
@@ -60,6 +71,7 @@ class Making(Case):
         self.assertEqual(me.node_certificate.encode(), made.node_pem)
         self.assertEqual(me.ssh_host_key, keys.public_line(made.host_key.public_key()))
         self.assertEqual(me.id_se, keys.public_line(made.id_se.public_key()))
+        self.assertEqual(me.id_controller, keys.public_line(made.id_controller.public_key()))
         self.assertTrue(bears_key(made.node_pem, made.node_key.public_key()))
         self.assertTrue(made.root.issued(made.node_pem))
         self.assertTrue(made.root.issued(self.paths.api_pem.read_bytes()))
@@ -309,6 +321,25 @@ class Offline(Case):
             (back.membership.number, back.membership.controllers[0].addresses), (2, ("new.example",))
         )
 
+    def test_the_list_of_an_earlier_release_is_good_while_the_root_is_offline_and_completed_when_it_is_back(
+        self,
+    ):
+        now = self.init()
+        (me,) = now.membership.controllers
+        old = msgspec.to_builtins(now.membership)
+        for field in ("id_controller", "state_client_port", "state_peer_port"):
+            del old["controllers"][0][field]
+        document = sign_compact(msgspec.json.encode(old), now.root.key, MEMBERSHIP_TYPE)
+        files.write_public(self.paths.membership, document.encode())
+        key = self.paths.root_key.read_bytes()
+        self.paths.root_key.unlink()
+        offline = self.init()
+        self.assertEqual(offline.membership_document, document)
+        self.assertEqual(offline.membership.by_name("controller-1").id_controller, "")
+        files.write_private(self.paths.root_key, key)
+        back = self.init()
+        self.assertEqual((back.membership.number, back.membership.controllers), (2, (me,)))
+
     def test_an_ending_certificate_does_not_stop_a_controller_whose_root_is_offline(self):
         before = self.init()
         self.paths.root_key.unlink()
@@ -364,7 +395,7 @@ class Damage(Case):
 
     def test_an_exposed_key_is_refused(self):
         self.init()
-        for name in ("root_key", "node_key", "host_key", "id_se", "api_key"):
+        for name in ("root_key", "node_key", "host_key", "id_se", "id_controller", "api_key"):
             path = getattr(self.paths, name)
             path.chmod(0o640)
             failure = self.assertRaises(FileExposedError, self.init)
