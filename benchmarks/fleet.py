@@ -53,6 +53,7 @@ from avinet.trust.registration import Claims, sign_request
 from avinet.wire.messages import (
     CONTROL_PORT,
     CONTROL_SERVICE,
+    LOG_LIMITS,
     OLDEST_PROTOCOL_VERSION,
     PROTOCOL_VERSION,
     TRAFFIC,
@@ -222,7 +223,7 @@ class SimulatedEngine:
             protocol=PROTOCOL_VERSION,
             oldest_protocol=OLDEST_PROTOCOL_VERSION,
             software=SOFTWARE,
-            capabilities=(TRAFFIC,),
+            capabilities=(TRAFFIC, LOG_LIMITS),
             fence=self.applier.fence,
             version=self.applier.version,
             hash=self.applier.hash,

@@ -1,11 +1,13 @@
 """What each SE should have, kept up to date by what changes: a version costs what it touches, not what there is.
 
 Placement is asked again only when virtual services, groups or engines changed in what it looks at; a state is made
-again only when an object in it changed.  SEs with the same virtual services share one state.
+again only when an object in it changed.  SEs with the same virtual services share one state, unless one is of an older
+version and does not know of everything that is in it.
 """
 
 import collections
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import attrs
 
@@ -13,10 +15,12 @@ from avinet.controller.progress import Wanted
 from avinet.model.config import ConfigObject, ServiceEngineGroup, VirtualService
 from avinet.model.configuration import Configuration
 from avinet.model.ids import ObjectId, SeId
+from avinet.model.log_settings import KIND as LOG_LIMITS_KIND
 from avinet.model.moves import Moves
 from avinet.model.placement import Engine, Placement
 from avinet.model.projection import Projector, resource_name, told_of_group
 from avinet.model.resources import EMPTY_STATE_HASH, Delta, Resource, delta_between, hashes_of
+from avinet.wire.messages import LOG_LIMITS
 
 KNOWN_STATES = 2_000
 """States whose resources are remembered to send deltas from; SEs of one group mostly share theirs."""
@@ -26,6 +30,15 @@ Place = Callable[[Configuration, tuple[Engine, ...]], Placement]
 """SE to its virtual services; every SE given is in the answer."""
 _SERVICE = "virtualservice/"
 """How the names of their resources begin."""
+_NEEDED = {LOG_LIMITS_KIND: LOG_LIMITS}
+"""Kinds of resources that came later, and the capability of an SE that knows them."""
+_Share = tuple[frozenset[ObjectId], frozenset[str]]
+"""The virtual services of an SE, and the kinds that it does not know."""
+
+
+def unknown_kinds(capabilities: Collection[str]) -> frozenset[str]:
+    """Kinds of resources that an SE with these capabilities refuses."""
+    return frozenset(kind for kind, needed in _NEEDED.items() if needed not in capabilities)
 
 
 @attrs.define(eq=False)
@@ -73,7 +86,9 @@ class WantedStates:
     placed: Placement = attrs.field(factory=dict, init=False, repr=False)
     serving: Placement = attrs.field(factory=dict, init=False, repr=False)
     moves: Moves = attrs.field(factory=Moves, init=False, repr=False)
-    _states: dict[frozenset[ObjectId], Wanted] = attrs.field(factory=dict, init=False, repr=False)
+    _states: dict[_Share, Wanted] = attrs.field(factory=dict, init=False, repr=False)
+    _unknown: dict[SeId, frozenset[str]] = attrs.field(factory=dict, init=False, repr=False)
+    """Of SEs that do not know all kinds of resources."""
     _projector: Projector = attrs.field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -81,7 +96,24 @@ class WantedStates:
 
     def of(self, se: SeId) -> Wanted:
         """What one SE should have; it must be placed."""
-        return self._states[self.serving[se]]
+        return self._states[self._share(se, self.serving[se])]
+
+    def knows(self, se: SeId, capabilities: Collection[str]) -> bool:
+        """An SE has said what it can; True when it should have another state for that.  Nothing said means all."""
+        before, unknown = self._unknown.pop(se, frozenset()), unknown_kinds(capabilities)
+        if unknown:
+            self._unknown[se] = unknown
+        if unknown == before or se not in self.serving:
+            return False
+        self._renew(())
+        return True
+
+    def forget(self, se: SeId) -> None:
+        """It is gone."""
+        self._unknown.pop(se, None)
+
+    def _share(self, se: SeId, services: frozenset[ObjectId]) -> _Share:
+        return services, self._unknown.get(se, frozenset())
 
     def engines_are(self, engines: tuple[Engine, ...], now: float) -> bool:
         """Place on these; False when they are those there were, so that nothing is another."""
@@ -154,15 +186,15 @@ class WantedStates:
         names = set(changed)
         version, old = self.configuration.version, self._states
         self._states = {}
-        for services in self.serving.values():
-            if services in self._states:
+        for share in itertools.starmap(self._share, self.serving.items()):
+            if share in self._states:
                 continue
-            state = old.get(services)
+            state = old.get(share)
             if state is not None and state.resources.keys().isdisjoint(names):
-                self._states[services] = attrs.evolve(state, version=version)
+                self._states[share] = attrs.evolve(state, version=version)
             else:
-                resources = self._projector.resources_for(services)
-                self._states[services] = Wanted.of(version, resources)
+                resources = self._projector.resources_for(*share)
+                self._states[share] = Wanted.of(version, resources)
 
     def preview(
         self, configuration: Configuration, engines: tuple[Engine, ...], now: Callable[[SeId], Wanted]
@@ -173,13 +205,13 @@ class WantedStates:
         """
         projector = Projector(configuration)
         found: dict[SeId, Delta] = {}
-        made: dict[tuple[frozenset[ObjectId], str], Delta] = {}
+        made: dict[tuple[_Share, str], Delta] = {}
         for se, services in self.place(configuration, engines).items():
-            wanted = now(se)
-            delta = made.get((services, wanted.hash))
+            wanted, share = now(se), self._share(se, services)
+            delta = made.get((share, wanted.hash))
             if delta is None:
                 have = hashes_of(wanted.resources.values())
-                delta = made[services, wanted.hash] = delta_between(have, projector.resources_for(services))
+                delta = made[share, wanted.hash] = delta_between(have, projector.resources_for(*share))
             if not delta.empty:
                 found[se] = delta
         return found

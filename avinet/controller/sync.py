@@ -226,6 +226,8 @@ class Sync(SessionListener):
         """Compare what the SE has with what it should have."""
         self._sessions[session.se] = session
         progress = self._progress.setdefault(session.se, Progress())
+        if self._states.knows(session.se, session.hello.capabilities):
+            progress.want(self._states.of(session.se))
         progress.attached(session.hello.hash)
         self._arrived.add(session.se)
         # Not sent to before it is placed anew: while it was away it may have been given up, and what it should have
@@ -307,6 +309,7 @@ class Sync(SessionListener):
         for gone in self._progress.keys() - there:
             if gone not in self._sessions:
                 del self._progress[gone]
+                self._states.forget(gone)
                 self.times.gone(gone)
                 self.stragglers.forget(gone)
 

@@ -1,7 +1,7 @@
 """What an SE keeps of its request logs: limits of its group, and throttles of each virtual service.
 
 Where a group's settings are not the defaults, an SE with virtual services of that group is sent one resource more, which
-has them.  An SE of a version that does not know it refuses the configuration, so with the defaults there is none.
+has them: not an SE of a version that does not know it, which would refuse all of its configuration.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,7 @@
 """What an SE is sent of the configuration: the virtual services placed on it and all that they refer to.
 
 That is pools (those of routes, too), their monitors, and the certificates of both with their keys: an SE has the keys
-of what it serves and no others.
+of what it serves and no others.  An SE of an older version is sent nothing of a kind that it does not know.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -20,6 +20,11 @@ from avinet.model.resources import Resource
 def resource_name(thing: ConfigObject) -> str:
     """``<kind>/<uuid>``."""
     return f"{kind_of(thing)}/{thing.uuid}"
+
+
+def kind_in(name: str) -> str:
+    """Of what kind a resource of that name is."""
+    return name.partition("/")[0]
 
 
 def resource_of(thing: ConfigObject) -> Resource:
@@ -53,15 +58,18 @@ class Projector:
             for service in [s for s, whole in self._whole.items() if any(r.name in gone for r in whole)]:
                 del self._whole[service]
 
-    def resources_for(self, services: Iterable[ObjectId]) -> Mapping[str, Resource]:
-        """Resource name to resource, for an SE with these virtual services."""
+    def resources_for(
+        self, services: Iterable[ObjectId], unknown: Collection[str] = ()
+    ) -> Mapping[str, Resource]:
+        """Resource name to resource, for an SE with these virtual services; without what is of an ``unknown`` kind."""
         found: dict[str, Resource] = {}
         for uuid in services:
             whole = self._whole.get(uuid)
             if whole is None:
                 whole = self._whole[uuid] = self._collect(uuid)
             for resource in whole:
-                found[resource.name] = resource
+                if not unknown or kind_in(resource.name) not in unknown:
+                    found[resource.name] = resource
         return found
 
     def _collect(self, service: ObjectId) -> tuple[Resource, ...]:

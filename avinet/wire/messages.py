@@ -54,6 +54,10 @@ COMMAND_CLASSES = "command-classes"
 """A capability: the SE takes ``CommandClasses``."""
 
 
+LOG_LIMITS = "log-limits"
+"""A capability: the SE takes a resource that says what it is to keep of logs."""
+
+
 class Welcome(Message, tag="welcome", frozen=True, kw_only=True):
     """Controller to SE: accepted."""
 

@@ -12,7 +12,16 @@ from avinet.model.ids import ConfigVersion, SeId
 from avinet.model.placement import Engine
 from avinet.model.resources import EMPTY_STATE_HASH, state_hash
 from avinet.store.memory import MemoryStore
-from avinet.wire.messages import Ack, ConfigEnd, ConfigPut, ConfigRemove, ConfigStart, InForce, Nack
+from avinet.wire.messages import (
+    LOG_LIMITS,
+    Ack,
+    ConfigEnd,
+    ConfigPut,
+    ConfigRemove,
+    ConfigStart,
+    InForce,
+    Nack,
+)
 from tests.unit.failing_store import FailingStore
 
 NOW = 1_800_000_000.0
@@ -83,11 +92,11 @@ class World:
         )
         self.sync.start()
 
-    def engine(self, name="1", usable=True, group="Default-Group"):
+    def engine(self, name="1", usable=True, group="Default-Group", capabilities=(LOG_LIMITS,)):
         self.engines.append(Engine(SeId(f"se-{name}"), group, usable))
         self.sync.engines_changed()
         self.clock.advance(0.1)
-        return self.attach(name)
+        return self.attach(name, capabilities=capabilities)
 
     def all(self):
         """The engines as the registry lists them."""
@@ -96,8 +105,8 @@ class World:
     def find(self, se):
         return SimpleNamespace(uuid=se, name=se.removeprefix("se-"))
 
-    def attach(self, name="1", have=None):
-        machine = Machine(self, SeId(f"se-{name}"), have)
+    def attach(self, name="1", have=None, capabilities=(LOG_LIMITS,)):
+        machine = Machine(self, SeId(f"se-{name}"), have, capabilities)
         self.sync.attached(machine)
         self.clock.advance(0.1)
         return machine
@@ -106,10 +115,10 @@ class World:
 class Machine:
     """An SE and its session: assembles what it is sent, applies it when ``apply`` is called."""
 
-    def __init__(self, world, se, have=None):
+    def __init__(self, world, se, have=None, capabilities=()):
         self.world, self.se = world, se
         self.state = dict(have or {})
-        self.hello = SimpleNamespace(hash=self.hash)
+        self.hello = SimpleNamespace(hash=self.hash, capabilities=capabilities)
         self.pushes = []
         self.aborted = None
         self.answered = 0

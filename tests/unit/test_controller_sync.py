@@ -8,6 +8,7 @@ from avinet.controller.versions import KEEP
 from avinet.model.ids import SeId
 from avinet.model.placement import Engine
 from avinet.model.resources import EMPTY_STATE_HASH
+from avinet.wire.messages import LOG_LIMITS
 from tests.unit.config_kit import World, pool, run, service
 
 
@@ -116,6 +117,48 @@ class Pushing(Case):
         machine.leave()
         again = self.world.attach("1", machine.state)
         self.assertEqual((again.pushes, self.sync.in_sync(again.se)), ([], True))
+
+    def test_an_se_of_an_older_version_is_in_sync_without_what_it_does_not_know(self):
+        limits = {"kind": "ServiceEngineGroup", "name": "Default-Group", "log_disksz": 500}
+        new, older = self.serving("1"), self.world.engine("2", capabilities=())
+        self.world.apply(limits)
+        for machine in (new, older):
+            machine.apply_all()
+        self.assertEqual(
+            [[n for n in m.state if "loglimits" in n] != [] for m in (new, older)], [True, False]
+        )
+        self.assertEqual([self.sync.in_sync(machine.se) for machine in (new, older)], [True, True])
+        self.world.apply(pool("web", 8081))
+        self.assertEqual(len(older.pushes[-1].puts), 1)
+        older.apply_all()
+        delta = self.sync.preview(self.world.config.current)
+        self.assertEqual(delta, {})
+
+    def test_what_an_se_knows_is_what_it_said_last(self):
+        limits = {"kind": "ServiceEngineGroup", "name": "Default-Group", "log_disksz": 500}
+        machine = self.serving()
+        self.world.apply(limits)
+        machine.apply_all()
+        whole = dict(machine.state)
+        for capabilities, kinds in (((), 2), ((LOG_LIMITS,), 3)):
+            machine.leave()
+            machine = self.world.attach("1", machine.state, capabilities)
+            machine.apply_all()
+            self.assertEqual(len({name.partition("/")[0] for name in machine.state}), kinds)
+            self.assertTrue(self.sync.in_sync(machine.se))
+        self.assertEqual(machine.state, whole)
+
+    def test_an_older_se_that_comes_back_to_a_new_controller_keeps_serving(self):
+        limits = {"kind": "ServiceEngineGroup", "name": "Default-Group", "log_disksz": 500}
+        self.world.apply(pool(), service(), limits)
+        machine = self.world.engine("1", capabilities=())
+        machine.apply_all()
+        machine.leave()
+        self.sync.stop()
+        self.world.start_sync()
+        self.addCleanup(self.world.sync.stop)
+        again = self.world.attach("1", machine.state, ())
+        self.assertEqual((again.pushes, self.world.sync.in_sync(again.se)), ([], True))
 
     def test_an_se_that_comes_back_behind_gets_a_delta_where_its_state_is_known(self):
         machine = self.serving()
