@@ -14,16 +14,14 @@ from avinet.errors import AvinetError, Kind
 from avinet.model.ids import ImageId
 from avinet.trust.keys import InvalidKeyError, public_line, thumbprint
 from avinet.trust.registration import (
-    MAX_REQUEST_BYTES,
     REGISTRATION_TYPE,
     Claims,
-    RequestMalformedError,
     SignatureCountError,
-    SignatureInvalidError,
     SignerError,
     open_request,
     sign_request,
 )
+from avinet.trust.signed_request import MAX_REQUEST_BYTES, RequestMalformedError, SignatureInvalidError
 from tests.unit.signing_kit import CLUSTER, line
 
 IMAGE_KEY, SE_KEY, STRANGER = (Ed25519PrivateKey.generate() for _ in range(3))

@@ -8,10 +8,10 @@ from avinet.trust.keys import generate, public_line, thumbprint
 from avinet.trust.registration import (
     REGISTRATION_TYPE,
     Claims,
-    SignatureInvalidError,
     SignerError,
     open_request,
 )
+from avinet.trust.signed_request import SignatureInvalidError
 from tests.unit.trust_kit import CLUSTER
 
 
