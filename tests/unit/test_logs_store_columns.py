@@ -88,6 +88,30 @@ class ColumnsTest(SynchronousTestCase):
         self.assertEqual([None, "r" * 256], [row["request_id"] for row in rows])
         self.assertEqual([None, "10.1.2.3"], [row["client"] for row in rows])
 
+    def test_odd_lines_cost_the_others_nothing_of_what_they_say(self):
+        lines = [
+            line(T0_US + n, status=200 + n, path=f"/{n}\n\u00e9", tls_version=None, bytes_out=2**53 - n)
+            for n in range(9)
+        ]
+        usual, _ = self.read(b"".join(lines))
+        rows, aside = self.read(b"".join(lines) + line(path=1) + line(status="x", duration_us=1e308))
+        self.assertEqual(([], usual), (aside, rows[:-2]))
+        self.assertEqual([(None, 200), ("/", None)], [(row["path"], row["status"]) for row in rows[-2:]])
+
+    def test_numbers_are_what_they_are_however_they_are_written(self):
+        for written, number in (
+            (b"2e2", 200),
+            (b"2.0E+2", 200),
+            (b"-0", 0),
+            (b"1e308", None),
+            (b"1e999", None),
+            (b"2.5", None),
+            (b"200." + b"0" * 100, None),
+            (b"-1", None),
+        ):
+            rows, aside = self.read(line().replace(b'"status":200', b'"status":' + written) + line(path=1))
+            self.assertEqual(([], number), (aside, rows[0]["status"]), written)
+
     def test_a_number_that_is_none_is_no_json(self):
         rows, aside = self.read(line().replace(b'"duration_us":12500', b'"duration_us":NaN') + line())
         self.assertEqual((1, 1), (len(rows), len(aside)))
