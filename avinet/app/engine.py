@@ -14,7 +14,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from avinet.app.channel_terms import terms_of
-from avinet.app.engine_logs import make_log_spooler, spool_choices
+from avinet.app.engine_logs import make_log_spooler, make_unwritten, spool_choices
 from avinet.app.settings import SeSettings
 from avinet.app.software import software_version
 from avinet.app.steady import WallClock
@@ -133,7 +133,8 @@ class Engine:
         await self._choosing.run(
             lambda: None
         )  # the throttles of the last good state hold from the first line
-        self.lookout.subscribe(self.spooler.looked)
+        unwritten = make_unwritten(self.reactor, state, self.spooler, self._notify)
+        self.lookout.subscribe(unwritten.looked)
         self.spooler.start()
         stack.push_async_callback(self.spooler.stop)
         self._ship_logs(enrolled, stack)

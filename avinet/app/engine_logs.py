@@ -15,7 +15,8 @@ from avinet.model.events import Level
 from avinet.model.log_settings import LogSettings
 from avinet.model.logs import LogClass
 from avinet.model.resources import Resource
-from avinet.se.log_spooler import LogSource, LogSpooler
+from avinet.se.log_spooler import LogSource, LogSpooler, Tell
+from avinet.se.log_unwritten import Unwritten
 from avinet.units import MIB
 from avinet.wire.messages import Notice
 
@@ -24,18 +25,25 @@ def make_log_spooler(
     reactor: Any, state: Path, source: LogSource, notify: Callable[[Notice], None]
 ) -> LogSpooler:
     """Not started; ``notify`` hears of its troubles."""
-    wall = WallClock(reactor)
+    wall = WallClock(reactor).seconds
+    opening = partial(Spool.open, state / "logs", source.log_files().folder, wall)
+    return LogSpooler(source, opening, reactor, deferToThread, _teller(wall, notify))
 
+
+def make_unwritten(
+    reactor: Any, state: Path, spooler: LogSpooler, notify: Callable[[Notice], None]
+) -> Unwritten:
+    """What the data plane cannot write, told to ``spooler`` and, in words, to ``notify``."""
+    wall = WallClock(reactor).seconds
+    file = state / "logs" / "unwritten.json"
+    return Unwritten(file, spooler.note, deferToThread, reactor, wall, _teller(wall, notify))
+
+
+def _teller(wall: Callable[[], float], notify: Callable[[Notice], None]) -> Tell:
     def tell(code: str, level: Level, text: str) -> None:
-        notify(Notice(code=code, level=level, text=text, at=wall.seconds()))
+        notify(Notice(code=code, level=level, text=text, at=wall()))
 
-    return LogSpooler(
-        source,
-        partial(Spool.open, state / "logs", source.log_files().folder, wall.seconds),
-        reactor,
-        deferToThread,
-        tell,
-    )
+    return tell
 
 
 def spool_choices(settings: SpoolSection, state: Mapping[str, Resource]) -> tuple[SpoolLimits, Throttles]:

@@ -24,7 +24,7 @@ from avinet.dataplane.envoy_diagnosis import Diagnoses
 from avinet.dataplane.envoy_drain import ended, settle
 from avinet.dataplane.envoy_files import EnvoyFiles
 from avinet.dataplane.envoy_health import server_health, still_open
-from avinet.dataplane.envoy_logs import WRITES_PATTERN, reopened, writes_failed
+from avinet.dataplane.envoy_logs import WRITES_PATTERN, log_writes, reopened
 from avinet.dataplane.envoy_memory import Memory
 from avinet.dataplane.envoy_process import EnvoyProcess
 from avinet.dataplane.envoy_readback import STRANGE, ReadBack, ours
@@ -240,7 +240,7 @@ class EnvoyDataPlane:
             servers=self._diagnoses.explain(servers, has.pool_clusters),
             services=tuple(stats.service(name) for name in has.services),
             pools=tuple(stats.pool(name) for name in pools),
-            log_writes_failed=writes_failed(found),
+            log_writes=log_writes(found),
         )
 
     async def _listed(self) -> ReadBack:

@@ -11,13 +11,13 @@ from twisted.internet.task import deferLater
 
 from avinet.dataplane.envoy_admin import EnvoyAdmin
 from avinet.dataplane.envoy_files import FLUSH_INTERVAL_MS
-from avinet.dataplane.interface import DataPlaneDownError, LogFiles
+from avinet.dataplane.interface import DataPlaneDownError, LogFiles, LogWrites
 from avinet.model.logs import LogClass
 
 POLL_S = 0.02
 QUIET_S = 2 * FLUSH_INTERVAL_MS / 1000
 """Without a new file by then nothing was in memory for it: what is, is written each ``FLUSH_INTERVAL_MS``."""
-WRITES_PATTERN = r"filesystem\.write_failed"
+WRITES_PATTERN = r"filesystem\.write_(buffered|completed|failed)$"
 _BUFFERED = "filesystem.write_total_buffered"
 
 
@@ -46,7 +46,9 @@ async def _nothing_in_memory(admin: EnvoyAdmin) -> bool:
     return stats.get(_BUFFERED) == 0
 
 
-def writes_failed(stats: Iterable[Mapping[str, Any]]) -> int:
+def log_writes(stats: Iterable[Mapping[str, Any]]) -> LogWrites:
     """From the items of ``/stats``."""
-    found: int = next((s["value"] for s in stats if s.get("name") == "filesystem.write_failed"), 0)
-    return found
+    found = {s["name"]: int(s["value"]) for s in stats if s.get("name", "").startswith("filesystem.write_")}
+    return LogWrites(
+        *(found.get(f"filesystem.write_{name}", 0) for name in ("buffered", "completed", "failed"))
+    )

@@ -214,6 +214,18 @@ class PoolCounters:
 
 
 @attrs.frozen
+class LogWrites:
+    """Request logs since the data plane started, of all its files together."""
+
+    logged: int = 0
+    """Lines, with those that are in memory still."""
+    written: int = 0
+    """Writes, of up to some hundred lines each."""
+    failed: int = 0
+    """Writes whose lines are lost."""
+
+
+@attrs.frozen
 class Status:
     """All that is reported upward at one time."""
 
@@ -222,9 +234,7 @@ class Status:
     servers: tuple[ServerStatus, ...]
     services: tuple[ServiceCounters, ...]
     pools: tuple[PoolCounters, ...] = ()
-    log_writes_failed: int = 0
-    """Writes of request logs that failed since the data plane started, of up to some hundred records each: those are
-    lost."""
+    log_writes: LogWrites = LogWrites()
 
 
 @attrs.frozen

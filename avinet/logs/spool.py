@@ -29,7 +29,7 @@ from avinet.logs.spool_losses import MAX_TOLD
 from avinet.logs.spool_packs import Packs, Place, Placed, punch, whole
 from avinet.logs.spool_pieces import Piece, Pieces
 from avinet.logs.spool_recovery import lost, make_anew, open_index
-from avinet.logs.spool_reserve import Reserve
+from avinet.logs.spool_reserve import SHORT_BYTES, SPENT_BYTES, Reserve
 from avinet.logs.spool_segments import SegmentMaker
 from avinet.logs.spool_window import ChunkBuffer, Taken, Window
 from avinet.logs.throttle import Throttler, Throttles
@@ -222,6 +222,16 @@ class Spool:
             while self._limits.max_age_s and self._expire(before_us):
                 pass
             self._reserve.take()
+
+    def keep_room(self) -> None:
+        """Where the disk is nearly full, full logs go before the data plane finds no room for new ones.  ``OSError``."""
+        free = self._reserve.free_bytes()
+        if free < SHORT_BYTES:
+            with self._working:
+                if free < SPENT_BYTES:
+                    self._reserve.give_up()
+                self._leavings.sweep(holes=True, wait=True)
+                self._evict(LogClass.FULL, ROOM_BYTES, EVICTED_AT_ONCE)
 
     def repair(self) -> None:
         """The index was found damaged (``StoreDamagedError``): make it anew."""

@@ -24,9 +24,8 @@ from avinet.logs.spool import Spool, SpoolLimits
 from avinet.logs.spool_pieces import Piece
 from avinet.logs.throttle import Throttles
 from avinet.model.events import Level
-from avinet.model.logs import Drop, DropReason, LogClass
+from avinet.model.logs import Drop, LogClass
 from avinet.se.log_turnover import Turnover
-from avinet.se.lookout import Seen
 from avinet.sqlite_file import StoreDamagedError
 
 TICK_S = 0.5
@@ -37,7 +36,6 @@ BACKOFF_BASE_S = 1.0
 BACKOFF_CAP_S = 10.0
 """Limits are held as often, and what cannot be taken in grows by 1.5 GB meanwhile at 150 MiB/s."""
 CODE = "LOG_SPOOL"
-_US = 1_000_000
 
 InThread = Callable[..., Deferred[Any]]
 """``deferToThread`` or alike: runs a blocking callable with its arguments."""
@@ -93,8 +91,6 @@ class LogSpooler:
     _backoff_s: float = attrs.field(default=0.0, init=False)
     _trouble: str = attrs.field(default="", init=False)
     """What was told; empty when all is well."""
-    _unwritten: tuple[float, int] | None = attrs.field(default=None, init=False)
-    """The data plane's start, and how many of its writes had failed at the last look."""
 
     def start(self) -> None:
         """Open the spool and take in what a predecessor left; returns at once."""
@@ -150,30 +146,9 @@ class LogSpooler:
         """Take in all that was logged before; fires with the last segment's counter."""
         return self._turn(self._flush)
 
-    def looked(self, seen: Seen) -> None:
-        """For ``Lookout.subscribe``: what the data plane could not write is lost.
-
-        It counts writes, not records, of all its files together: each was of one record at least, and they are told as
-        full logs, which are most of them.
-        """
-        if seen.status is None:
-            return
-        start, failed = seen.status.started_at, seen.status.log_writes_failed
-        before, self._unwritten = self._unwritten, (start, failed)
-        if before is None:
-            return
-        lost = failed - before[1] if before[0] == start else failed
-        if lost > 0:
-            at_us = int(seen.at * _US)
-            drop = Drop(
-                reason=DropReason.UNWRITTEN,
-                log_class=LogClass.FULL,
-                first_us=at_us,
-                last_us=at_us,
-                records=lost,
-            )
-            noting = self._turn(lambda: self._note(drop))
-            noting.addErrback(lambda f: _log.error("lost records are not counted: {why}", why=f.value))
+    def note(self, drop: Drop) -> Deferred[None]:
+        """Lost by others."""
+        return self._turn(lambda: self._note(drop))
 
     async def _note(self, drop: Drop) -> None:
         await self.in_thread(self.spool.note, [drop])
@@ -222,6 +197,7 @@ class LogSpooler:
         spool = await self._ready()
         files = self.source.log_files()
         try:
+            await self.in_thread(spool.keep_room)
             waiting = await self.in_thread(_waiting, files)
             for log_class in self._turnover.due(waiting, self.clock.seconds()):
                 await self._set_aside(files, log_class)

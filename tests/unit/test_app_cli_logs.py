@@ -322,7 +322,7 @@ class RecordsTests(CliCase):
             "10 % of 20.0 KiB",
             "torn",
             "not counted",
-            "at least 3",
+            "about 3",
         ):
             self.assertIn(words, shown)
 

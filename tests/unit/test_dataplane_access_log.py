@@ -15,11 +15,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.dataplane.envoy_access_log import CLIENT_LEFT
 from avinet.dataplane.envoy_binary import EnvoyBinary
 from avinet.dataplane.envoy_files import EnvoyFiles
-from avinet.dataplane.envoy_logs import POLL_S, QUIET_S, reopened, writes_failed
+from avinet.dataplane.envoy_logs import POLL_S, QUIET_S, log_writes, reopened
 from avinet.dataplane.envoy_render import render
 from avinet.dataplane.envoy_settings import EnvoySettings
 from avinet.dataplane.envoy_start import make_ready
-from avinet.dataplane.interface import DataPlaneDownError, LogFiles
+from avinet.dataplane.interface import DataPlaneDownError, LogFiles, LogWrites
 from avinet.model.config import (
     AnalyticsPolicy,
     ApplicationProfile,
@@ -340,5 +340,7 @@ class Reopening(SynchronousTestCase):
         self.successResultOf(self.reopen())
 
     def test_failed_writes_are_counted(self):
-        self.assertEqual(writes_failed([{"name": "filesystem.write_failed", "value": 3}]), 3)
-        self.assertEqual(writes_failed([{"histograms": {}}]), 0)
+        names = ("filesystem.write_failed", "filesystem.write_buffered", "filesystem.write_completed", "x")
+        stats = [{"name": name, "value": at} for at, name in enumerate(names, 1)]
+        self.assertEqual(log_writes(stats), LogWrites(logged=2, written=3, failed=1))
+        self.assertEqual(log_writes([{"histograms": {}}]), LogWrites())

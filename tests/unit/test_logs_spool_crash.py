@@ -12,6 +12,7 @@ from avinet.errors import AvinetError, Kind
 from avinet.logs import spool_window
 from avinet.logs.spool import Spool, SpoolLimits
 from avinet.logs.spool_index import SpoolIndex
+from avinet.logs.spool_reserve import SHORT_BYTES, SPENT_BYTES, Reserve
 from avinet.logs.throttle import Throttle, Throttles
 from avinet.model.logs import DropReason, LogClass, Selection, piece_name
 from tests.unit.log_lines import line
@@ -247,6 +248,27 @@ class TheDiskIsFull(Kit):
         )
         spool.enforce()
         self.assertTrue((self.folder / "reserve").exists())
+
+    def test_room_is_made_before_the_data_plane_has_none(self):
+        self.fresh("short")
+        spool = self.open()
+        self.addCleanup(spool.close)
+        spool.set_limits(SpoolLimits())
+        for piece in spool.pieces():
+            while not spool.take_in(piece).done:
+                pass
+        before = spool.totals()
+        for free, reserve, full in (
+            (SHORT_BYTES, True, before.full.records),
+            (SHORT_BYTES - 1, True, 0),
+            (SPENT_BYTES - 1, False, 0),
+        ):
+            with mock.patch.object(Reserve, "free_bytes", return_value=free):
+                spool.keep_room()
+            totals = spool.totals()
+            self.assertEqual((totals.full.records, (self.folder / "reserve").exists()), (full, reserve))
+        self.assertEqual(totals.significant, before.significant)
+        self.assertEqual(totals.drops, {DropReason.SPOOL_FULL: before.full.records})
 
     def test_what_has_no_room_is_tried_again_a_chunk_at_a_time(self):
         self.patch(spool_window, "WINDOW_BYTES", 10_000)

@@ -2,12 +2,13 @@
 
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 from twisted.internet.defer import Deferred, execute, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.dataplane.interface import DataPlaneDownError, LogFiles, Status
+from avinet.dataplane.interface import DataPlaneDownError, LogFiles
 from avinet.logs import spool_window
 from avinet.logs.spool import Spool, SpoolLimits
 from avinet.logs.throttle import Throttle, Throttles
@@ -23,7 +24,6 @@ from avinet.se.log_turnover import (
     WORTH_BYTES,
     Turnover,
 )
-from avinet.se.lookout import Seen
 from avinet.sqlite_file import StoreDamagedError
 from tests.unit.log_lines import line, service
 
@@ -272,16 +272,15 @@ class Troubles(Kit):
         self.assertGreater(totals.full.records, 0)
         self.assertEqual(set(totals.drops), {DropReason.SPOOL_FULL})
 
-    def test_what_the_data_plane_could_not_write_is_counted(self):
+    def test_room_is_kept_before_anything_is_taken_in(self):
         self.spooler.start()
         self.pass_s(1)
-        for at, start, failed in ((1, 0, 5), (2, 0, 5), (3, 0, 7), (4, 9, 1), (5, 9, 1)):
-            status = Status(started_at=start, servers=(), services=(), log_writes_failed=failed)
-            self.spooler.looked(Seen(at, status))
-        self.spooler.looked(Seen(6, None))
-        self.assertEqual(self.spooler.spool.totals().drops, {DropReason.UNWRITTEN: 3})
-        drops, _ = self.spooler.spool.drops_since(0)
-        self.assertEqual([(d.first_us, d.last_us) for d in drops], [(3_000_000, 4_000_000)])
+        self.source.write(SIGNIFICANT, line(1, 1))
+        with mock.patch.object(Spool, "keep_room", side_effect=OSError("no disk")):
+            self.pass_s(5)
+        self.assertEqual(self.told[-1], (Level.ERROR, "request logs are not taken in: no disk"))
+        self.pass_s(20)
+        self.assertEqual(len(self.heads()), 1)
 
 
 class WhenFilesAreTakenAway(SynchronousTestCase):

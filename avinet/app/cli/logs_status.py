@@ -54,7 +54,7 @@ def status(where: Place) -> None:
                 (
                     row["se"],
                     row["reason"],
-                    row["class"],
+                    "any" if row["reason"] == DropReason.UNWRITTEN else row["class"],
                     row.get("vs") or "any",
                     row.get("since"),
                     row.get("until"),
@@ -68,10 +68,10 @@ def status(where: Place) -> None:
 
 
 def _number(row: Mapping[str, Any]) -> str:
-    """Of what the data plane could not write it knows the writes, of many records each."""
+    """What the data plane could not write it has not counted one by one."""
     if not row["records"]:
         return "not counted"
-    return f"at least {row['records']}" if row["reason"] == DropReason.UNWRITTEN else str(row["records"])
+    return f"about {row['records']}" if row["reason"] == DropReason.UNWRITTEN else str(row["records"])
 
 
 def _amount(kept: Mapping[str, Any]) -> str:
