@@ -82,7 +82,7 @@ format: $(VENV)/dev.stamp
 
 test-deps:
 	apt-get update -qq
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq openssh-server openssh-client curl lsof
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq openssh-server openssh-client curl lsof etcd-server etcd-client
 
 $(VENV)/bench.stamp: $(VENV)/dev.stamp $(PACKAGING)
 	$(INSTALL) -e '.[dev,bench]'

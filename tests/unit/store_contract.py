@@ -38,13 +38,19 @@ class Watcher:
 
 
 class StoreContract:
-    """Mix into a ``SynchronousTestCase`` that defines ``make_store(clock, max_history=...)``."""
+    """Mix into a ``SynchronousTestCase`` that defines ``make_store(clock, max_history=...)``.
+
+    Revisions count from ``start``, and leases last ``ttl_s``: a store of many tests has seen changes, and one whose
+    time is real is not waited for longer than needed.
+    """
 
     store: Store
+    ttl_s = 10.0
 
     def setUp(self):
         self.clock = Clock()
         self.store = self.make_store(self.clock)
+        self.start = self.successResultOf(self.store.list("")).revision
 
     def tearDown(self):
         self.successResultOf(self.store.close())
@@ -62,6 +68,33 @@ class StoreContract:
         watcher = Watcher()
         watcher.watch = self.store.watch(prefix, after, watcher.on_changes, watcher.lost.append)
         return watcher
+
+    # what a store with a time of its own does otherwise
+
+    def told(self, watcher, seen):
+        """All that was reported until now."""
+        self.clock.advance(0)
+        self.assertEqual(watcher.seen, seen)
+
+    def until(self, condition):
+        """Something that comes in a later turn."""
+        self.clock.advance(0)
+        self.assertTrue(condition())
+
+    def forget(self, revision):
+        """The history before ``revision``; the embedded stores do that by themselves."""
+
+    def wait(self, share):
+        """A share of a lease's time."""
+        self.clock.advance(share * self.ttl_s)
+
+    def still_there(self, key):
+        self.assertIsNotNone(self.get(key))
+
+    def gone(self, key):
+        """Soon after the lease's end."""
+        self.clock.advance(0.02 * self.ttl_s)
+        self.assertIsNone(self.get(key))
 
     # reading and writing
 
@@ -164,40 +197,44 @@ class StoreContract:
     # watches
 
     def test_a_watch_reports_puts_and_removals_under_its_prefix(self):
-        watcher = self.watcher("p/", 0)
+        watcher = self.watcher("p/", self.start)
         self.do(Put("p/a", b"1"), Put("q", b""))
         self.do(Delete("p/a"))
-        self.clock.advance(0)
-        self.assertEqual(watcher.seen, [("p/a", b"1"), ("p/a", None)])
-        self.assertEqual([c.revision for c in watcher.changes], [1, 2])
+        self.told(watcher, [("p/a", b"1"), ("p/a", None)])
+        self.assertEqual([c.revision for c in watcher.changes], [self.start + 1, self.start + 2])
 
     def test_a_watch_replays_from_its_revision(self):
         self.do(Put("a", b"1"))
         second = self.do(Put("a", b"2"))
         self.do(Put("a", b"3"))
-        watcher = self.watcher("a", second.revision)
-        self.clock.advance(0)
-        self.assertEqual(watcher.seen, [("a", b"3")])
+        self.told(self.watcher("a", second.revision), [("a", b"3")])
+
+    def test_a_watch_tells_entries_as_they_are_read(self):
+        watcher = self.watcher("", self.start)
+        lease = self.lease()
+        self.do(Put("a", b"1"), Put("b", b"2", lease))
+        self.told(watcher, [("a", b"1"), ("b", b"2")])
+        self.assertEqual([c.entry for c in watcher.changes], [self.get("a"), self.get("b")])
 
     def test_no_change_is_reported_twice(self):
-        watcher = self.watcher("", 0)
-        for value in (b"1", b"2"):
-            self.do(Put("a", value))
-            self.clock.advance(0)
-        self.assertEqual(watcher.seen, [("a", b"1"), ("a", b"2")])
+        watcher = self.watcher("", self.start)
+        self.do(Put("a", b"1"))
+        self.told(watcher, [("a", b"1")])
+        self.do(Put("a", b"2"))
+        self.told(watcher, [("a", b"1"), ("a", b"2")])
 
     def test_a_failed_transaction_is_not_reported(self):
-        watcher = self.watcher("", 0)
+        watcher = self.watcher("", self.start)
         self.do(Put("a", b""), compares=[Compare("a", 9)])
-        self.clock.advance(0)
-        self.assertEqual(watcher.seen, [])
+        self.do(Put("b", b""))
+        self.told(watcher, [("b", b"")])
 
     def test_a_cancelled_watch_is_silent(self):
-        watcher = self.watcher("", 0)
+        watcher, other = self.watcher("", self.start), self.watcher("", self.start)
         self.do(Put("a", b""))
         watcher.watch.cancel()
         watcher.watch.cancel()
-        self.clock.advance(0)
+        self.told(other, [("a", b"")])
         self.assertEqual((watcher.seen, watcher.lost), ([], []))
 
     def test_a_watch_from_before_the_history_is_lost(self):
@@ -206,11 +243,13 @@ class StoreContract:
         for n in range(4):
             self.do(Put(f"k{n}", b""))
         revision = self.get("k0").revision
+        self.forget(revision + 1)
         late, just = self.watcher("", revision), self.watcher("", revision + 1)
-        self.clock.advance(0)
+        self.until(lambda: late.lost)
         self.assertEqual([type(e) for e in late.lost], [CompactedError])
         self.assertEqual(late.lost[0].revision, revision)
-        self.assertEqual(([k for k, _ in just.seen], just.lost), (["k2", "k3"], []))
+        self.told(just, [("k2", b""), ("k3", b"")])
+        self.assertEqual(just.lost, [])
 
     def test_a_watcher_that_fails_does_not_silence_others_nor_itself(self):
         calls = []
@@ -219,58 +258,65 @@ class StoreContract:
             calls.append(changes)
             raise ZeroDivisionError
 
-        self.store.watch("", 0, fail, calls.append)
-        watcher = self.watcher("", 0)
+        self.store.watch("", self.start, fail, calls.append)
+        watcher = self.watcher("", self.start)
         self.do(Put("a", b"1"))
-        self.clock.advance(0)
+        self.told(watcher, [("a", b"1")])
+        self.until(lambda: len(calls) == 1)
         self.do(Put("a", b"2"))
-        self.clock.advance(0)
-        self.assertEqual(len(watcher.seen), 2)
-        self.assertEqual(len(calls), 2)
+        self.told(watcher, [("a", b"1"), ("a", b"2")])
+        self.until(lambda: len(calls) == 2)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
 
     def test_closing_ends_watches(self):
-        watcher = self.watcher("", 0)
+        watcher = self.watcher("", self.start)
         self.successResultOf(self.store.close())
         self.assertEqual([type(e) for e in watcher.lost], [StoreUnavailableError])
 
     # leases
 
-    def lease(self, ttl_s=10.0):
-        return self.successResultOf(self.store.grant_lease(ttl_s))
+    def lease(self):
+        return self.successResultOf(self.store.grant_lease(self.ttl_s))
+
+    def keep_alive(self, lease):
+        return self.successResultOf(self.store.keep_alive(lease))
 
     def test_a_key_goes_when_its_lease_ends_and_watchers_hear_of_it(self):
         lease = self.lease()
-        self.do(Put("a", b"1", lease), Put("b", b"2"))
-        watcher = self.watcher("", 1)
-        self.clock.advance(9.9)
+        put = self.do(Put("a", b"1", lease), Put("b", b"2"))
         self.assertEqual(self.get("a").lease, lease)
-        self.clock.advance(0.2)
-        self.clock.advance(0)
-        self.assertIsNone(self.get("a"))
+        watcher = self.watcher("", put.revision)
+        self.wait(0.99)
+        self.still_there("a")
+        self.gone("a")
         self.assertIsNotNone(self.get("b"))
-        self.assertEqual(watcher.seen, [("a", None)])
+        self.told(watcher, [("a", None)])
 
     def test_keeping_alive_renews_the_whole_time(self):
         lease = self.lease()
         self.do(Put("a", b"", lease))
-        self.clock.advance(9)
-        self.assertTrue(self.successResultOf(self.store.keep_alive(lease)))
-        self.clock.advance(9)
-        self.assertIsNotNone(self.get("a"))
-        self.clock.advance(2)
-        self.assertIsNone(self.get("a"))
+        self.wait(0.6)
+        self.assertTrue(self.keep_alive(lease))
+        self.wait(0.99)
+        self.still_there("a")
+        self.gone("a")
 
     def test_an_ended_lease_cannot_be_kept_alive_or_used(self):
-        lease = self.lease(1)
-        self.clock.advance(1.1)
-        self.assertFalse(self.successResultOf(self.store.keep_alive(lease)))
+        lease = self.lease()
+        self.do(Put("a", b"", lease))
+        self.wait(1)
+        self.gone("a")
+        self.assertFalse(self.keep_alive(lease))
         error = self.refused(self.store.transact((), [Put("b", b""), Put("a", b"", lease)]), LeaseEndedError)
         self.assertEqual(error.lease, lease)
         self.assertIsNone(self.get("b"))
 
+    def test_an_ended_lease_is_no_matter_where_a_compare_does_not_hold(self):
+        outcome = self.do(Put("a", b"", LeaseId(99)), compares=[Compare("a", 7)])
+        self.assertEqual((outcome.succeeded, outcome.revision), (False, self.start))
+
     def test_a_lease_that_never_was_has_ended(self):
-        self.assertFalse(self.successResultOf(self.store.keep_alive(LeaseId(99))))
+        self.assertFalse(self.keep_alive(LeaseId(99)))
         self.successResultOf(self.store.revoke_lease(LeaseId(99)))
 
     def test_revoking_deletes_the_keys_in_one_revision(self):
@@ -282,9 +328,10 @@ class StoreContract:
 
     def test_putting_again_without_the_lease_keeps_the_key(self):
         lease = self.lease()
-        self.do(Put("a", b"", lease))
+        self.do(Put("a", b"", lease), Put("b", b"", lease))
         self.do(Put("a", b""))
-        self.clock.advance(11)
+        self.wait(1)
+        self.gone("b")
         self.assertIsNotNone(self.get("a"))
 
     def test_a_lease_has_a_least_time(self):
@@ -298,5 +345,5 @@ class StoreContract:
         self.refused(self.store.get("a"), StoreUnavailableError)
         self.refused(self.store.transact((), [Put("a", b"")]), StoreUnavailableError)
         watcher = self.watcher("", 0)
-        self.clock.advance(0)
-        self.assertEqual(len(watcher.lost), 1)
+        self.until(lambda: watcher.lost)
+        self.assertEqual([type(e) for e in watcher.lost], [StoreUnavailableError])

@@ -1,0 +1,47 @@
+"""Leases on etcd.  Their numbers are chosen here, so that a grant whose answer was lost can be asked for again."""
+
+import math
+import secrets
+
+from avinet.store.etcd_gateway import EXISTS, NOT_FOUND, Gateway, RefusedError
+from avinet.store.etcd_messages import KeepAliveAnswer, LeaseAnswer
+from avinet.store.interface import LeaseId, StoreUnavailableError
+
+
+class Leases:
+    """The leases of a gateway; each method has until ``deadline`` by the gateway's clock."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def grant(self, ttl_s: float, deadline: float) -> LeaseId:
+        """A new one; etcd counts whole seconds, and none shorter than one and a half of its elections."""
+        lease = LeaseId(secrets.randbits(62) + 1)
+        request = {"ID": lease, "TTL": math.ceil(ttl_s)}
+        try:
+            await self._gateway.ask("lease/grant", request, LeaseAnswer, deadline=deadline)
+        except RefusedError as refused:
+            if not (refused.code == EXISTS and refused.lost):
+                raise self._unexpected(refused) from refused
+        return lease
+
+    async def keep_alive(self, lease: LeaseId, deadline: float) -> bool:
+        """Renew; False when it has ended."""
+        reply = await self._gateway.ask("lease/keepalive", {"ID": lease}, KeepAliveAnswer, deadline=deadline)
+        return reply.answer.result is not None and reply.answer.result.TTL > 0
+
+    async def lives(self, lease: LeaseId, deadline: float) -> bool:
+        """Whether it has not ended."""
+        reply = await self._gateway.ask("lease/timetolive", {"ID": lease}, LeaseAnswer, deadline=deadline)
+        return reply.answer.TTL > 0
+
+    async def revoke(self, lease: LeaseId, deadline: float) -> None:
+        """End it."""
+        try:
+            await self._gateway.ask("lease/revoke", {"ID": lease}, LeaseAnswer, deadline=deadline)
+        except RefusedError as refused:
+            if refused.code != NOT_FOUND:
+                raise self._unexpected(refused) from refused
+
+    def _unexpected(self, refused: RefusedError) -> StoreUnavailableError:
+        return StoreUnavailableError(where=self._gateway.where, detail=refused.detail)
