@@ -23,6 +23,9 @@ class StateEngineGrowth(Protocol):
     Each method may be called again after any failure, with the same outcome.
     """
 
+    async def require(self) -> None:
+        """``StateEngineAloneError``, or ``StoreUnavailableError`` while it can take nobody."""
+
     async def admit(self, member: Controller, key: Ed25519PublicKey) -> StateAdmission:
         """Let ``member`` in, where it is not, and issue a certificate over ``key``; it may be started with the answer."""
 
@@ -35,6 +38,10 @@ class StateEngineGrowth(Protocol):
 
 class NoGrowth:
     """A state engine of one controller alone: it takes nobody, and has nobody to dismiss."""
+
+    async def require(self) -> None:
+        """``StateEngineAloneError``."""
+        raise StateEngineAloneError
 
     async def admit(self, member: Controller, key: Ed25519PublicKey) -> StateAdmission:
         """``StateEngineAloneError``."""

@@ -4,6 +4,7 @@ Whoever holds a list refuses a lower number, and the same number with other cont
 trust that was withdrawn, the second would mean that the root signed two truths.
 """
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 import msgspec
@@ -12,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from avinet.errors import AvinetError, Kind, error
 from avinet.model.ids import ClusterId
-from avinet.model.membership import Membership
+from avinet.model.membership import Controller, Membership
+from avinet.trust.ca import serial_of
 from avinet.trust.jose import BadDocumentError, sign_compact, verify_compact
 
 MEMBERSHIP_TYPE = "avinet-membership+jws"
@@ -42,6 +44,28 @@ class MembershipForeignError(AvinetError):
     kind: ClassVar[Kind] = Kind.DENIED
     offered: str
     expected: str
+
+
+@error
+class ControllerRemovedError(AvinetError):
+    """Controller {name} was removed from the cluster by membership list {number}, so it does not start. Its state folder is of no more use: to make this machine a controller again, join with a new folder (avinet cluster bundle)."""
+
+    kind: ClassVar[Kind] = Kind.GONE
+    name: str
+    number: int
+
+
+def changed(before: Membership, controllers: Iterable[Controller]) -> Membership:
+    """The list after ``before`` with these controllers; certificates that are in it no more are revoked."""
+    after = tuple(sorted(controllers, key=lambda controller: controller.name))
+    kept = {controller.node_certificate for controller in after}
+    gone = (c.node_certificate for c in before.controllers if c.node_certificate not in kept)
+    return Membership(
+        cluster=before.cluster,
+        number=before.number + 1,
+        controllers=after,
+        revoked_serials=(*before.revoked_serials, *(serial_of(pem.encode()) for pem in gone)),
+    )
 
 
 def root_key_of(certificate: x509.Certificate) -> Ed25519PublicKey:

@@ -27,9 +27,9 @@ from avinet.errors import AvinetError, Kind, error
 from avinet.model.ids import ClusterId, ControllerName, new_cluster_id
 from avinet.model.membership import Controller, Membership
 from avinet.trust import keys
-from avinet.trust.ca import RootCa, bears_key, days_left, same_names, serial_of
+from avinet.trust.ca import RootCa, bears_key, days_left, same_names
 from avinet.trust.files import private_dir, read_private, write_private, write_public
-from avinet.trust.membership import sign_membership, verify_membership
+from avinet.trust.local_list import may_sign, read_list, sign_list, unsigned
 
 RENEW_DAYS = 60.0
 """A certificate is issued anew when it has less than this left: six chances if the controller restarts monthly."""
@@ -58,6 +58,14 @@ class IdentityDamagedError(AvinetError):
     why: str
 
 
+@error
+class JoinUnfinishedError(AvinetError):
+    """{state} belongs to a controller that has begun to join a cluster. Finish that with the same bundle: avinet cluster join BUNDLE --state {state}; or delete the folder."""
+
+    kind: ClassVar[Kind] = Kind.CONFLICT
+    state: Path
+
+
 @attrs.frozen
 class ControllerPaths:
     """Every file of a controller's state folder by what it is."""
@@ -69,6 +77,7 @@ class ControllerPaths:
             object.__setattr__(self, name, self.state / relative)
 
     cluster: Path = attrs.field(init=False)
+    joining: Path = attrs.field(init=False)
     root_key: Path = attrs.field(init=False)
     root_pem: Path = attrs.field(init=False)
     node_key: Path = attrs.field(init=False)
@@ -95,6 +104,7 @@ class ControllerPaths:
 
 _FILES = {
     "cluster": "cluster.json",
+    "joining": "joining.json",
     "root_key": "trust/root.key",
     "root_pem": "trust/root.pem",
     "node_key": "trust/node.key",
@@ -171,13 +181,24 @@ class ControllerIdentity:
     id_se: Ed25519PrivateKey = attrs.field(repr=False)
     id_controller: Ed25519PrivateKey = attrs.field(repr=False)
     membership: Membership
+    """As the local copy has it; while a controller runs, see what it has in memory (``avinet.controller.members``)."""
     membership_document: str = attrs.field(repr=False)
+    me: Controller
+    """What the list should say of this controller.  It may say something else yet: in a cluster only what is in the
+    store is signed anew."""
     admin: Admin
 
     @classmethod
-    def init(cls, state: Path, facts: NodeFacts, passphrase: bytes | None = None) -> "ControllerIdentity":
-        """Make whatever is missing, renew whatever is no longer true, and load the rest."""
+    def init(
+        cls, state: Path, facts: NodeFacts, passphrase: bytes | None = None, *, sign: bool = True
+    ) -> "ControllerIdentity":
+        """Make whatever is missing, renew whatever is no longer true, and load the rest.
+
+        Without ``sign`` the list stays as it is, which is for a controller that runs: it has the list from its store.
+        """
         paths = ControllerPaths(state)
+        if paths.joining.exists() and not paths.cluster.exists():
+            raise JoinUnfinishedError(state=state)
         for folder in (state, paths.root_pem.parent, paths.host_key.parent, paths.api_pem.parent):
             private_dir(folder)
         if paths.node_pem.exists() and not paths.root_pem.exists():
@@ -187,7 +208,8 @@ class ControllerIdentity:
             raise IdentityDamagedError(path=paths.cluster, why="it is gone, though its root is there")
         cluster = _cluster(paths, facts.name)
         root = RootCa.create(paths.root_pem.parent, cluster.cluster, passphrase)
-        node_key, node_pem = _node(paths, root, cluster)
+        before = read_list(paths.membership, root, cluster.cluster, cluster.name)
+        node_key, node_pem = _node(paths, root, cluster, None if before is None else before.membership)
         host_key = keys.load_or_create(paths.host_key)
         id_se = keys.load_or_create(paths.id_se)
         id_controller = keys.load_or_create(paths.id_controller)
@@ -207,7 +229,11 @@ class ControllerIdentity:
             state_client_port=facts.state_client_port,
             state_peer_port=facts.state_peer_port,
         )
-        membership, document = _membership(paths, root, cluster.cluster, me, guessed=facts.addresses_guessed)
+        if before is not None and not root.has_key:
+            me = unsigned(me, before.membership, guessed=facts.addresses_guessed)
+        listed = before
+        if listed is None or (sign and may_sign(listed.membership, me)):
+            listed = sign_list(paths.membership, root, before, me, cluster.cluster)
         _api(paths, root, facts.api_names)
         return cls(
             paths=paths,
@@ -219,9 +245,10 @@ class ControllerIdentity:
             host_key=host_key,
             id_se=id_se,
             id_controller=id_controller,
-            membership=membership,
-            membership_document=document,
-            admin=_admin(paths),
+            membership=listed.membership,
+            membership_document=listed.document,
+            me=me,
+            admin=_admin(paths, joined=len(listed.membership.controllers) > 1 and not root.has_key),
         )
 
     @property
@@ -254,8 +281,18 @@ def _cluster(paths: ControllerPaths, name: ControllerName) -> _Cluster:
     return made
 
 
-def _node(paths: ControllerPaths, root: RootCa, cluster: _Cluster) -> tuple[Ed25519PrivateKey, bytes]:
+def _node(
+    paths: ControllerPaths, root: RootCa, cluster: _Cluster, listed: Membership | None
+) -> tuple[Ed25519PrivateKey, bytes]:
     key = keys.load_or_create(paths.node_key)
+    known = None if listed is None else listed.by_name(cluster.name)
+    if known is not None and not root.has_key:
+        # Whoever signs the list has issued it: what is on disk is the same or older.
+        pem = known.node_certificate.encode()
+        if bears_key(pem, key.public_key()) and root.issued(pem):
+            if not paths.node_pem.exists() or paths.node_pem.read_bytes() != pem:
+                write_public(paths.node_pem, pem)
+            return key, pem
     if paths.node_pem.exists():
         pem = paths.node_pem.read_bytes()
         good = bears_key(pem, key.public_key()) and root.issued(pem)
@@ -271,39 +308,6 @@ def _public_half(path: Path, line: str, comment: str) -> None:
     text = f"{line} {comment}\n".encode()
     if not public.exists() or public.read_bytes() != text:
         write_public(public, text)
-
-
-def _membership(
-    paths: ControllerPaths, root: RootCa, cluster: ClusterId, me: Controller, *, guessed: bool
-) -> tuple[Membership, str]:
-    """The list as it stands if it says the truth about this controller, else the next number of it."""
-    before: Membership | None = None
-    if paths.membership.exists():
-        document = paths.membership.read_bytes().decode("ascii", "replace")
-        before = verify_membership(document, root.certificate, cluster)
-        known = before.by_name(me.name)
-        if known is not None and not root.has_key:
-            if guessed:
-                me = msgspec.structs.replace(me, addresses=known.addresses)
-            if not known.id_controller:
-                # An earlier release signed that list.  A controller without others needs no key for them.
-                me = msgspec.structs.replace(me, id_controller="")
-        if known == me:
-            return before, document
-    others = () if before is None else tuple(c for c in before.controllers if c.name != me.name)
-    old = None if before is None else before.by_name(me.name)
-    revoked = () if before is None else before.revoked_serials
-    if old is not None and old.node_certificate != me.node_certificate:
-        revoked = (*revoked, serial_of(old.node_certificate.encode()))
-    after = Membership(
-        cluster=cluster,
-        number=1 if before is None else before.number + 1,
-        controllers=tuple(sorted((*others, me), key=lambda c: c.name)),
-        revoked_serials=revoked,
-    )
-    document = sign_membership(root.key, after)
-    write_public(paths.membership, document.encode())
-    return after, document
 
 
 def _api(paths: ControllerPaths, root: RootCa, names: tuple[str, ...]) -> None:
@@ -331,11 +335,14 @@ def _api(paths: ControllerPaths, root: RootCa, names: tuple[str, ...]) -> None:
     write_public(paths.api_pem, root.issue_api(key.public_key(), names))
 
 
-def _admin(paths: ControllerPaths) -> Admin:
+def _admin(paths: ControllerPaths, *, joined: bool) -> Admin:
     if paths.admin.exists():
         return _decode(paths.admin, Admin)
     password = secrets.token_urlsafe(PASSWORD_BYTES)
     salt = secrets.token_bytes(16)
+    if joined:
+        # The cluster has its users in the store; nobody is to look for a password here.
+        return Admin(user=ADMIN_USER, salt=salt.hex(), hash=secrets.token_hex(32))
     made = Admin(user=ADMIN_USER, salt=salt.hex(), hash=password_hash(password, salt).hex())
     write_private(paths.admin_password, f"{password}\n".encode())
     write_private(paths.admin, msgspec.json.encode(made))

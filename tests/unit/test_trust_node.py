@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.errors import AvinetError
 from avinet.model.ids import ControllerName
-from avinet.trust import files, keys, node
+from avinet.trust import files, keys, local_list, node
 from avinet.trust.ca import RootKeyLockedError, RootKeyOfflineError, bears_key, names_of, serial_of
 from avinet.trust.files import DiskFullError, FileExposedError
 from avinet.trust.jose import sign_compact
@@ -186,7 +186,7 @@ class Crashes(Case):
     def test_a_kill_between_any_two_files(self):
         for name in ("write_private", "write_public"):
             real = getattr(files, name)
-            for module in ("node", "ca", "keys"):
+            for module in ("node", "local_list", "ca", "keys"):
                 target = __import__(f"avinet.trust.{module}", fromlist=[name])
                 if not hasattr(target, name):
                     continue
@@ -247,7 +247,7 @@ class Renewing(Case):
         def die(*args):
             raise Killed
 
-        signer = self.patch(node, "sign_membership", die)
+        signer = self.patch(local_list, "sign_membership", die)
         self.assertRaises(Killed, self.init)
         patcher.restore()
         signer.restore()

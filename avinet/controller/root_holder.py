@@ -1,0 +1,142 @@
+"""Whoever has the root key signs the membership list; the store says who that is.
+
+The key never travels: the first controller has it, or the one to whose state folder an operator brought it.  Should two
+have it, either may sign: a list is changed by compare, so that both never sign the same number into the store.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import ClassVar
+
+import attrs
+
+from avinet.controller.members import Members
+from avinet.errors import AvinetError, Kind, error
+from avinet.model.ids import ControllerName
+from avinet.model.membership import Controller, Membership
+from avinet.store.interface import Compare, Delete, Operation, Put
+from avinet.trust.ca import RootCa
+from avinet.trust.membership import changed, sign_membership
+
+HOLDER = "root-holder"
+"""The store's key: the name of the controller that has the root key, or had it when it was started last."""
+MAX_ATTEMPTS = 5
+"""Against another who changes the list at the same time; people do that, not programs."""
+
+
+@error
+class RootElsewhereError(AvinetError):
+    """This is for controller {holder}, which has the root key and is not reached from here. Ask it directly ({addresses}), or bring it back; see docs/cluster.md."""
+
+    kind: ClassVar[Kind] = Kind.UNAVAILABLE
+    holder: str
+    addresses: str
+
+
+@error
+class RootNowhereError(AvinetError):
+    """No controller has the root key at hand, and this needs it. Bring it to one (trust/root.key in its state folder), restart that one, and take it away again afterwards."""
+
+    kind: ClassVar[Kind] = Kind.UNAVAILABLE
+
+
+@error
+class RootHolderLeavesError(AvinetError):
+    """Controller {name} has the root key, and without that nobody joins or leaves any more. Bring trust/root.key to another controller, restart both without it here, and ask again."""
+
+    kind: ClassVar[Kind] = Kind.CONFLICT
+    name: str
+
+
+@error
+class MembershipBusyError(AvinetError):
+    """The membership list kept changing meanwhile. Try again."""
+
+    kind: ClassVar[Kind] = Kind.UNAVAILABLE
+
+
+@attrs.frozen
+class Draft:
+    """What the next list is to hold, and what goes into the store with it."""
+
+    controllers: Iterable[Controller]
+    compares: Sequence[Compare] = ()
+    operations: Sequence[Operation] = ()
+
+
+Make = Callable[[Membership], Awaitable[Draft | None]]
+"""Given the list of now; None when nothing is to be changed.  Called again when the store knew better."""
+
+
+@attrs.define(eq=False)
+class RootHolder:
+    """The root as this controller has it, with its key or without."""
+
+    members: Members
+    root: RootCa
+
+    async def open(self) -> None:
+        """Tell the others, once the store is there."""
+        store, me = self.members.store, self.members.name.encode()
+        for _ in range(MAX_ATTEMPTS):
+            entry = await store.get(HOLDER)
+            mine = entry is not None and entry.value == me
+            if mine == self.root.has_key:
+                return
+            revision = 0 if entry is None else entry.revision
+            said: Operation = Put(HOLDER, me) if self.root.has_key else Delete(HOLDER)
+            if (await store.transact([Compare(HOLDER, revision)], [said])).succeeded:
+                return
+
+    async def name(self) -> ControllerName | None:
+        """Who has it."""
+        if self.root.has_key:
+            return self.members.name
+        entry = await self.members.store.get(HOLDER)
+        return None if entry is None else ControllerName(entry.value.decode())
+
+    async def require(self) -> None:
+        """``RootElsewhereError`` or ``RootNowhereError`` unless it is here."""
+        if self.root.has_key:
+            return
+        name = await self.name()
+        holder = None if name is None else self.members.current.by_name(name)
+        if holder is None or name == self.members.name:
+            if len(self.members.current.controllers) == 1:
+                _ = self.root.key  # says where it should be, or that it is wrapped
+            raise RootNowhereError
+        raise RootElsewhereError(holder=holder.name, addresses=", ".join(holder.addresses))
+
+    async def change(self, make: Make) -> Membership:
+        """Sign the next list and bring it into force; what is in force afterwards."""
+        await self.require()
+        for _ in range(MAX_ATTEMPTS):
+            draft = await make(self.members.current)
+            if draft is None:
+                return self.members.current
+            after = changed(self.members.current, draft.controllers)
+            document = sign_membership(self.root.key, after)
+            if await self.members.publish(document, draft.compares, draft.operations):
+                return after
+            await self.members.refresh()
+        raise MembershipBusyError
+
+    async def tell(self, controller: Controller) -> Membership:
+        """Have the list say this of a member; ``controller`` is in it already."""
+
+        async def make(before: Membership) -> Draft | None:
+            known = before.by_name(controller.name)
+            if known is None or known == controller:
+                return None
+            return Draft(with_controller(before, controller))
+
+        if self.members.current.by_name(controller.name) == controller:
+            return self.members.current  # which needs no key
+        return await self.change(make)
+
+
+def with_controller(
+    before: Membership, controller: Controller, instead_of: str = ""
+) -> tuple[Controller, ...]:
+    """The members with this one, in the place of what it was or of another."""
+    gone = {controller.name, instead_of}
+    return (*(known for known in before.controllers if known.name not in gone), controller)
