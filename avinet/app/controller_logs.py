@@ -17,9 +17,11 @@ from avinet.controller.log_store import Arrivals, LogStoreService, Reported
 from avinet.controller.pulls import Pulls
 from avinet.logs.incoming import IncomingLogs, IntakeLimits
 from avinet.logs.ledger import Ledger
-from avinet.logs.store.embedded import EmbeddedLogStore, Surroundings
+from avinet.logs.ledger_damage import open_ledger
+from avinet.logs.store.embedded import EmbeddedLogStore
 from avinet.logs.store.folders import Folders
 from avinet.logs.store.interface import Keeping
+from avinet.logs.store.surroundings import Surroundings
 from avinet.logs.store.workers import worker_processes
 from avinet.model.engine import Lifecycle, SeRecord
 from avinet.model.ids import SeId
@@ -62,7 +64,7 @@ class ControllerLogs:
 
         def load() -> Ledger:
             private_dir(folder)
-            return Ledger(folder / "ledger.db")
+            return open_ledger(folder / "ledger.db")
 
         try:
             ledger = await commits.run(load)
@@ -91,15 +93,15 @@ class ControllerLogs:
         )
         pulls = Pulls(ledger, intake, reactor, wall)
         await pulls.start()
-        await intake.start()
-        stack.push_async_callback(intake.stop)
         threads = OwnThread(reactor, "log store")
         stack.callback(threads.stop)
         store = _store(settings, (folder, ledger), threads, reactor, Reported(emit, name_of))
         intake.add_listener(Arrivals(store))
-        # The intake has swept: what is received from here on waits in the ledger.
+        # What is in the store is known from here on: the intake takes nothing that is.
         await store.start()
         stack.push_async_callback(store.stop)
+        await intake.start()
+        stack.push_async_callback(intake.stop)
         return cls(ledger, intake, pulls, store, Folders(folder).exports)
 
     def offer(self, services: ServiceTable, settings: LogsSection) -> None:

@@ -93,7 +93,10 @@ class LogSearch(Protocol):
 
 
 class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The store.  ``waiting_*`` have arrived and cannot be asked about yet; ``waiting_bytes`` are NDJSON."""
+    """The store.  ``waiting_*`` have arrived and cannot be asked about yet; ``waiting_bytes`` are NDJSON.
+
+    ``mended`` is what a start had to do the last time, at ``mended_at``, since the list of all that is here did not fit it.
+    """
 
     records: int
     bytes: int
@@ -102,6 +105,8 @@ class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
     until: str
     waiting_segments: int
     waiting_bytes: int
+    mended: str = ""
+    mended_at: str = ""
 
 
 class LostLogs(msgspec.Struct, frozen=True, kw_only=True, rename={"log_class": "class"}):

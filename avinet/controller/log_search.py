@@ -74,6 +74,7 @@ class StoreSearch:
     async def status(self) -> StoreStatus:
         """What there is."""
         found = await self.service.store.status()
+        mended_us, mended = found.mended or (0, None)
         return StoreStatus(
             records=found.records,
             bytes=found.bytes,
@@ -82,6 +83,8 @@ class StoreSearch:
             until="" if found.last_us is None else show_instant(found.last_us),
             waiting_segments=found.waiting.segments,
             waiting_bytes=found.waiting.raw_bytes,
+            mended="" if mended is None else mended.text,
+            mended_at=show_instant(mended_us) if mended else "",
         )
 
 

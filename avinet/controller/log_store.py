@@ -19,6 +19,7 @@ from avinet.controller.log_link import LogLink
 from avinet.errors import AvinetError
 from avinet.logs.entries import StoreFile, Waiting
 from avinet.logs.ledger import Ledger
+from avinet.logs.mended import Mended
 from avinet.logs.query.answers import Answer
 from avinet.logs.query.shapes import Query
 from avinet.logs.query.times import show_instant
@@ -89,6 +90,18 @@ class Reported:
             reason=why,
         )
 
+    def mended(self, mended: Mended) -> None:
+        """The list of what there is did not fit what there is."""
+        if mended.noteworthy:
+            self.emit(
+                "LOG_LEDGER_MENDED",
+                Level.ERROR,
+                "controller",
+                mended.text,
+                reason=mended.why or "files",
+                records=mended.records,
+            )
+
     def died(self, role: Role, how: str) -> None:
         """A worker ended."""
         self.emit(
@@ -147,7 +160,7 @@ class LogStoreService:
 
     async def start(self) -> None:
         """Start the store, and take in what waits since the last time."""
-        await self.store.start()
+        self.reported.mended(await self.store.start())
         self._take_in(0.0)
         self._upkeep = self.clock.callLater(UPKEEP_S, self._keep_up)
 

@@ -23,6 +23,16 @@ class Arrival:
 
 
 @attrs.frozen
+class FilePart:
+    """How much of a file is of one service engine: bytes, and records of either class."""
+
+    se: SeId
+    bytes: int
+    significant: int
+    full: int
+
+
+@attrs.frozen
 class StoreFile:
     """One file of the store; ``name`` is its path within the store's folder."""
 
@@ -31,6 +41,16 @@ class StoreFile:
     last_us: int
     records: int
     size: int
+    parts: tuple[FilePart, ...] = ()
+    """The largest, where they are asked for."""
+
+
+@attrs.frozen
+class LedgerDamage:
+    """A ledger that could not be read: why, and the name of the folder that it was put into."""
+
+    why: str
+    aside: str
 
 
 @attrs.frozen

@@ -18,10 +18,13 @@ from threading import Lock
 
 import msgspec
 
-from avinet.logs.entries import Arrival, Dropped, Segment, Share, StoreFile, Waiting
+from avinet.logs import ledger_check, ledger_files
+from avinet.logs.entries import Arrival, Dropped, FilePart, LedgerDamage, Segment, Share, StoreFile, Waiting
+from avinet.logs.mended import Mended
+from avinet.logs.runs import Names
 from avinet.model.ids import SeId
 from avinet.model.logs import Drop, SegmentHead
-from avinet.sqlite_file import open_file, rolled_back, translated
+from avinet.sqlite_file import StoreDamagedError, open_file, rolled_back, translated
 
 MAX_DROPS = 100_000
 """Rows of what SEs dropped, coalesced already by them; some 20 MB, the oldest go first."""
@@ -52,8 +55,21 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = Lock()
+        self.damage: LedgerDamage | None = None
+        """Why there was none that could be read at the start."""
         self._connection = open_file(path, files("avinet.logs") / "migrations" / "ledger")
         self._connection.execute("PRAGMA foreign_keys = ON")
+
+    def check(self) -> None:
+        """Read all that others rely on; ``StoreDamagedError`` where it is not what was written."""
+        with self._reading() as connection:
+            try:
+                ledger_check.check(connection)
+            except (msgspec.MsgspecError, ValueError, sqlite3.OperationalError) as why:
+                if hasattr(why, "sqlite_errorcode"):
+                    raise
+                # Without one it is Python's: a text that is no UTF-8.
+                raise StoreDamagedError(where=str(self._path), detail=str(why)) from why
 
     def close(self) -> None:
         """Let go of the file."""
@@ -91,6 +107,20 @@ class Ledger:
             ]
         found = _fair_share(queues, max_raw_bytes, PAGE)
         return [Segment(se, _head(head)) for _, se, head, _ in sorted(found, key=lambda row: row[0])]
+
+    def waiting_of(self, names: Names) -> list[Segment]:
+        """Those of them that wait."""
+        with self._reading() as connection:
+            return [
+                Segment(se, _head(head))
+                for (se, incarnation), runs in names
+                for first, last in runs
+                for (head,) in connection.execute(
+                    "SELECT head FROM segment WHERE state = 'waiting' AND se = ? AND incarnation = ?"
+                    " AND counter BETWEEN ? AND ?",
+                    (se, incarnation, first, last),
+                )
+            ]
 
     def waiting_names(self) -> set[tuple[SeId, str]]:
         """Each one that waits, as whose it is and what it is called."""
@@ -140,6 +170,7 @@ class Ledger:
                 (se, incarnation, below),
             )
             _bound_spools(connection, se, incarnation)
+            ledger_files.forget(connection, se, incarnation, below)
             gone = connection.execute(
                 "DELETE FROM segment WHERE se = ? AND incarnation = ? AND counter < ? AND state != 'waiting'",
                 (se, incarnation, below),
@@ -167,7 +198,7 @@ class Ledger:
         """
         with self._writing() as connection:
             if file is not None:
-                _list(connection, file)
+                ledger_files.put(connection, file)
             for state, group in (("stored", segments), ("bad", bad)):
                 connection.executemany(
                     f"UPDATE segment SET state = '{state}' WHERE se = ? AND incarnation = ? AND counter = ?",  # noqa: S608 - one of two words
@@ -177,24 +208,46 @@ class Ledger:
     def replace(self, old: Sequence[str], new: Sequence[StoreFile] = ()) -> None:
         """``new`` files hold what ``old`` ones held; without any, what is old has had its time."""
         with self._writing() as connection:
-            connection.executemany("DELETE FROM file WHERE name = ?", [(name,) for name in old])
+            ledger_files.remove(connection, old)
             for file in new:
-                _list(connection, file)
+                ledger_files.put(connection, file)
+
+    def adopt(self, file: StoreFile, names: Names, instead: Sequence[str] = ()) -> None:
+        """A file that was found holds these segments, and counts from now on, ``instead`` of others that it has in it."""
+        with self._writing() as connection:
+            ledger_files.remove(connection, instead)
+            ledger_files.put(connection, file)
+            ledger_files.know(connection, names)
 
     def delist(self, name: str) -> bool:
         """A file that cannot be read counts no more; False when it did not already."""
         with self._writing() as connection:
-            return connection.execute("DELETE FROM file WHERE name = ?", (name,)).rowcount > 0
+            return ledger_files.remove(connection, [name]) > 0
 
     def files(self, since_us: int = 0, until_us: int = 2**62) -> list[StoreFile]:
         """Those that may hold requests of that time, the oldest first."""
         with self._reading() as connection:
-            rows = connection.execute(
-                "SELECT name, first_us, last_us, records, bytes FROM file WHERE last_us >= ? AND first_us < ?"
-                " ORDER BY first_us, name",
-                (since_us, until_us),
-            ).fetchall()
-        return [StoreFile(*row) for row in rows]
+            return ledger_files.within(connection, since_us, until_us)
+
+    def parts(self) -> dict[str, tuple[FilePart, ...]]:
+        """Whose the files are, by their names."""
+        with self._reading() as connection:
+            return ledger_files.parts(connection)
+
+    def held(self) -> dict[SeId, int]:
+        """How many bytes of the store are whose."""
+        with self._reading() as connection:
+            return ledger_files.held(connection)
+
+    def note_mended(self, at_us: int, mended: Mended) -> None:
+        """What a start had to do."""
+        with self._writing() as connection:
+            ledger_files.note(connection, at_us, mended)
+
+    def mended(self) -> tuple[int, Mended] | None:
+        """What a start had to do the last time, and when."""
+        with self._reading() as connection:
+            return ledger_files.noted(connection)
 
     # What SEs dropped.
 
@@ -364,7 +417,7 @@ def _is_known(connection: sqlite3.Connection, segment: Segment) -> bool:
         " SELECT 1 FROM spool WHERE se = ?1 AND incarnation = ?2 AND known_below > ?3 LIMIT 1",
         (segment.se, head.incarnation, head.counter),
     ).fetchone()
-    return row is not None
+    return row is not None or ledger_files.is_known(connection, segment)
 
 
 def _receive(connection: sqlite3.Connection, arrival: Arrival) -> bool:
@@ -383,10 +436,3 @@ def _receive(connection: sqlite3.Connection, arrival: Arrival) -> bool:
             (head.records, head.size, head.raw_bytes, arrival.pull, segment.se),
         )
     return True
-
-
-def _list(connection: sqlite3.Connection, file: StoreFile) -> None:
-    connection.execute(
-        "INSERT INTO file VALUES (?, ?, ?, ?, ?)",
-        (file.name, file.first_us, file.last_us, file.records, file.size),
-    )

@@ -17,9 +17,10 @@ from avinet.controller.log_store import LogStoreService, Reported
 from avinet.logs.entries import Arrival, Segment
 from avinet.logs.ledger import Ledger
 from avinet.logs.query.shapes import Count, Query, Top
-from avinet.logs.store.embedded import EmbeddedLogStore, Surroundings
+from avinet.logs.store.embedded import EmbeddedLogStore
 from avinet.logs.store.folders import Folders
 from avinet.logs.store.interface import Keeping
+from avinet.logs.store.surroundings import Surroundings
 from avinet.logs.store.workers import worker_processes
 from avinet.units import GIB, MIB
 from tests.unit.log_store_kit import T0_US, line, segment

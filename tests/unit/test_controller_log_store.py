@@ -14,6 +14,7 @@ from avinet.controller.log_store import (
     Reported,
 )
 from avinet.logs.entries import Segment, StoreFile, Waiting
+from avinet.logs.mended import Mended
 from avinet.logs.query.answers import Answer
 from avinet.logs.query.shapes import Query
 from avinet.logs.store.errors import LogStoreFullError
@@ -33,10 +34,11 @@ class Store:
         self.takes = []
         self.kept_up = []
         self.started = self.stopped = False
+        self.mended = Mended()
 
     def start(self):
         self.started = True
-        return succeed(None)
+        return succeed(self.mended)
 
     def stop(self):
         self.stopped = True
@@ -183,6 +185,14 @@ class ServiceTest(SynchronousTestCase):
         )
         ((code, facts),) = self.events
         self.assertEqual(("LOG_FILE_BAD", 12, "it is not there"), (code, facts["records"], facts["reason"]))
+
+    def test_a_list_that_did_not_fit_is_an_event_and_what_a_crash_leaves_is_none(self):
+        mended = Mended(why="malformed", aside="ledger.damaged.1", files=3, records=70, unnamed=1)
+        self.service.reported.mended(mended)
+        self.service.reported.mended(Mended(removed=1))
+        self.assertEqual([("LOG_LEDGER_MENDED", {"reason": "malformed", "records": 70})], self.events)
+        for said in ("malformed", "ledger.damaged.1", "3 files", "70 records", "1 of them"):
+            self.assertIn(said, mended.text)
 
     def test_a_worker_that_dies_is_an_event(self):
         self.service.reported.died(Role.QUERY, "signal 9.")

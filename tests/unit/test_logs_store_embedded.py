@@ -13,7 +13,8 @@ from avinet.logs.ledger import Ledger
 from avinet.logs.query.expressions import Compare, Op
 from avinet.logs.query.parser import parse
 from avinet.logs.query.shapes import Count, Query, Records, Top, Whole
-from avinet.logs.store.embedded import EmbeddedLogStore, Surroundings
+from avinet.logs.store.describing import describe
+from avinet.logs.store.embedded import EmbeddedLogStore
 from avinet.logs.store.engine import Engine, EngineError
 from avinet.logs.store.errors import (
     LogQueryMemoryError,
@@ -25,8 +26,9 @@ from avinet.logs.store.errors import (
 from avinet.logs.store.folders import BAD_BYTES, Folders
 from avinet.logs.store.ingest import ingest, merge
 from avinet.logs.store.interface import Keeping
-from avinet.logs.store.jobs import Ask, Attempt, Check, Export, ExportFormat, Ingest, Merge
+from avinet.logs.store.jobs import Ask, Attempt, Check, Describe, Export, ExportFormat, Ingest, Merge
 from avinet.logs.store.parquet import beside_of
+from avinet.logs.store.surroundings import Surroundings
 from avinet.logs.store.upkeep import CLOSED_FILES
 from avinet.logs.store.workers import Workers
 from avinet.model.ids import SeId
@@ -76,6 +78,7 @@ class InPlace:
             Attempt: lambda: self.engine.attempt(1, job),
             Export: lambda: self.engine.export(1, job),
             Check: lambda: self.engine.check(1, job),
+            Describe: lambda: describe(job),
         }
         self.done.append(job)
         try:
@@ -84,7 +87,9 @@ class InPlace:
             return fail(error_of(why.failed, limit_s))
 
 
-class StoreTest(FolderTest):
+class StoreCase(FolderTest):
+    """A store in a folder, with a worker in place."""
+
     def setUp(self):
         super().setUp()
         self.folders = Folders(self.folder)
@@ -101,14 +106,17 @@ class StoreTest(FolderTest):
         """As after a crash."""
         if self.ledger is not None:
             self.ledger.close()
-        self.ledger = Ledger(self.folder / "ledger.db")
+        self.ledger = self.opened_ledger()
         self.addCleanup(self.ledger.close)
         self.lost = []
         around = Surroundings(
             execute, lambda: self.now_us / 1e6, lambda se: "se-1", lambda *lost: self.lost.append(lost)
         )
         self.store = EmbeddedLogStore(self.ledger, self.folders, around, Workers(self.worker, self.worker))
-        self.successResultOf(self.store.start())
+        self.mended = self.successResultOf(self.store.start())
+
+    def opened_ledger(self):
+        return Ledger(self.folder / "ledger.db")
 
     def receive(self, raw=None, *, vs=1, **facts):
         """A segment that the intake has taken."""
@@ -142,6 +150,8 @@ class StoreTest(FolderTest):
         store = self.folders.store
         return sorted(str(path.relative_to(store)) for path in store.rglob("*") if path.is_file())
 
+
+class StoreTest(StoreCase):
     def test_what_was_received_is_answered_once_and_its_segments_go(self):
         for vs in (1, 2, 2):
             self.receive(vs=vs)

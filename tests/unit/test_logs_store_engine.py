@@ -179,7 +179,7 @@ class EngineTest(FolderTest):
         target = self.store / "day" / "merged.parquet"
         written = merge(
             Merge(sources=tuple(files), target=str(target)),
-            lambda sources, beside: self.engine.sort(1, sources, beside),
+            lambda *of: self.engine.sort(1, *of),
         )
         self.assertEqual(
             (12, T0_US, T0_US + 2, (service(1), service(2), service(3)), target.stat().st_size),

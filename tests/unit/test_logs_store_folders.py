@@ -9,37 +9,29 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.logs.store.folders import Folders
 
 
-class CleanTests(SynchronousTestCase):
+class TidyTests(SynchronousTestCase):
     def setUp(self):
         base = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, base)
         self.folders = Folders(base)
-        self.folders.clean(())
+        self.folders.tidy()
 
     def put(self, *names):
         for name in names:
-            path = self.folders.store / name
+            path = self.folders.base / name
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(b"x")
 
-    def there(self, folder="store"):
-        root = self.folders.base / folder
-        return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+    def test_what_was_never_whole_goes_and_what_is_stays(self):
+        self.put("store/d/1", "store/d/.2.new", "exports/a.csv", "spill/query")
+        self.folders.tidy()
+        self.assertEqual({"d/1"}, self.folders.names())
+        there = [path for path in self.folders.base.rglob("*") if path.is_file()]
+        self.assertEqual([self.folders.store / "d/1"], there)
 
-    def test_what_a_crash_left_goes(self):
-        self.put("d/1", "d/2", "d/3")
-        self.assertEqual(self.folders.clean({"d/1"}), 2)
-        self.assertEqual(self.there(), ["d/1"])
-        self.assertEqual(self.folders.clean({"d/1"}), 0)
-
-    def test_the_first_file_of_all_that_was_not_listed_goes(self):
-        self.put("d/1")
-        self.assertEqual(self.folders.clean(()), 1)
-        self.assertEqual(self.there(), [])
-
-    def test_a_store_whose_list_was_lost_is_kept_aside_each_time(self):
-        for number in (1, 2):
-            self.put("d/1", "d/2")
-            self.assertEqual(self.folders.clean(()), 0)
-            self.assertEqual(self.there(), [])
-            self.assertEqual(self.there(f"store.unlisted.{number}"), ["d/1", "d/2"])
+    def test_what_is_set_aside_is_kept_and_may_be_gone(self):
+        self.put("store/d/1")
+        for _ in range(2):
+            self.folders.set_file_aside("d/1")
+        self.assertEqual(["1"], [path.name for path in self.folders.bad.iterdir()])
+        self.assertEqual(set(), self.folders.names())

@@ -14,10 +14,11 @@ from avinet.errors import AvinetError
 from avinet.logs.entries import StoreFile
 from avinet.logs.ledger import Ledger
 from avinet.logs.store.jobs import Check, Checked, Done, Job
+from avinet.logs.store.upkeep import NAME
 
 CHECK_LIMIT_S = 600.0
 """Reading every value of an hour's files; a merged file of 128 MiB takes 2 s."""
-_NAME = re.compile(r"\d{4}-\d\d-\d\d/\d\d-[0-9a-f]{8,}-[0-9a-f]{8}\.parquet")
+_NAME = re.compile(NAME)
 
 
 @attrs.frozen(eq=False)

@@ -11,15 +11,16 @@ which is set aside when it fails twice.
 
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 
 from avinet.errors import AvinetError
-from avinet.logs.entries import Segment, StoreFile, Waiting
+from avinet.logs.entries import FilePart, Segment, StoreFile, Waiting
 from avinet.logs.ledger import Ledger
+from avinet.logs.mended import Mended
 from avinet.logs.query.answers import Answer
 from avinet.logs.query.shapes import Query
 from avinet.logs.store.damage import Damage
@@ -46,8 +47,10 @@ from avinet.logs.store.jobs import (
     SegmentFile,
     Written,
 )
+from avinet.logs.store.mending import Mending
 from avinet.logs.store.parquet import beside_of
 from avinet.logs.store.reading import Readers
+from avinet.logs.store.surroundings import Surroundings
 from avinet.logs.store.upkeep import new_name, partition, partition_of, to_merge, to_remove
 from avinet.logs.store.workers import Asking, Workers
 from avinet.model.ids import SeId
@@ -66,21 +69,6 @@ MAX_SUSPECTS = 1_000
 
 _log = Logger()
 _T = TypeVar("_T")
-
-
-@attrs.frozen
-class Surroundings:
-    """What a store stands on."""
-
-    in_thread: Callable[..., Deferred[Any]]
-    wall: Callable[[], float]
-    """UNIX seconds."""
-    name_of: Callable[[SeId], str] = lambda se: se
-    """A service engine's name."""
-    lost: Callable[[StoreFile, str], None] = lambda file, why: None
-    """Told of a file that cannot be read any more, and was set aside."""
-    steady: Callable[[], float] | None = None
-    """UNIX seconds by a clock that nobody sets, from the wall clock's reading at the start."""
 
 
 @attrs.define(eq=False)
@@ -106,16 +94,21 @@ class EmbeddedLogStore:
             self.around.lost,
         )
 
-    def start(self) -> Deferred[None]:
-        """Remove what a crash left, then work."""
+    def start(self) -> Deferred[Mended]:
+        """Remove what a crash left, have the ledger and the files fit each other, then work."""
+        return Deferred.fromCoroutine(self._start())
 
-        def work(removed: int) -> None:
-            if removed:
-                _log.info("removed {count} files of the log store that nothing lists", count=removed)
-            self.workers.ingesting.start()
-            self.workers.querying.start()
-
-        return self.around.in_thread(self._clean).addCallback(work)
+    async def _start(self) -> Mended:
+        await self.around.in_thread(self.folders.tidy)
+        self.workers.querying.start()
+        in_thread = self.around.in_thread
+        mended = await Mending(self.ledger, self.folders, self.workers.querying.ask, in_thread).mend()
+        if mended.removed:
+            _log.info("removed {count} files of the log store that others have in them", count=mended.removed)
+        if mended.noteworthy:
+            await in_thread(self.ledger.note_mended, self._now_us(), mended)
+        self.workers.ingesting.start()
+        return mended
 
     def stop(self) -> Deferred[None]:
         """End the workers."""
@@ -358,6 +351,7 @@ class EmbeddedLogStore:
                 last_us=max((file.last_us for file in files), default=None),
                 running=self.workers.querying.running,
                 queued=self.workers.querying.waiting,
+                mended=self.ledger.mended(),
             )
 
         return self.around.in_thread(look)
@@ -372,9 +366,6 @@ class EmbeddedLogStore:
     def _now_us(self) -> int:
         return int(self.around.wall() * 1e6)
 
-    def _clean(self) -> int:
-        return self.folders.clean({file.name for file in self.ledger.files()})
-
 
 async def _as(kind: type[_T], answering: Awaitable[object]) -> _T:
     answer = await answering
@@ -386,4 +377,5 @@ async def _as(kind: type[_T], answering: Awaitable[object]) -> _T:
 def _listed(name: str, written: Written) -> StoreFile | None:
     if not written.records:
         return None
-    return StoreFile(name, written.first_us, written.last_us, written.records, written.size)
+    parts = tuple(FilePart(SeId(part.se), part.bytes, part.significant, part.full) for part in written.parts)
+    return StoreFile(name, written.first_us, written.last_us, written.records, written.size, parts)

@@ -22,6 +22,7 @@ from avinet.logs.query.answers import answer_of
 from avinet.logs.query.duckdb import duckdb_sql, duckdb_trial
 from avinet.logs.query.sql import SOURCE
 from avinet.logs.store.columns import SCHEMA
+from avinet.logs.store.contents import KEY, Contents, said
 from avinet.logs.store.jobs import (
     Ask,
     Attempt,
@@ -159,13 +160,14 @@ class Engine:
                 raise _too_large(job.max_bytes)
         return Exported(records=records, size=target.stat().st_size)
 
-    def sort(self, number: int, sources: Sequence[str], target: Path) -> Facts:
-        """Write the records of several files, sorted, to one."""
+    def sort(self, number: int, sources: Sequence[str], target: Path, contents: Contents) -> Facts:
+        """Write the records of several files, sorted, to one, which says what its ``contents`` are."""
         with self._cursor(number) as cursor:
             files = f"read_parquet([{', '.join(map(_quoted, sources))}])"
             cursor.execute(
                 f"COPY (SELECT * FROM {files} ORDER BY vs_uuid, time) TO {_quoted(str(target))} ({_IN_PLACE}, FORMAT parquet,"  # noqa: S608 - names of our own files
-                f" COMPRESSION zstd, COMPRESSION_LEVEL {COMPRESSION_LEVEL}, ROW_GROUP_SIZE {ROW_GROUP_RECORDS})"
+                f" COMPRESSION zstd, COMPRESSION_LEVEL {COMPRESSION_LEVEL}, ROW_GROUP_SIZE {ROW_GROUP_RECORDS},"
+                f" KV_METADATA {{{KEY}: {_quoted(said(contents))}}})"
             )
             (records,) = cursor.fetchone()
             first, last = cursor.execute(

@@ -1,20 +1,16 @@
 """Where a log store keeps what, and how each place is kept tidy."""
 
 import os
-from collections.abc import Collection, Iterable
-from itertools import count
+from collections.abc import Iterable
 from pathlib import Path
 
 import attrs
-from twisted.logger import Logger
 
 from avinet.logs.entries import Segment
 from avinet.units import MIB
 
 BAD_BYTES = 256 * MIB
 """Of segments and lines that were set aside, the newest."""
-
-_log = Logger()
 
 
 @attrs.frozen
@@ -69,32 +65,26 @@ class Folders:
             if room < 0:
                 Path(path).unlink(missing_ok=True)
 
-    def clean(self, listed: Collection[str]) -> int:
-        """Remove the files of the store that are not ``listed``, and what an export or a query left; how many of the first.
-
-        A crash leaves one such file.  Where nothing is listed and there are more, it is the list that was lost: then the
-        folder is set aside whole, as ``store.unlisted.1`` or the next number, and a new one begun.
-        """
-        unlisted = [
-            path
-            for path in self.store.rglob("*")
-            if not path.is_dir() and str(path.relative_to(self.store)) not in listed
-        ]
-        if not listed and len(unlisted) > 1:
-            aside = next(path for n in count(1) if not (path := self.base / f"store.unlisted.{n}").exists())
-            self.store.rename(aside)
-            _log.error(
-                "the ledger of logs lists no file, but there are {count}: they are kept in {folder}, and are in no answer",
-                count=len(unlisted),
-                folder=aside,
-            )
-            unlisted = []
+    def tidy(self) -> None:
+        """Make the folders; remove what an export or a query left, and what was never whole."""
         for folder in (self.store, self.exports, self.spill):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        unlink(unlisted)
+        unlink(path for path in self.store.rglob(".*") if not path.is_dir())
         for folder in (self.exports, self.spill):
             unlink([path for path in folder.rglob("*") if not path.is_dir()])
-        return len(unlisted)
+
+    def names(self) -> set[str]:
+        """Of all that is in the store's folder."""
+        return {str(path.relative_to(self.store)) for path in self.store.rglob("*") if not path.is_dir()}
+
+    def set_file_aside(self, name: str) -> None:
+        """Keep a file of the store where people can look at it; no error when it is gone."""
+        self.bad.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self.store / name
+        try:
+            path.replace(self.bad / path.name)
+        except FileNotFoundError:
+            return
 
 
 def unlink(paths: Iterable[Path]) -> None:

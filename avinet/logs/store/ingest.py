@@ -12,9 +12,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import attrs
+import msgspec
 import pyarrow as pa
 
 from avinet.logs.store.columns import Columns
+from avinet.logs.store.contents import Contents, Gathered, parts_of, said_by_all
 from avinet.logs.store.jobs import BadLines, BadSegment, Ingest, Merge, SegmentFile, Written
 from avinet.logs.store.parquet import Facts, whole_file, written
 from avinet.logs.store.segments import SegmentBadError, read_segment
@@ -57,46 +59,58 @@ def ingest(job: Ingest, step: _Step = _no_step) -> Written:
     bad_lines: list[BadLines] = []
     target = Path(job.target)
     lines = _BadLinesFile(Path(job.bad_lines))
+    gathered = Gathered()
     with whole_file(target) as beside:
         with written(beside) as writer:
             for number, parsed in _parsed(job.segments, order):
                 step("parsed")
                 if parsed.bad is not None:
                     bad.append(parsed.bad)
+                else:
+                    _count(gathered, job.segments[number], parsed)
                 if parsed.bad_lines is not None:
                     bad_lines.append(parsed.bad_lines)
                     lines.write(parsed.lines)
                 if parsed.table is not None:
                     writer.add(job.segments[number].head.service, parsed.table)
+            contents = gathered.contents()
+            writer.say(contents)
         step("written")
         lines.close()
         facts = writer.facts
     step("renamed")
-    return _told(target, facts, tuple(bad), tuple(bad_lines))
+    written_ = _told(target, facts, contents)
+    return msgspec.structs.replace(written_, bad=tuple(bad), bad_lines=tuple(bad_lines))
 
 
-def merge(job: Merge, sort: Callable[[Sequence[str], Path], Facts]) -> Written:
+def _count(gathered: Gathered, segment: SegmentFile, parsed: _Parsed) -> None:
+    head, records = segment.head, 0 if parsed.table is None else parsed.table.num_rows
+    gathered.add(
+        segment.se_uuid, (head.incarnation, head.counter), head.raw_bytes, **{head.log_class.value: records}
+    )
+
+
+def merge(job: Merge, sort: Callable[[Sequence[str], Path, Contents], Facts]) -> Written:
     """Make one file of several; ``sort`` is the engine's."""
     target = Path(job.target)
+    contents = said_by_all(map(Path, job.sources))
     with whole_file(target) as beside:
-        facts = sort(job.sources, beside)
-    return _told(target, facts)
+        facts = sort(job.sources, beside, contents)
+    return _told(target, facts, contents)
 
 
-def _told(
-    target: Path, facts: Facts, bad: tuple[BadSegment, ...] = (), bad_lines: tuple[BadLines, ...] = ()
-) -> Written:
+def _told(target: Path, facts: Facts, contents: Contents) -> Written:
     if not facts.records:
         target.unlink()
-        return Written(records=0, bad=bad, bad_lines=bad_lines)
+        return Written(records=0)
+    size = target.stat().st_size
     return Written(
         records=facts.records,
-        size=target.stat().st_size,
+        size=size,
         first_us=facts.first_us,
         last_us=facts.last_us,
         services=tuple(sorted(facts.services)),
-        bad=bad,
-        bad_lines=bad_lines,
+        parts=parts_of(contents, size),
     )
 
 

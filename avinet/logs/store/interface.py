@@ -8,6 +8,7 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from avinet.logs.entries import Segment, Waiting
+from avinet.logs.mended import Mended
 from avinet.logs.query.answers import Answer
 from avinet.logs.query.shapes import Query
 from avinet.logs.store.jobs import Exported, ExportFormat
@@ -110,13 +111,15 @@ class StoreStatus:
     running: int
     """Queries under way."""
     queued: int
+    mended: tuple[int, Mended] | None = None
+    """What a start had to do about a list that did not fit the files, the last time, and when."""
 
 
 class LogStore(Protocol):
     """Errors are those of ``avinet.logs.store.errors``.  Every Deferred fires within a time that its engine bounds."""
 
-    def start(self) -> Deferred[None]:
-        """Remove what a crash left, then work."""
+    def start(self) -> Deferred[Mended]:
+        """Remove what a crash left, have the list fit the files, then work."""
 
     def stop(self) -> Deferred[None]:
         """End what is under way; nothing that was received is lost by that."""

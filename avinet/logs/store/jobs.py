@@ -11,6 +11,7 @@ import msgspec
 
 from avinet.logs.query.answers import Answer
 from avinet.logs.query.shapes import Query
+from avinet.logs.store.contents import Contents, Part
 from avinet.model.logs import Count, Microseconds, SegmentHead
 from avinet.units import MIB
 
@@ -18,6 +19,8 @@ MAX_JOB_SEGMENTS = 4_096
 """In one job; significant ones are small, and each costs its head's 400 bytes in the message."""
 MAX_JOB_FILES = 100_000
 """That one query may see: years of compacted hours."""
+MAX_DESCRIBED = 16
+"""In one job: what a file says of itself are 2 MiB at most."""
 MAX_ANSWER_BYTES = 16 * MIB
 """Of one query's rows, encoded; what is larger is exported to a file."""
 MAX_ANSWER_ROWS = 100_000
@@ -108,7 +111,13 @@ class Check(_Data, frozen=True, kw_only=True, tag=True):
     files: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_JOB_FILES)]
 
 
-Job = Ingest | Merge | Ask | Attempt | Select | Export | Check
+class Describe(_Data, frozen=True, kw_only=True, tag=True):
+    """Say what each file is and what it holds, as far as its footer says."""
+
+    files: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_DESCRIBED)]
+
+
+Job = Ingest | Merge | Ask | Attempt | Select | Export | Check | Describe
 
 
 class BadSegment(_Data, frozen=True, kw_only=True):
@@ -138,6 +147,7 @@ class Written(_Data, frozen=True, kw_only=True, tag=True):
     last_us: Microseconds = 0
     services: tuple[str, ...] = ()
     """UUIDs, sorted."""
+    parts: tuple[Part, ...] = ()
     bad: tuple[BadSegment, ...] = ()
     bad_lines: tuple[BadLines, ...] = ()
 
@@ -177,6 +187,25 @@ class Checked(_Data, frozen=True, kw_only=True, tag=True):
     damaged: tuple[DamagedFile, ...] = ()
 
 
+class Description(_Data, frozen=True, kw_only=True):
+    """What a file is, or ``why`` it cannot be read; ``contents`` where it says what it holds."""
+
+    path: str
+    why: str = ""
+    records: Count = 0
+    size: Count = 0
+    first_us: Microseconds = 0
+    last_us: Microseconds = 0
+    parts: tuple[Part, ...] = ()
+    contents: Contents | None = None
+
+
+class Described(_Data, frozen=True, kw_only=True, tag=True):
+    """Each file that was asked about."""
+
+    files: tuple[Description, ...]
+
+
 class Failed(_Data, frozen=True, kw_only=True, tag=True):
     """Why there is none.  ``kind`` is one of ``FailureKind``; the parent makes an error of it."""
 
@@ -198,7 +227,7 @@ class FailureKind(enum.StrEnum):
     """A defect, or a disk's."""
 
 
-Done = Written | Found | Rows | Exported | Checked | Failed
+Done = Written | Found | Rows | Exported | Checked | Described | Failed
 
 
 class Asked(msgspec.Struct, frozen=True, array_like=True):

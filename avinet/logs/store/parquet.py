@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from avinet.logs.query.fields import COLUMNS
 from avinet.logs.store.columns import SCHEMA
+from avinet.logs.store.contents import KEY, Contents, said
 from avinet.trust.files import sync_folder
 from avinet.units import MIB
 
@@ -115,6 +116,10 @@ class Writer:
         self._bytes += table.nbytes
         if self._records >= ROW_GROUP_RECORDS or self._bytes >= ROW_GROUP_BYTES:
             self.flush()
+
+    def say(self, contents: Contents) -> None:
+        """What is in it, for whoever finds it."""
+        self._file.add_key_value_metadata({KEY: said(contents)})
 
     def flush(self) -> None:
         """Write what is gathered, as row groups of like size."""

@@ -5,6 +5,7 @@ last request.  Late logs make files of their own in their hour.
 """
 
 import datetime as dt
+import re
 import secrets
 from collections.abc import Iterable, Sequence
 
@@ -22,8 +23,10 @@ CLOSED_FILES = 4
 """The same of an hour that is over."""
 CLOSED_AFTER_S = HOUR_S / 4
 """After its end: significant logs come within seconds."""
+NAME = r"\d{4}-\d\d-\d\d/\d\d-[0-9a-f]{8,}-[0-9a-f]{8}\.parquet"
 OLD_US = int(60 * DAY_S * 1e6)
 """A pull of logs that are older than that is rare; they are one hour of 1970."""
+_NAME = re.compile(NAME)
 _HOUR_US = int(HOUR_S * 1e6)
 
 
@@ -41,6 +44,11 @@ def partition(last_us: int, now_us: int) -> str:
 def new_name(where: str, taken_us: int) -> str:
     """A file's name in a partition."""
     return f"{where}-{taken_us // 1_000_000:08x}-{secrets.token_hex(4)}.parquet"
+
+
+def is_name(name: str) -> bool:
+    """Whether it is one of ours."""
+    return _NAME.fullmatch(name) is not None
 
 
 def partition_of(name: str) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 
 import attrs
 
+from avinet.logs.store.describing import describe
 from avinet.logs.store.engine import Engine, EngineError
 from avinet.logs.store.frames import Frames, frame
 from avinet.logs.store.ingest import ingest, merge
@@ -30,6 +31,7 @@ from avinet.logs.store.jobs import (
     Asked,
     Attempt,
     Check,
+    Describe,
     Done,
     Export,
     Failed,
@@ -99,6 +101,7 @@ class Worker:
             Select: self.engine.select,
             Export: self.engine.export,
             Check: self.engine.check,
+            Describe: lambda _, job: describe(job),
         }
 
     def send(self, answered: Answered) -> None:

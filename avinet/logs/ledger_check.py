@@ -1,0 +1,52 @@
+"""Whether a ledger's rows are what was written: SQLite sees a page that is not one of its own, but no byte within a value."""
+
+import sqlite3
+
+import msgspec
+
+from avinet.logs.mended import Mended
+from avinet.model.logs import Drop, SegmentHead
+
+_TABLES = {
+    "segment": (int, str, str, int, bytes, int, str),
+    "spool": (str, str, int, int),
+    "file": (str, int, int, int, int),
+    "dropped": (int, str, int, bytes),
+    "pull": (str, bytes),
+    "pull_share": (str, str, bytes, int, int, int, int),
+    "known": (str, str, int, int),
+    "part": (str, str, int, int, int),
+    "mended": (int, int, bytes),
+}
+"""Types of the columns, in their order; columns that were added later are not looked at."""
+_head = msgspec.msgpack.Decoder(SegmentHead).decode
+_drop = msgspec.msgpack.Decoder(Drop).decode
+_mended = msgspec.msgpack.Decoder(Mended).decode
+
+
+def check(connection: sqlite3.Connection) -> None:
+    """Read everything but segments that are done with, which are millions; ``ValueError`` or a decoder's where it is wrong."""
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("ROLLBACK")
+    for table, kinds in _TABLES.items():
+        only = "WHERE state = 'waiting'" if table == "segment" else ""
+        for row in connection.execute(f"SELECT * FROM {table} {only}"):  # noqa: S608 - names of our own tables
+            if not all(isinstance(value, kind) for value, kind in zip(row, kinds, strict=False)):
+                raise ValueError(f"a row of {table} has values of other kinds")
+            _decode(table, row)
+
+
+def _decode(table: str, row: tuple[object, ...]) -> None:
+    match table, row:
+        case "segment", (_, _, incarnation, counter, bytes(body), *_):
+            head = _head(body)
+            if (head.incarnation, head.counter) != (incarnation, counter):
+                raise ValueError("a segment has the head of another one")
+        case "dropped", (*_, bytes(body)):
+            _drop(body)
+        case "mended", (*_, bytes(body)):
+            _mended(body)
+        case "pull" | "pull_share", row:
+            for value in row:
+                if isinstance(value, bytes):
+                    msgspec.msgpack.decode(value)
