@@ -97,6 +97,7 @@ class Controller(SessionListener):
         stack.callback(self.watchdog.stop)
         paths = self.identity.paths
         self.records = await Records.load(self.store, self.settings, paths, self.events.emit, self.reactor)
+        await self.records.lead()
         self.commands = EngineCommands(self.records.engines)
         self._make_sessions(stack)
         # Before the fleet comes: it looks at all that there is.

@@ -55,7 +55,8 @@ class OperatorSurface:
         self.known = Credentials(
             Users(store, wall, thread), LoginSessions(self.reactor), AccessTokens(store, wall)
         )
-        await self.known.users.load(self.identity.admin)
+        await self.known.users.load()
+        await self.known.users.lead(self.identity.admin)
         self.known.users.listen(self._initial_password_void)
         await self.known.tokens.load()
         refused = ControllerEvents(self.emit).login_refused

@@ -70,6 +70,11 @@ class Records:
         write_public(paths.avictlruser_keys, b"")
         return cls(config, engines, groups, image_keys)
 
+    async def lead(self) -> None:
+        """What only who writes may do to what it has loaded."""
+        await self.config.lead()
+        await self.engines.tokens.prune()
+
     def name_of(self, se: SeId) -> str:
         """What operators call an SE; its UUID where there is no record."""
         record = self.engines.find(se)

@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import attrs
@@ -21,7 +21,7 @@ from twisted.logger import Logger
 
 from avinet.errors import AvinetError, Kind, error
 from avinet.rest.access import Role
-from avinet.store.interface import Compare, Delete, Put, Store
+from avinet.store.interface import Change, Compare, Delete, Put, Store
 from avinet.units import DAY_S
 
 PREFIX = "accesstoken/"
@@ -142,8 +142,34 @@ class AccessTokens:
     async def load(self) -> None:
         """Read all."""
         for entry in (await self.store.list(PREFIX)).entries:
-            record = msgspec.json.decode(entry.value, type=TokenRecord)
-            self._held[record.id] = (record, entry.revision)
+            self._take(msgspec.json.decode(entry.value, type=TokenRecord), entry.revision)
+
+    # Following, see ``Mirror``
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """One."""
+        return (PREFIX,)
+
+    def revisions(self) -> dict[str, int]:
+        """Of every token that the store has."""
+        return {PREFIX + token: revision for token, (_, revision) in self._held.items() if revision}
+
+    def took(self, changes: Sequence[Change]) -> None:
+        """What others wrote."""
+        for change in changes:
+            token = change.key.removeprefix(PREFIX)
+            if change.entry is None:
+                self._drop(token)
+            else:
+                self._take(msgspec.json.decode(change.entry.value, type=TokenRecord), change.revision)
+
+    def _take(self, record: TokenRecord, revision: int) -> None:
+        _, has = self._held.get(record.id, (None, 0))
+        if has < revision:
+            self._held[record.id] = (record, revision)
+
+    # Reading
 
     def all(self, user: str | None = None) -> list[TokenRecord]:
         """Every token, or a user's, newest first."""
@@ -200,7 +226,10 @@ class AccessTokens:
         except BaseException:
             self._held.pop(record.id, None)
             raise
-        self._held[record.id] = (record, outcome.revision)
+        if not outcome.followed:
+            self._take(record, outcome.revision)
+        elif not self._held.get(record.id, (record, 1))[1]:
+            del self._held[record.id]  # gone again before the answer came
         return NewAccessToken(record.prefix + secret, record)
 
     async def revoke(self, record: TokenRecord) -> None:
@@ -237,8 +266,8 @@ class AccessTokens:
     async def _write_use(self, noted: TokenRecord, revision: int) -> None:
         key = PREFIX + noted.id
         outcome = await self.store.transact([Compare(key, revision)], [Put(key, msgspec.json.encode(noted))])
-        if outcome.succeeded and noted.id in self._held:
-            self._held[noted.id] = (noted, outcome.revision)
+        if outcome.succeeded and not outcome.followed and noted.id in self._held:
+            self._take(noted, outcome.revision)
 
     async def _drop_ended(self) -> None:
         limit = self.clock.seconds() - KEEP_ENDED_S
@@ -249,6 +278,9 @@ class AccessTokens:
     async def _delete(self, token: str) -> None:
         # The store first: a token that ended in memory alone would be back after a restart.
         await self.store.transact([], [Delete(PREFIX + token)])
+        self._drop(token)
+
+    def _drop(self, token: str) -> None:
         held = self._held.pop(token, None)
         self._used_at.pop(token, None)
         if held is not None:

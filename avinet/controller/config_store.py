@@ -6,7 +6,7 @@
 - ``config/checkpoint/<id>/<n>``: every object as of one version, so that a start does not grow.
 
 A change becomes visible by one compare-and-set of the head and not before; the pieces of one that never did are
-removed at the next start.  The contract's 1 MiB a transaction is why there are pieces at all.
+removed by who leads next.  The contract's 1 MiB a transaction is why there are pieces at all.
 
 Each change also has its objects as they were before it, so any version that is kept can be had by going back from
 the one in force (``avinet.controller.history``).  How many are kept is bounded by ``HistoryLimits``.
@@ -47,6 +47,8 @@ HISTORY_VERSIONS = 1_000
 """A busy month; going back over all of them takes a quarter of a second."""
 HISTORY_BYTES = 32 * MIB
 """A start reads all of it once to find leftovers (50 ms), and etcd keeps 2 GiB in all."""
+MAX_FOLLOWED = CHECKPOINT_EVERY
+"""Versions that are taken change by change; who is further behind reads all of it, as at a start."""
 MAX_NOTE = 500
 """Characters that an operator may say about a version: a sentence or a ticket's title, not the ticket."""
 
@@ -171,9 +173,50 @@ class ConfigStore:
     _since_checkpoint: int = attrs.field(default=0, init=False)
     """Bytes of changes."""
 
+    @property
+    def revision(self) -> int:
+        """The store's, of the head as it is known here; 0 when there is none."""
+        return self._revision
+
     async def load(self) -> Configuration:
-        """The configuration in force; leftovers of crashed writers are removed."""
-        await self._read_head()
+        """The configuration in force."""
+        while True:
+            await self._read_head()
+            begun = self._revision
+            try:
+                return await self._read()
+            except ConfigDamagedError:
+                # Who leads may have written a checkpoint meanwhile, and removed what this was about to read.
+                await self._read_head()
+                if self._revision == begun:
+                    raise
+
+    async def follow(self, now: Configuration) -> Configuration:
+        """The configuration in force, from one that was: by the changes since, where they are few and still kept."""
+        entry = await self.store.get(HEAD)
+        head = Head() if entry is None else _decode(entry.value, Head, HEAD)
+        if entry is None or not 0 <= head.version - now.version <= MAX_FOLLOWED:
+            return await self.load()
+        after, size = now, 0
+        for version in range(now.version + 1, head.version + 1):
+            stored = await self.store.get(version_key(version))
+            if stored is None:
+                return await self.load()
+            record = _decode(stored.value, VersionRecord, stored.key)
+            try:
+                change = await self.change_of(record)
+            except ConfigDamagedError:
+                return await self.load()
+            after = after.with_changes(record.version, change.puts, change.deletes)
+            size += record.size
+        # Memory and head move together: what is decided on the one is compared with the other.
+        self._since_checkpoint = size + (
+            self._since_checkpoint if head.checkpoint == self.head.checkpoint else 0
+        )
+        self.head, self._revision = head, entry.revision
+        return after
+
+    async def _read(self) -> Configuration:
         configuration = Configuration()
         if self.head.checkpoint:
             items = await self._items(f"{CHECKPOINT}{self.head.checkpoint}/", self.head.checkpoint_pieces)
@@ -187,7 +230,6 @@ class ConfigStore:
                 self._since_checkpoint += record.size
         if configuration.version != self.head.version:
             raise ConfigDamagedError(key=HEAD, why=f"version {self.head.version} is not there")
-        await self._sweep({record.change for record in records})
         return configuration
 
     async def _read_head(self) -> None:
@@ -234,7 +276,7 @@ class ConfigStore:
         compares = [Compare(HEAD, self._revision)]
         for key, piece in pieces[:-1]:
             staged = await self.store.transact([], [Put(key, piece)])
-            # Another controller that starts meanwhile takes what is staged for leftovers and removes it.
+            # Another that begins to lead meanwhile takes what is staged for leftovers and removes it.
             compares.append(Compare(key, staged.revision))
         head = msgspec.structs.replace(self.head, version=record.version)
         kept = msgspec.structs.replace(
@@ -320,8 +362,9 @@ class ConfigStore:
                 return count
         return len(records)
 
-    async def _sweep(self, changes: set[str]) -> None:
-        """Remove pieces that no version and no head names."""
+    async def sweep(self) -> None:
+        """Remove the pieces that no version and no head names: crashed writers left them.  Only for who writes."""
+        changes = {record.change for record in await self.records()}
         leftovers: list[str] = []
         for prefix, wanted in ((CHANGE, changes), (CHECKPOINT, {self.head.checkpoint})):
             listing = await self.store.list(prefix)

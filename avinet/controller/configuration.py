@@ -126,10 +126,29 @@ class ConfigService:
         return History(self.stored)
 
     async def load(self) -> None:
-        """Read what is in force; a new cluster gets its version 1."""
+        """Read what is in force."""
         self.current = await self.stored.load()
+
+    async def lead(self) -> None:
+        """What only who writes may do: crashed writers' leftovers go, and a new cluster gets its version 1."""
+        await self.catch_up()
+        await self.stored.sweep()
         if not self.current.version:
             await self.apply(SYSTEM_DOCUMENTS, "system")
+
+    async def catch_up(self, revision: int | None = None) -> None:
+        """Take what another controller has put in force, unless the head is known as of ``revision`` already.
+
+        Our own change, if it was that, is taken once its turn is over, though its answer was lost.
+        """
+        await self._turn.acquire()
+        try:
+            if revision is None or self.stored.revision < revision:
+                after = await self.stored.follow(self.current)
+                if after.version != self.current.version:
+                    self._take(after)
+        finally:
+            self._turn.release()
 
     @property
     def fence(self) -> Fence:
@@ -242,7 +261,7 @@ class ConfigService:
             for _ in range(MAX_ATTEMPTS):
                 if applied := await self._once(decide, author, terms, aside):
                     return applied
-                self._take(await self.stored.load())
+                self._take(await self.stored.follow(self.current))
             raise ConfigBusyError
         finally:
             if not terms.dry_run:

@@ -10,7 +10,8 @@ from typing import ClassVar
 import attrs
 import msgspec
 
-from avinet.controller.engines import Engines, EngineStateError
+from avinet.controller.engine_errors import EngineStateError
+from avinet.controller.engines import Engines
 from avinet.errors import AvinetError, Kind, error
 from avinet.model.engine import Lifecycle, SeRecord
 from avinet.model.events import Level

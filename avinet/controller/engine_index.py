@@ -134,6 +134,14 @@ class EngineIndex:
         if address is not None and address.se == record.uuid:
             address.free_at = self._free_at(record)
 
+    def revisions(self) -> Iterator[tuple[SeId, int]]:
+        """Every record's, deleted ones included."""
+        return ((se, held.revision) for se, held in self._held.items())
+
+    def address_revisions(self) -> Iterator[tuple[str, int]]:
+        """Every address that is held, or was."""
+        return ((address, known.revision) for address, known in self._addresses.items())
+
     def forget(self, se: SeId) -> None:
         """The store no longer has this record."""
         held = self._held.pop(se, None)

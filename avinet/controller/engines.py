@@ -12,20 +12,28 @@ SE's record stays, so that its machine is told 410 and its address rests; the ol
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import attrs
 import msgspec
 from twisted.internet.interfaces import IReactorTime
 
+from avinet.controller.engine_errors import (
+    EngineBusyError,
+    EngineDeletedError,
+    EngineNameError,
+    EngineNameTakenError,
+    EngineNotFoundError,
+    EngineStateError,
+    TooManyEnginesError,
+)
 from avinet.controller.engine_index import EngineIndex, Held
 from avinet.controller.permits import Permits
 from avinet.controller.tokens import NewToken, Tokens, revocation
-from avinet.errors import AvinetError, Kind, error
 from avinet.model.engine import Lifecycle, SeRecord, SeState, state_of
 from avinet.model.events import Level
 from avinet.model.ids import SeId, new_se_id
-from avinet.store.interface import Compare, Delete, Operation, Outcome, Put, Store
+from avinet.store.interface import Change, Compare, Delete, Entry, Operation, Put, Store
 
 RECORD = "se/"
 KEY = "se-key/"
@@ -51,66 +59,6 @@ class Emit(Protocol):
 
 Listener = Callable[[SeRecord | None, SeRecord], None]
 """Told of each change that the store has, with the record before (None when new) and after."""
-
-
-@error
-class EngineNotFoundError(AvinetError):
-    """There is no service engine {se}; see: avinet se list."""
-
-    kind: ClassVar[Kind] = Kind.NOT_FOUND
-    se: str
-
-
-@error
-class EngineDeletedError(AvinetError):
-    """Service engine {se} was deleted. A machine that is to join again needs a new record and token."""
-
-    kind: ClassVar[Kind] = Kind.GONE
-    se: str
-
-
-@error
-class EngineNameTakenError(AvinetError):
-    """A service engine called {name} exists already ({se}). Choose another name, or delete that one."""
-
-    kind: ClassVar[Kind] = Kind.CONFLICT
-    name: str
-    se: SeId
-
-
-@error
-class EngineNameError(AvinetError):
-    """{name!r} cannot be a service engine's name: use 1 to 63 letters, digits, dots, dashes or underscores, a letter or digit first."""
-
-    kind: ClassVar[Kind] = Kind.INVALID
-    name: str
-
-
-@error
-class EngineStateError(AvinetError):
-    """Service engine {se} is {lifecycle}; {action} is for one that is {wanted}."""
-
-    kind: ClassVar[Kind] = Kind.CONFLICT
-    se: str
-    lifecycle: str
-    action: str
-    wanted: str
-
-
-@error
-class TooManyEnginesError(AvinetError):
-    """This cluster has {limit} service engines, which is the most. Delete some that are gone."""
-
-    kind: ClassVar[Kind] = Kind.LIMITED
-    limit: int
-
-
-@error
-class EngineBusyError(AvinetError):
-    """Service engine {se} is being changed by others at the same time; try again."""
-
-    kind: ClassVar[Kind] = Kind.UNAVAILABLE
-    se: str
 
 
 def encode(record: SeRecord) -> bytes:
@@ -147,10 +95,61 @@ class Engines:
             self.index.put(record, entry.revision)
             self.permits.update(record)
         for entry in (await self.store.list(LOOPBACK)).entries:
-            self.index.hold_address(
-                entry.key.removeprefix(LOOPBACK), SeId(entry.value.decode()), entry.revision
-            )
+            self._take_address(entry)
         await self.tokens.load()
+
+    # Following, see ``Mirror``
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """Records first: an address's rest is its holder's."""
+        return RECORD, LOOPBACK
+
+    def revisions(self) -> dict[str, int]:
+        """Of every record and address."""
+        found = {RECORD + se: revision for se, revision in self.index.revisions()}
+        found.update((LOOPBACK + address, revision) for address, revision in self.index.address_revisions())
+        return found
+
+    def took(self, changes: Sequence[Change]) -> None:
+        """What others wrote."""
+        for change in changes:
+            name = change.key.removeprefix(RECORD)
+            if change.key.startswith(LOOPBACK):
+                if change.entry is not None:
+                    self._take_address(change.entry)
+            elif change.entry is None:
+                self._gone(SeId(name))
+            else:
+                self._take(decode(change.entry.value), change.revision)
+
+    def _take(self, record: SeRecord, revision: int) -> None:
+        """The store has ``record``: memory, permits, listeners; unless memory has it, or a later one, already."""
+        before = self.index.get(record.uuid)
+        if before is None or before.revision < revision:
+            self.index.put(record, revision)
+            self._tell(None if before is None else before.record, record)
+
+    def _tell(self, before: SeRecord | None, after: SeRecord) -> None:
+        self.permits.update(after)
+        for listener in self._listeners:
+            listener(before, after)
+
+    def _take_address(self, entry: Entry) -> None:
+        address = entry.key.removeprefix(LOOPBACK)
+        if self.index.address_revision(address) < entry.revision:
+            self.index.hold_address(address, SeId(entry.value.decode()), entry.revision)
+
+    def _gone(self, se: SeId) -> None:
+        """The record of an SE deleted long ago, which is kept no longer; any other is told of as deleted."""
+        held = self.index.get(se)
+        if held is not None and held.record.lifecycle is not Lifecycle.DELETED:
+            ended = msgspec.structs.replace(
+                held.record, lifecycle=Lifecycle.DELETED, deleted_at=self.clock.seconds()
+            )
+            self.index.put(ended, held.revision)
+            self._tell(held.record, ended)
+        self.index.forget(se)
 
     # Questions
 
@@ -271,8 +270,9 @@ class Engines:
             [Put(RECORD + record.uuid, encode(record)), Put(address, se), Put(name, se), *operations],
         )
         if outcome.succeeded:
-            self.took(None, record, outcome)
-            self.index.hold_address(record.loopback, record.uuid, outcome.revision)
+            if not outcome.followed:
+                self._take(record, outcome.revision)
+                self.index.hold_address(record.loopback, record.uuid, outcome.revision)
         else:
             await self._refresh_address(record.loopback)
             await self.refresh_holder(name)
@@ -290,30 +290,20 @@ class Engines:
         outcome = await self.store.transact(
             [Compare(key, held.revision), *compares], [Put(key, encode(after)), *operations]
         )
-        if outcome.succeeded:
-            self.took(held.record, after, outcome)
-        else:
+        if not outcome.succeeded:
             await self.refresh(after.uuid)
+        elif not outcome.followed:
+            self._take(after, outcome.revision)
         return outcome.succeeded
-
-    def took(self, before: SeRecord | None, after: SeRecord, outcome: Outcome) -> None:
-        """The store has ``after``: memory, permits, listeners."""
-        self.index.put(after, outcome.revision)
-        self.permits.update(after)
-        for listener in self._listeners:
-            listener(before, after)
 
     async def refresh(self, se: SeId) -> None:
         """Take from the store what it says about one SE."""
-        before = self.index.get(se)
         entry = await self.store.get(RECORD + se)
         if entry is None:
-            self.index.forget(se)
-            return
-        if before is not None and before.revision >= entry.revision:
+            self._gone(se)
             return
         record = decode(entry.value)
-        self.took(None if before is None else before.record, record, Outcome(True, entry.revision))
+        self._take(record, entry.revision)
         await self._refresh_address(record.loopback)
 
     async def refresh_holder(self, key: str) -> None:
@@ -330,8 +320,8 @@ class Engines:
         if self.index.get(holder) is None:
             found = await self.store.get(RECORD + holder)
             if found is not None:
-                self.took(None, decode(found.value), Outcome(True, found.revision))
-        self.index.hold_address(address, holder, entry.revision)
+                self._take(decode(found.value), found.revision)
+        self._take_address(entry)
 
     async def change(self, se: str, decide: Callable[[SeRecord], SeRecord]) -> SeRecord:
         """Apply ``decide`` to the record as it stands; it raises to refuse, and is called again after a race."""

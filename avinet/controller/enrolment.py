@@ -25,14 +25,9 @@ from avinet.controller.admission import (
     NothingShownError,
     admit,
 )
+from avinet.controller.engine_errors import EngineBusyError, EngineDeletedError
 from avinet.controller.engine_index import Held
-from avinet.controller.engines import (
-    KEY,
-    MAX_ATTEMPTS,
-    EngineBusyError,
-    EngineDeletedError,
-    Engines,
-)
+from avinet.controller.engines import KEY, MAX_ATTEMPTS, Engines
 from avinet.controller.failure_budget import FailureBudget, plain_address
 from avinet.controller.image_keys import ImageKeys
 from avinet.controller.tokens import Claim, TokenRecord, TokenSpentError, TokenUnknownError

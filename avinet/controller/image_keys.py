@@ -4,6 +4,7 @@ An image's private key lives in the image and nowhere else; what the controller 
 public half, so that a registration names the image it came from and the image can expire or be revoked.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import attrs
@@ -13,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from avinet.errors import AvinetError, Kind, error
 from avinet.model.ids import ImageId, SeId
-from avinet.store.interface import Compare, Delete, Put, Store
+from avinet.store.interface import Change, Compare, Delete, Put, Store
 from avinet.trust.keys import parse_line
 from avinet.units import DAY_S
 
@@ -91,7 +92,34 @@ class ImageKeys:
         for entry in (await self.store.list(PREFIX)).entries:
             self._take(msgspec.json.decode(entry.value, type=ImageRecord), entry.revision)
 
+    # Following, see ``Mirror``
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """One."""
+        return (PREFIX,)
+
+    def revisions(self) -> dict[str, int]:
+        """Of every image."""
+        return {PREFIX + image: revision for image, (_, revision) in self._records.items()}
+
+    def took(self, changes: Sequence[Change]) -> None:
+        """What others wrote."""
+        for change in changes:
+            image = ImageId(change.key.removeprefix(PREFIX))
+            if change.entry is None:
+                self._forget(image)
+            else:
+                self._take(msgspec.json.decode(change.entry.value, type=ImageRecord), change.revision)
+
+    def _forget(self, image: ImageId) -> None:
+        self._records.pop(image, None)
+        self._keys.pop(image, None)
+
     def _take(self, record: ImageRecord, revision: int) -> None:
+        _, has = self._records.get(record.id, (None, 0))
+        if revision <= has:
+            return
         self._records[record.id] = (record, revision)
         self._keys[record.id] = parse_line(record.key)
 
@@ -110,11 +138,13 @@ class ImageKeys:
             if record.expires_at < limit:
                 key = PREFIX + record.id
                 await self.store.transact([Compare(key, revision)], [Delete(key)])
-                del self._records[record.id], self._keys[record.id]
+                self._forget(record.id)
 
     async def _write(self, record: ImageRecord, revision: int) -> None:
         key = PREFIX + record.id
         outcome = await self.store.transact([Compare(key, revision)], [Put(key, msgspec.json.encode(record))])
+        if outcome.followed:
+            return
         if outcome.succeeded:
             self._take(record, outcome.revision)
             return

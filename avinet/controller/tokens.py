@@ -15,7 +15,7 @@ A token's text is shown once and never stored; its hash is.  In the store a toke
 releases the claim.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import attrs
@@ -24,7 +24,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from avinet.errors import AvinetError, Kind, error
 from avinet.model.ids import SeId, TokenId
-from avinet.store.interface import NO_LEASE, Compare, Delete, LeaseId, Operation, Put, Store
+from avinet.store.interface import NO_LEASE, Change, Compare, Delete, Entry, LeaseId, Operation, Put, Store
 from avinet.trust.tokens import matches, new_token, parse_token, secret_hash
 from avinet.units import DAY_S, HOUR_S
 
@@ -182,37 +182,77 @@ class Tokens:
     _tokens: dict[TokenId, _Token] = attrs.field(factory=dict, init=False, repr=False)
 
     async def load(self) -> None:
-        """Read all from the store; what ended long ago is removed from it."""
+        """Read all from the store."""
         self._tokens.clear()
-        for entry in (await self.store.list(INFO)).entries:
-            record = msgspec.json.decode(entry.value, type=TokenRecord)
-            self._tokens[record.id] = _Token(record)
-        for entry in (await self.store.list(MARKER)).entries:
-            token = self._tokens.get(TokenId(entry.key.removeprefix(MARKER)))
-            if token is not None:
-                token.marker_revision, token.lease = entry.revision, entry.lease
-        for entry in (await self.store.list(USE)).entries:
-            name, _, slot = entry.key.removeprefix(USE).rpartition("/")
-            token = self._tokens.get(TokenId(name))
-            if token is not None:
-                token.uses[int(slot)] = SeId(entry.value.decode())
-        await self._prune()
+        for prefix in self.prefixes:
+            for entry in (await self.store.list(prefix)).entries:
+                self._take(entry.key, entry)
 
-    async def _prune(self) -> None:
+    # Following, see ``Mirror``
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """Records first: markers and uses are of one."""
+        return INFO, MARKER, USE
+
+    def revisions(self) -> dict[str, int]:
+        """Of every key; only those of markers are kept, and to take one of the others again changes nothing."""
+        found: dict[str, int] = {}
+        for name, token in self._tokens.items():
+            found[INFO + name] = 0
+            if token.marker_revision:
+                found[MARKER + name] = token.marker_revision
+            found.update((_use_key(name, slot), 0) for slot, se in token.uses.items() if se is not None)
+        return found
+
+    def took(self, changes: Sequence[Change]) -> None:
+        """What others wrote, or a lease ended."""
+        for prefix in self.prefixes:
+            for change in changes:
+                if change.key.startswith(prefix):
+                    self._take(change.key, change.entry)
+
+    def _take(self, key: str, entry: Entry | None) -> None:
+        kind, _, name = key.partition("/")
+        if kind == "token-info":
+            self._take_record(TokenId(name), entry)
+            return
+        token = self._tokens.get(TokenId(name.split("/")[0]))
+        if token is None:
+            return
+        if kind == "token":
+            token.marker_revision = 0 if entry is None else entry.revision
+            token.lease = token.lease if entry is None else entry.lease
+        elif entry is None:
+            token.uses.pop(int(name.partition("/")[2]), None)
+        else:
+            token.uses[int(name.partition("/")[2])] = SeId(entry.value.decode())
+
+    def _take_record(self, identifier: TokenId, entry: Entry | None) -> None:
+        if entry is None:
+            self._tokens.pop(identifier, None)
+            return
+        record = msgspec.json.decode(entry.value, type=TokenRecord)
+        token = self._tokens.setdefault(identifier, _Token(record))
+        token.record = record
+
+    # Writing
+
+    async def prune(self) -> None:
         """Forget those that ended long ago; what is alive is the store's to say, since our clock may be years ahead."""
         limit = self.clock.seconds() - KEEP_ENDED_S
         alive = {entry.key.removeprefix(MARKER) for entry in (await self.store.list(MARKER)).entries}
         tokens = [t for t in self._tokens.values() if t.record.id not in alive]
         for old in [t for t in tokens if t.record.expires_at < limit]:
             await self.store.transact([], [Delete(INFO + old.record.id), Delete(MARKER + old.record.id)])
-            del self._tokens[old.record.id]
+            self._tokens.pop(old.record.id, None)
 
     async def prepare(self, group: str, se: SeId | None = None, count: int = 1) -> NewToken:
         """A new token and its lease; it exists once the caller has written ``puts`` and calls ``adopt``."""
         if not 1 <= count <= MAX_GROUP_COUNT:
             raise TokenCountError(count=count, limit=MAX_GROUP_COUNT)
         if len(self._tokens) >= MAX_TOKENS:
-            await self._prune()
+            await self.prune()
             if len(self._tokens) >= MAX_TOKENS:
                 raise TooManyTokensError(limit=MAX_TOKENS)
         identifier, text = self.make()
@@ -238,6 +278,8 @@ class Tokens:
 
     def adopt(self, new: NewToken, revision: int) -> None:
         """The store has written the token."""
+        if new.record.id in self._tokens:
+            return  # followed
         lease = next(put.lease for put in new.puts if isinstance(put, Put) and put.lease != NO_LEASE)
         self._tokens[new.record.id] = _Token(new.record, revision, lease)
 
@@ -282,7 +324,9 @@ class Tokens:
 
     def settle(self, claim: Claim, se: SeId) -> None:
         """The store has written the claim."""
-        token = self._tokens[claim.token]
+        token = self._tokens.get(claim.token)
+        if token is None:
+            return
         if claim.after is not None:
             token.record, token.marker_revision = claim.after, 0
         elif claim.slot is not None:
@@ -323,8 +367,9 @@ class Tokens:
     def withdrawn(self, records: tuple[TokenRecord, ...]) -> None:
         """The store has written what ``revocation`` says about these."""
         for record in records:
-            token = self._tokens[record.id]
-            token.record, token.marker_revision = record, 0
+            token = self._tokens.get(record.id)
+            if token is not None:
+                token.record, token.marker_revision = record, 0
 
     async def list(self) -> list[TokenView]:
         """Every token, newest first, with its state as the store sees it now."""

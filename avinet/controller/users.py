@@ -12,7 +12,7 @@ so that an answer's time tells nothing; whether a user is disabled is looked at 
 import hmac
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Protocol, TypeVar
 
 import attrs
@@ -22,7 +22,16 @@ from twisted.internet.interfaces import IReactorTime
 
 from avinet.errors import AvinetError, Kind, error
 from avinet.rest.access import Role
-from avinet.store.interface import Compare, Delete, Entry, Operation, Put, Store, StoreUnavailableError
+from avinet.store.interface import (
+    Change,
+    Compare,
+    Delete,
+    Entry,
+    Operation,
+    Put,
+    Store,
+    StoreUnavailableError,
+)
 from avinet.trust.node import Admin, password_hash
 
 PREFIX = "user/"
@@ -167,9 +176,12 @@ class Users:
     def __attrs_post_init__(self) -> None:
         self._nobody = Admin(user="", salt=secrets.token_hex(16), hash=secrets.token_hex(32))
 
-    async def load(self, first: Admin) -> None:
-        """Read all; a store without users takes over the admin that ``init`` made."""
+    async def load(self) -> None:
+        """Read all."""
         await self._read()
+
+    async def lead(self, first: Admin) -> None:
+        """What only who writes may do: a store without users takes over the admin that ``init`` made."""
         if self._held:
             return
         now = self.clock.seconds()
@@ -188,10 +200,51 @@ class Users:
         await self._change(admin.name, lambda held: admin if held is None else held)
 
     async def _read(self) -> None:
-        listing = await self.store.list(PREFIX)
+        # The counter first: who knows an older one is refused, and who knows older users than it would not be.
         counter = await self.store.get(CHANGES)
+        listing = await self.store.list(PREFIX)
         self._changes = 0 if counter is None else counter.revision
-        self._held = {held.record.name: held for held in map(_held_of, listing.entries)}
+        there = {entry.key.removeprefix(PREFIX) for entry in listing.entries}
+        for entry in listing.entries:
+            self._take(_held_of(entry))
+        for name in [name for name in self._held if name not in there]:
+            self._drop(name)
+
+    # Following, see ``Mirror``
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """The counter first, as above."""
+        return CHANGES, PREFIX
+
+    def revisions(self) -> dict[str, int]:
+        """Of every user, and of the counter."""
+        found = {PREFIX + name: held.revision for name, held in self._held.items()}
+        return {**found, CHANGES: self._changes} if self._changes else found
+
+    def took(self, changes: Sequence[Change]) -> None:
+        """What others wrote."""
+        for change in changes:
+            if change.key == CHANGES:
+                self._changes = max(self._changes, change.revision)
+            elif change.entry is None:
+                self._drop(change.key.removeprefix(PREFIX))
+            else:
+                self._take(_held_of(change.entry))
+
+    def _take(self, new: _Held) -> None:
+        """Whoever is here already as the store says stays the very same record; see ``verified``."""
+        name = new.record.name
+        held = self._held.get(name)
+        if held is None or held.revision < new.revision:
+            self._held[name] = new
+            for listener in self._listeners:
+                listener(name)
+
+    def _drop(self, name: str) -> None:
+        if self._held.pop(name, None) is not None:
+            for listener in self._listeners:
+                listener(name)
 
     def listen(self, changed: Callable[[str], None]) -> None:
         """Call ``changed`` with the name of each user whose role, password or being changed."""
@@ -302,13 +355,12 @@ class Users:
                 [operation, Put(CHANGES, secrets.token_bytes(8))],
             )
             if outcome.succeeded:
-                self._changes = outcome.revision
-                if after is None:
-                    self._held.pop(name, None)
-                else:
-                    self._held[name] = _Held(after, outcome.revision)
-                for listener in self._listeners:
-                    listener(name)
+                if not outcome.followed:
+                    self._changes = max(self._changes, outcome.revision)
+                    if after is None:
+                        self._drop(name)
+                    else:
+                        self._take(_Held(after, outcome.revision))
                 return after
             await self._read()
         raise StoreUnavailableError(where=PREFIX, detail="others change users all the time")

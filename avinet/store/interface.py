@@ -23,7 +23,10 @@ LeaseId = NewType("LeaseId", int)
 NO_LEASE = LeaseId(0)
 
 MAX_TXN_OPS = 100
-"""Compares, writes and deletes together; etcd's own default is 128."""
+"""Compares, writes and deletes together; etcd's own default is 128.  The compare on ``FENCE_KEY`` does not count, so
+that what works for a controller alone does not first fail for a cluster's leader."""
+FENCE_KEY = "leader"
+"""Who leads the cluster; every transaction of its leader compares on it."""
 MAX_TXN_BYTES = 1024 * 1024
 """Keys and values of one transaction; etcd's own default is 1.5 MiB a request."""
 MAX_KEY_BYTES = 1024
@@ -105,6 +108,8 @@ class Outcome:
 
     succeeded: bool
     revision: int
+    followed: bool = False
+    """Whether the copies in memory have these changes already, because they follow the store's watch."""
 
 
 @attrs.frozen

@@ -7,6 +7,7 @@ on one machine does not first fail on a cluster.
 from collections.abc import Sequence
 
 from avinet.store.interface import (
+    FENCE_KEY,
     MAX_KEY_BYTES,
     MAX_TXN_BYTES,
     MAX_TXN_OPS,
@@ -37,10 +38,10 @@ def check_key(key: str) -> bytes:
 
 def check_transaction(compares: Sequence[Compare], operations: Sequence[Operation]) -> int:
     """The transaction's size in bytes, or ``StoreLimitError``."""
-    count = len(compares) + len(operations)
+    count = sum(compare.key != FENCE_KEY for compare in compares) + len(operations)
     if count > MAX_TXN_OPS:
         raise StoreLimitError(detail=f"{count} operations in one transaction; {MAX_TXN_OPS} is the most")
-    size = sum(len(check_key(compare.key)) for compare in compares)
+    size = sum(len(check_key(compare.key)) for compare in compares if compare.key != FENCE_KEY)
     written: set[str] = set()
     for operation in operations:
         size += len(check_key(operation.key))

@@ -69,11 +69,13 @@ class World:
     def restart(self):
         self.config = ConfigService(ConfigStore(self.store, self.limits), self.clock)
         run(self.config.load())
+        run(self.config.lead())
 
     def other(self):
         """Another controller on the same store."""
         config = ConfigService(ConfigStore(self.store, self.limits), self.clock)
         run(config.load())
+        run(config.lead())
         return config
 
     def apply(self, *documents, **more):

@@ -118,6 +118,7 @@ class Site:
         )
         run(self.images.load())
         run(self.engines.load())
+        run(self.tokens.prune())
 
     def machine(self):
         return Machine(self.image_key)

@@ -50,7 +50,8 @@ class Site:
         self.tokens = AccessTokens(self.store, self.clock)
         self.refusals = []
         self.accesses = []
-        self.done(self.users.load(ADMIN))
+        self.done(self.users.load())
+        self.done(self.users.lead(ADMIN))
         self.operators = Operators(
             Credentials(self.users, self.sessions, self.tokens),
             self.clock,

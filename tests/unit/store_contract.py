@@ -4,6 +4,7 @@ from twisted.internet.task import Clock
 
 from avinet.errors import AvinetError
 from avinet.store.interface import (
+    FENCE_KEY,
     MAX_KEY_BYTES,
     MAX_TXN_BYTES,
     MAX_TXN_OPS,
@@ -180,6 +181,10 @@ class StoreContract:
         self.assertTrue(self.do(*puts).succeeded)
         error = self.refused(self.store.transact([Compare("k000", 1)], puts), StoreLimitError)
         self.assertIn("101 operations", str(error))
+
+    def test_the_compare_that_fences_a_leader_does_not_count(self):
+        puts = [Put(f"k{n:03}", b"") for n in range(MAX_TXN_OPS)]
+        self.assertTrue(self.do(*puts, compares=[Compare(FENCE_KEY, 0)]).succeeded)
 
     def test_the_bytes_of_keys_and_values_are_limited_together(self):
         self.assertTrue(self.do(Put("a", bytes(MAX_TXN_BYTES - 1))).succeeded)

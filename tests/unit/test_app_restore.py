@@ -33,6 +33,7 @@ class Restored(SynchronousTestCase):
         from twisted.internet.defer import Deferred
 
         self.successResultOf(Deferred.fromCoroutine(service.load()))
+        self.successResultOf(Deferred.fromCoroutine(service.lead()))
         self.successResultOf(store.close())
         return service.fence
 

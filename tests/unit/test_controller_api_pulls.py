@@ -7,7 +7,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.controller.api_pulls import PullApi, PullFleet
-from avinet.controller.engines import EngineNotFoundError
+from avinet.controller.engine_errors import EngineNotFoundError
 from avinet.controller.pull_records import PullOrder, PullState, PullUnknownError, PullView, ShareView
 from avinet.model.ids import ObjectId, SeId
 from avinet.model.logs import LogClass, Selection

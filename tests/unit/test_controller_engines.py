@@ -7,18 +7,18 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.controller.engine_commands import EngineCommands, FingerprintMismatchError
-from avinet.controller.engine_index import (
-    EngineIndex,
-    LoopbackExhaustedError,
-    LoopbackPrefixError,
-    loopback_hosts,
-)
-from avinet.controller.engines import (
+from avinet.controller.engine_errors import (
     EngineDeletedError,
     EngineNameError,
     EngineNameTakenError,
     EngineNotFoundError,
     EngineStateError,
+)
+from avinet.controller.engine_index import (
+    EngineIndex,
+    LoopbackExhaustedError,
+    LoopbackPrefixError,
+    loopback_hosts,
 )
 from avinet.controller.permits import RETRY_S
 from avinet.controller.tokens import (

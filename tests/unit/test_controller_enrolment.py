@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.controller.engine_commands import EngineCommands
-from avinet.controller.engines import EngineDeletedError
+from avinet.controller.engine_errors import EngineDeletedError
 from avinet.controller.enrolment import (
     EnrolmentBusyError,
     RegistrationConflictError,

@@ -1,0 +1,73 @@
+"""Keeps a controller's configuration what another has put in force: see ``avinet.controller.following``.
+
+The store's head tells that there is a newer version; what it did is read then, in the turn that changes of our own take,
+so that each of the two finds the other whole.
+"""
+
+from collections.abc import Sequence
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from avinet.controller.config_store import HEAD
+from avinet.controller.configuration import ConfigService
+from avinet.errors import AvinetError
+from avinet.store.interface import Change
+
+RETRY_S = 1.0
+"""Between tries to read a new version while the store cannot be reached."""
+
+_log = Logger()
+
+
+@attrs.define(eq=False)
+class ConfigMirror:
+    """The configuration as a ``Mirror``; ``stop`` it with the following."""
+
+    config: ConfigService
+    clock: IReactorTime
+    _told: int = attrs.field(default=0, init=False)
+    """The newest revision of the head that was heard of."""
+    _reading: Deferred[None] | None = attrs.field(default=None, init=False, repr=False)
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """The head tells of everything."""
+        return (HEAD,)
+
+    def revisions(self) -> dict[str, int]:
+        """Of the head."""
+        known = self.config.stored.revision
+        return {HEAD: known} if known else {}
+
+    def took(self, changes: Sequence[Change]) -> None:
+        """The head has moved: what it names is read, which takes a moment."""
+        self._told = max(self._told, changes[-1].revision)
+        if self._reading is None:
+            self._reading = Deferred.fromCoroutine(self._read())
+            self._reading.addBoth(self._ended)
+
+    async def _read(self) -> None:
+        read = 0
+        while read < self._told:
+            wanted = self._told
+            try:
+                await self.config.catch_up(wanted)
+                read = wanted
+            except AvinetError as why:
+                _log.warn("a new version of the configuration cannot be read: {why}", why=str(why))
+                await deferLater(self.clock, RETRY_S)
+
+    def _ended(self, result: Failure | None) -> None:
+        self._reading = None
+        if isinstance(result, Failure) and not result.check(CancelledError):
+            _log.failure("following the configuration failed", result)
+
+    def stop(self) -> None:
+        """Read no more."""
+        if self._reading is not None:
+            self._reading.cancel()
