@@ -146,7 +146,7 @@ class SeSession:
     owner: SessionOwner = attrs.field(repr=False)
     settings: SessionSettings = attrs.field(repr=False)
     clock: IReactorTime = attrs.field(repr=False)
-    protocol: MessageLink = attrs.field(init=False, repr=False)
+    protocol: MessageLink[Message] = attrs.field(init=False, repr=False)
     phase: Phase = attrs.field(default=Phase.WAITING, init=False)
     heartbeat: HeartbeatTracker = attrs.field(init=False, repr=False)
     rtt: RttTracker = attrs.field(init=False, repr=False)
@@ -164,9 +164,9 @@ class SeSession:
     _log: ClassVar[Logger] = Logger()
 
     @protocol.default
-    def _new_protocol(self) -> MessageLink:
+    def _new_protocol(self) -> MessageLink[Message]:
         return MessageLink(
-            self, self.clock, self.settings.link, FrameDecoder(max_frame_bytes=MAX_HELLO_BYTES)
+            self, self.clock, self.settings.link, decoder=FrameDecoder(max_frame_bytes=MAX_HELLO_BYTES)
         )
 
     @heartbeat.default
@@ -247,7 +247,7 @@ class SeSession:
 
     # What the link tells.
 
-    def link_made(self, link: MessageLink) -> None:
+    def link_made(self, link: MessageLink[Message]) -> None:
         """The channel is open."""
         self.owner.session_opened(self)
         self._timer = self.clock.callLater(self.settings.hello_timeout_s, self.abort, "no hello came")

@@ -115,7 +115,7 @@ class ControlSession:
     user: SessionUser = attrs.field(repr=False)
     clock: IReactorTime = attrs.field(repr=False)
     random: Callable[[], float] = attrs.field(repr=False)
-    protocol: MessageLink = attrs.field(init=False, repr=False)
+    protocol: MessageLink[Message] = attrs.field(init=False, repr=False)
     phase: Phase = attrs.field(default=Phase.GREETING, init=False)
     _reply: Reply = attrs.field(init=False, repr=False)
     _patience_s: float = attrs.field(default=WELCOME_TIMEOUT_S, init=False)
@@ -135,7 +135,7 @@ class ControlSession:
     _log: ClassVar[Logger] = Logger()
 
     @protocol.default
-    def _new_protocol(self) -> MessageLink:
+    def _new_protocol(self) -> MessageLink[Message]:
         return MessageLink(self, self.clock, LinkLimits())
 
     def __attrs_post_init__(self) -> None:
@@ -165,7 +165,7 @@ class ControlSession:
 
     # What the link tells.
 
-    def link_made(self, link: MessageLink) -> None:
+    def link_made(self, link: MessageLink[Message]) -> None:
         """Say hello."""
         if self.phase is Phase.ENDED:
             link.abort("the channel opened too late")

@@ -1,6 +1,7 @@
-"""One end of a control session: joins the codec to a transport, bounded both ways.
+"""One end of a session of framed messages: joins the codec to a transport, bounded both ways.
 
-Both roles use it and hang their own behaviour on it as a ``LinkHandler``.  Outgoing messages are of two kinds.
+The control session's two roles, and controllers among themselves, use it and hang their own behaviour on it as a
+``LinkHandler``.  Outgoing messages are of two kinds.
 ``send`` is for single ones; they wait, at most ``max_queue_bytes``, while the transport takes no more, and a peer
 that lets more pile up is cut.  ``send_all`` takes a series of any length lazily, one message at a time as the
 transport asks for more, so a large push needs no memory and a heartbeat waits for one frame of it at most.
@@ -11,7 +12,7 @@ its own memory.  What a transport delivers although it is paused is bounded too.
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import ClassVar, Protocol, cast
+from typing import ClassVar, Generic, Protocol, cast
 
 import attrs
 from twisted.internet.defer import Deferred, fail
@@ -23,8 +24,8 @@ from zope.interface import implementer
 
 from avinet.errors import AvinetError, Kind, LocalProtocolError, RemoteProtocolError, error
 from avinet.units import KIB, MIB
-from avinet.wire.codec import PROTOCOL, FrameDecoder, Received, UnknownMessage, encode
-from avinet.wire.messages import Goodbye, Message, Unsupported
+from avinet.wire.codec import CONTROL, Dialect, FrameDecoder, UnknownMessage
+from avinet.wire.vocabulary import M
 
 TURN_BYTES = 256 * KIB
 """What one series sends before the reactor has its turn, on a transport that never says stop."""
@@ -57,13 +58,13 @@ class LinkLimits:
     """For the peer to take our last message; then the transport is aborted."""
 
 
-class LinkHandler(Protocol):
+class LinkHandler(Protocol[M]):
     """What a role makes of its messages."""
 
-    def link_made(self, link: "MessageLink") -> None:
+    def link_made(self, link: "MessageLink[M]") -> None:
         """The transport is there; messages may be sent."""
 
-    def message_received(self, message: Message) -> None:
+    def message_received(self, message: M) -> None:
         """One message.  ``RemoteProtocolError`` from here cuts the link as a malformed one would."""
 
     def link_lost(self, why: str) -> None:
@@ -96,26 +97,27 @@ class StreamTransport(Protocol):
 
 
 @attrs.define(eq=False)
-class _Series:
-    messages: Iterator[Message]
+class _Series(Generic[M]):
+    messages: Iterator[M]
     done: Deferred[None] = attrs.field(factory=Deferred)
 
 
 @implementer(IPushProducer)
 @attrs.define(eq=False, slots=False)
-class MessageLink(TwistedProtocol):
+class MessageLink(TwistedProtocol, Generic[M]):
     """A Twisted protocol of whole messages."""
 
-    handler: LinkHandler
+    handler: LinkHandler[M]
     clock: IReactorTime
     limits: LinkLimits = attrs.field(factory=LinkLimits)
-    decoder: FrameDecoder = attrs.field(factory=FrameDecoder)
+    dialect: Dialect[M] = CONTROL  # type: ignore[assignment]  # the default is the control session's
+    decoder: FrameDecoder[M] = attrs.field()
     sent_bytes: int = attrs.field(default=0, init=False)
     received_bytes: int = attrs.field(default=0, init=False)
     _log: ClassVar[Logger] = Logger()
     _queue: deque[bytes] = attrs.field(factory=deque, init=False, repr=False)
     _queued_bytes: int = attrs.field(default=0, init=False)
-    _series: deque[_Series] = attrs.field(factory=deque, init=False, repr=False)
+    _series: deque[_Series[M]] = attrs.field(factory=deque, init=False, repr=False)
     _blocked: bool = attrs.field(default=False, init=False)
     """The transport has asked us to stop writing."""
     _pumping: bool = attrs.field(default=False, init=False)
@@ -128,6 +130,10 @@ class MessageLink(TwistedProtocol):
     _closing: str | None = attrs.field(default=None, init=False)
     """Why we are ending it, once we are: nothing is received or sent any more."""
     _lost: bool = attrs.field(default=False, init=False)
+
+    @decoder.default
+    def _new_decoder(self) -> FrameDecoder[M]:
+        return FrameDecoder(vocabulary=self.dialect.vocabulary)
 
     @property
     def open(self) -> bool:
@@ -182,18 +188,18 @@ class MessageLink(TwistedProtocol):
 
     # Outgoing.
 
-    def send(self, message: Message) -> None:
+    def send(self, message: M) -> None:
         """Send one message, before whatever is left of a series.  Nothing happens on a link that is closing."""
         if not self.open:
             return
-        frame = encode(message)
+        frame = self.dialect.encode(message)
         self._queue.append(frame)
         self._queued_bytes += len(frame)
         self._pump()
         if self._queued_bytes > self.limits.max_queue_bytes:
             self.abort("the peer does not take what is sent to it")
 
-    def send_all(self, messages: Iterable[Message]) -> Deferred[None]:
+    def send_all(self, messages: Iterable[M]) -> Deferred[None]:
         """Send a series, asked for lazily; fires when the transport has its last message.
 
         Fails with ``LinkLostError``, or with what the iterable raises, and then the link is cut, since the peer has
@@ -203,7 +209,9 @@ class MessageLink(TwistedProtocol):
             return fail(LinkLostError(why=self._closing or "it is not connected"))
         if len(self._series) >= MAX_SERIES:
             return fail(
-                LocalProtocolError(protocol=PROTOCOL, detail=f"more than {MAX_SERIES} series at once")
+                LocalProtocolError(
+                    protocol=self.dialect.vocabulary.protocol, detail=f"more than {MAX_SERIES} series at once"
+                )
             )
         series = _Series(iter(messages))
         self._series.append(series)
@@ -243,7 +251,7 @@ class MessageLink(TwistedProtocol):
             try:
                 message = next(series.messages, None)
                 if message is not None:
-                    return encode(message)
+                    return self.dialect.encode(message)
             except Exception:  # noqa: BLE001 - the caller's iterable: its failure goes to the caller's Deferred
                 failure = Failure()
                 self._series.popleft()
@@ -273,16 +281,18 @@ class MessageLink(TwistedProtocol):
                 self._tokens -= 1 + self.decoder.last_frame_bytes // COST_BYTES
                 self._hand_on(message)
         except RemoteProtocolError as failure:
-            self.close(Goodbye(reason="protocol", text=failure.detail), failure.detail)
+            self.close(self.dialect.goodbye("protocol", failure.detail), failure.detail)
         except Exception:  # noqa: BLE001 - the edge of one session: a defect must cost this session only
-            self._log.failure("a control message could not be handled")
+            self._log.failure(
+                "a message of the {protocol} could not be handled", protocol=self.dialect.vocabulary.protocol
+            )
             self.abort("a defect of ours; the log tells")
         finally:
             self._delivering = False
 
-    def _hand_on(self, message: Received) -> None:
+    def _hand_on(self, message: M | UnknownMessage) -> None:
         if isinstance(message, UnknownMessage):
-            self.send(Unsupported(tag_=message.tag))
+            self.send(self.dialect.unsupported(message.tag))
         else:
             self.handler.message_received(message)
 
@@ -309,12 +319,12 @@ class MessageLink(TwistedProtocol):
 
     # The end.
 
-    def close(self, goodbye: Goodbye | None, why: str) -> None:
+    def close(self, goodbye: M | None, why: str) -> None:
         """Send ``goodbye`` last and close; the handler hears ``why``.  Aborts when the peer does not take it."""
         if not self.open:
             return
         if goodbye is not None:
-            self._write(encode(goodbye))
+            self._write(self.dialect.encode(goodbye))
         self._end(why)
         self._abort = self.clock.callLater(self.limits.close_s, self._abort_transport)
         self._wire().loseConnection()
