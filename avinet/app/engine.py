@@ -28,7 +28,6 @@ from avinet.model.events import Level
 from avinet.model.ids import BootId, new_boot_id
 from avinet.model.resources import Resource
 from avinet.se.applier import Applier
-from avinet.se.backoff import BackoffSettings
 from avinet.se.command_classes import CommandClassFile
 from avinet.se.config_files import ConfigFiles
 from avinet.se.drift import Drift
@@ -42,6 +41,7 @@ from avinet.se.registration_client import RegistrationClient
 from avinet.se.session import SeParts
 from avinet.se.uplink import Place
 from avinet.se.uplinks import Uplinks, reach_through
+from avinet.ssh.backoff import BackoffSettings
 from avinet.ssh.commands import CommandServer
 from avinet.ssh.confined import ConfinedFolder
 from avinet.ssh.policy import CommandPolicy, Use

@@ -25,11 +25,11 @@ from twisted.logger import Logger
 from avinet.errors import AvinetError, Kind, error
 from avinet.model.ids import ImageId
 from avinet.rest.tls import CertificateUnlistedError
-from avinet.se.backoff import Backoff
 from avinet.se.identity import SeIdentity
 from avinet.se.membership import MembershipFile
 from avinet.se.paths import SePaths, StateDamagedError
 from avinet.se.registration_client import Answer, RegistrationHttp, causes
+from avinet.ssh.backoff import Backoff
 from avinet.trust import keys
 from avinet.trust.files import destroy, private_dir, read_private, write_private
 from avinet.trust.registration import Claims, sign_request

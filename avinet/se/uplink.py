@@ -17,10 +17,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from avinet.model.membership import Controller
-from avinet.se.backoff import Backoff, BackoffSettings
 from avinet.se.round import Round
 from avinet.se.session import ControlSession, SeParts
 from avinet.se.uplink_machine import Channel, Loss, UplinkInputs, UplinkMachine, UplinkState
+from avinet.ssh.backoff import Backoff, BackoffSettings
 from avinet.ssh.errors import HostKeyMismatchError, ServerBusyError
 from avinet.ssh.scheduler import Priority
 from avinet.wire.messages import Goodbye, Welcome

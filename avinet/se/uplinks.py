@@ -9,24 +9,16 @@ from collections.abc import Callable
 
 import attrs
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
-from twisted.internet.interfaces import (
-    IAddress,
-    IHostResolution,
-    IReactorPluggableNameResolver,
-    IReactorTime,
-    IResolutionReceiver,
-)
-from zope.interface import implementer
+from twisted.internet.interfaces import IReactorTime
 
 from avinet.model.ids import ControllerName
 from avinet.model.membership import Membership
-from avinet.se.backoff import BackoffSettings
 from avinet.se.session import SeParts
 from avinet.se.uplink import Place, Reach, Uplink
 from avinet.se.uplink_machine import Channel
+from avinet.ssh.addresses import Reactor, endpoint_of, resolver
+from avinet.ssh.backoff import BackoffSettings
 from avinet.ssh.client import SecureChannel, connect
 from avinet.ssh.terms import Terms
 from avinet.wire.messages import Message, Notice
@@ -137,32 +129,6 @@ class Uplinks:
         return waiter
 
 
-class Reactor(IReactorPluggableNameResolver, IReactorTime):
-    """What the real world needs of a reactor, for the type checker."""
-
-
-@implementer(IResolutionReceiver)
-@attrs.define(eq=False)
-class _Addresses:
-    """Collects what a name resolves to."""
-
-    found: list[str] = attrs.field(factory=list)
-    done: Deferred[list[str]] = attrs.field(factory=Deferred)
-
-    def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
-        """Nothing yet."""
-
-    def addressResolved(self, address: IAddress) -> None:
-        """One more."""
-        if isinstance(address, IPv4Address | IPv6Address):
-            self.found.append(address.host)
-
-    def resolutionComplete(self) -> None:
-        """That is all."""
-        if not self.done.called:
-            self.done.callback(self.found)
-
-
 def reach_through(
     reactor: Reactor,
     key: Ed25519PrivateKey,
@@ -171,13 +137,8 @@ def reach_through(
 ) -> Reach:
     """The real world: the reactor's resolver, TCP, and the secure channel with the SE's key."""
 
-    def resolve(host: str) -> Deferred[list[str]]:
-        addresses = _Addresses()
-        reactor.nameResolver.resolveHostName(addresses, host)
-        return addresses.done
-
     def dial(address: str, port: int, verify: Callable[[str], bool]) -> Deferred[SecureChannel]:
-        endpoint = (TCP6ClientEndpoint if ":" in address else TCP4ClientEndpoint)(reactor, address, port)
+        endpoint = endpoint_of(reactor, address, port)
         return connect(endpoint, user=SSH_USER, key=key, verify_host_key=verify, clock=reactor, terms=terms)
 
-    return Reach(resolve=resolve, dial=dial, refresh=refresh)
+    return Reach(resolve=resolver(reactor), dial=dial, refresh=refresh)

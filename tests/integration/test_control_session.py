@@ -8,10 +8,10 @@ from twisted.internet.task import deferLater
 from avinet.controller.session import SessionSettings
 from avinet.controller.sessions import About, CurrentList, Knowledge, SessionListener, Sessions
 from avinet.model.membership import Controller, Membership
-from avinet.se.backoff import BackoffSettings
 from avinet.se.session import SeParts
 from avinet.se.uplink import Place, UplinkState
 from avinet.se.uplinks import Uplinks, reach_through
+from avinet.ssh.backoff import BackoffSettings
 from avinet.ssh.login import Access
 from avinet.ssh.reverse import ReverseListeners
 from avinet.ssh.server import SecureChannelServer

@@ -19,7 +19,6 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.model.ids import ClusterId, ImageId, SeId
 from avinet.model.membership import Membership
-from avinet.se.backoff import Backoff
 from avinet.se.enroller import (
     Enroller,
     EnrolmentFailedError,
@@ -31,6 +30,7 @@ from avinet.se.identity import SeIdentity
 from avinet.se.membership import MembershipFile
 from avinet.se.paths import SePaths, StateDamagedError, lock_state
 from avinet.se.registration_client import Answer
+from avinet.ssh.backoff import Backoff
 from avinet.trust import files, keys
 from avinet.trust.files import private_dir, write_private, write_public
 from avinet.trust.locks import StateFolderBusyError

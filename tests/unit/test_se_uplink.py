@@ -6,11 +6,11 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.model.membership import Controller, Membership
-from avinet.se.backoff import PROVEN_WAIT_S, Backoff, BackoffSettings
 from avinet.se.session import SeParts
 from avinet.se.uplink import ASK_AFTER, FORWARD_RETRY_S, STABLE_S, Place, Reach, Uplink
 from avinet.se.uplink_machine import Loss, UplinkMachine, UplinkState
 from avinet.se.uplinks import MAX_KEPT_NOTICES, Uplinks
+from avinet.ssh.backoff import PROVEN_WAIT_S, Backoff, BackoffSettings
 from avinet.ssh.errors import DialError, ForwardRefusedError, HostKeyMismatchError, ServerBusyError
 from avinet.wire import messages as m
 

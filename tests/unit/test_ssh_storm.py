@@ -9,7 +9,7 @@ import itertools
 import random
 import unittest
 
-from avinet.se.backoff import Backoff
+from avinet.ssh.backoff import Backoff
 from avinet.ssh.gate import Gate, Ticket
 
 COST_S = 1 / 400

@@ -30,7 +30,7 @@ class BackoffSettings:
 
 @attrs.define(eq=False)
 class Backoff:
-    """One uplink's row of failures.  ``random`` gives numbers from 0 to 1."""
+    """One connection's row of failures.  ``random`` gives numbers from 0 to 1."""
 
     random: Callable[[], float]
     settings: BackoffSettings = attrs.field(factory=BackoffSettings)
