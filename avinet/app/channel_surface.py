@@ -1,6 +1,7 @@
-"""Where SEs log in: the controller's SSH server, its reverse listeners, who may log in, and what came of those who tried."""
+"""Where SEs and other controllers log in: the controller's SSH server, its reverse listeners, who may log in, and what came of those who tried."""
 
 import contextlib
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,47 +16,63 @@ from avinet.controller.engines import Engines
 from avinet.controller.permits import LOGS_IN
 from avinet.controller.reports import ChannelEvents
 from avinet.model.engine import SeRecord
-from avinet.model.ids import SeId
-from avinet.ssh.login import Access
+from avinet.ssh.login import Access, Account
+from avinet.ssh.memory import ProcessMemory
 from avinet.ssh.reverse import ReverseListeners
 from avinet.ssh.reverse_socket import shared_socket
 from avinet.ssh.server import SecureChannelServer
 from avinet.ssh.services import ServiceTable
-from avinet.trust.authorized_keys import AuthorizedKeys
+
+SE_USER = "aviseuser"
 
 
 @attrs.define(eq=False)
 class ChannelSurface:
-    """One controller's.  ``open`` once the engines are loaded; then ``listen``.  ``services`` are what SEs reach."""
+    """One controller's.  ``open``, ``let_in`` once the engines are loaded, and ``listen`` after either.
+
+    ``services`` are what SEs reach; ``others`` are the users that are no SEs, within one bound on memory.
+    """
 
     reactor: Any
     settings: SshSection
     host_key: Ed25519PrivateKey = attrs.field(repr=False)
-    engines: Engines
     services: ServiceTable
     events: ChannelEvents
+    others: Callable[[ProcessMemory], Mapping[str, Account]]
+    _listening: bool = attrs.field(default=False, init=False)
     _server: SecureChannelServer = attrs.field(init=False, repr=False)
 
     def open(self, stack: contextlib.AsyncExitStack) -> None:
         """All but the port: what is undone after this may still use the channels, and finds them open."""
-        settings, permits = self.settings, self.engines.permits
+        settings = self.settings
         reverse = ReverseListeners(
             self.reactor, self.reactor, partial(shared_socket, port=settings.reverse_port)
         )
         stack.push_async_callback(reverse.stop)
-        users = {"aviseuser": permits.keys, "avictlruser": AuthorizedKeys()}
-        access = partial(Access, users, self.services, reverse)
+
+        def access(memory: ProcessMemory) -> Access:
+            return Access({}, self.services, reverse, memory, self.others(memory))
+
         self._server = secure_channel_server(settings, self.host_key, access, self.events, self.reactor)
-        # After a start nobody has logged in yet, and the whole fleet comes at once.
-        for record in self.engines.all():
-            self._expect(None, record)
-        self.engines.listen(self._expect)
-        permits.start()
-        stack.push_async_callback(permits.stop)
         stack.callback(self._server.drop_all, "the controller stops")
 
+    def let_in(self, engines: Engines, stack: contextlib.AsyncExitStack) -> None:
+        """Known SEs, from now on."""
+        permits = engines.permits
+        # After a start nobody has logged in yet, and the whole fleet comes at once.
+        for record in engines.all():
+            self._expect(None, record)
+        engines.listen(self._expect)
+        permits.start()
+        stack.push_async_callback(permits.stop)
+        self._server.let_in(SE_USER, permits.keys)
+        stack.callback(self._server.shut_out, SE_USER, "the controller stops")
+
     def listen(self, stack: contextlib.AsyncExitStack) -> None:
-        """Let them in."""
+        """Open the port, if it is not open yet."""
+        if self._listening:
+            return
+        self._listening = True
         settings = self.settings
         port = listen_plain(self.reactor, settings.port, settings.bind, "[ssh] port", self._server)
         stack.push_async_callback(awaited(port.stopListening))
@@ -65,9 +82,9 @@ class ChannelSurface:
         if after.lifecycle in LOGS_IN and after.source and (before is None or before.source != after.source):
             self._server.gate.know(after.source)
 
-    def drop(self, se: SeId) -> None:
-        """Cut every connection of an SE."""
-        self._server.drop(se)
+    def drop(self, owner: str) -> None:
+        """Cut every connection of an SE, or of another ``Login.owner``."""
+        self._server.drop(owner)
 
     def counts(self) -> StrangerCounts:
         """As they are now."""

@@ -10,6 +10,7 @@ from twisted.logger import Logger
 
 from avinet.app.channel_surface import ChannelSurface
 from avinet.app.controller_logs import ControllerLogs
+from avinet.app.controller_peers import ControllerPeers
 from avinet.app.facts import facts_of
 from avinet.app.garbage import Garbage
 from avinet.app.image_sources import image_sources
@@ -35,6 +36,7 @@ from avinet.controller.failure_budget import FailureBudget
 from avinet.controller.goodbyes import Goodbyes
 from avinet.controller.images import Images
 from avinet.controller.machines import Machines
+from avinet.controller.peer_other import Lists, PeerAbout
 from avinet.controller.placement_view import PlacementView
 from avinet.controller.registration_api import RegistrationApi
 from avinet.controller.reports import ChannelEvents, ControllerEvents, SessionEvents
@@ -44,7 +46,7 @@ from avinet.controller.sync import Sync
 from avinet.controller.traffic import FleetTraffic
 from avinet.controller.traffic_places import Places, fleet_of
 from avinet.model.engine import SeRecord
-from avinet.model.ids import SeId
+from avinet.model.ids import SeId, new_boot_id
 from avinet.rest.listen import Place, listen_tls
 from avinet.rest.route import Route
 from avinet.rest.router import Router
@@ -82,6 +84,7 @@ class Controller(SessionListener):
     logs: ControllerLogs = attrs.field(init=False)
     services: ServiceTable = attrs.field(factory=ServiceTable, init=False)
     channels: ChannelSurface = attrs.field(init=False)
+    peers: ControllerPeers = attrs.field(init=False)
     watchdog: Watchdog = attrs.field(init=False)
     _shown: Shown = attrs.field(init=False)
     started_at: float = attrs.field(default=0.0, init=False)
@@ -91,7 +94,9 @@ class Controller(SessionListener):
         """Store and memory first, then what listens, the operator's socket last."""
         self.started_at = self.reactor.seconds()
         self._shown = Shown.of(self.identity)
-        await self._open_stores(stack)
+        await self._open_events(stack)
+        self._open_channels(stack)
+        await self._open_store(stack)
         self.watchdog = Watchdog(self.reactor, ControllerEvents(self.events.emit).blocked)
         self.watchdog.start()
         stack.callback(self.watchdog.stop)
@@ -119,12 +124,37 @@ class Controller(SessionListener):
 
     # Steps
 
-    async def _open_stores(self, stack: contextlib.AsyncExitStack) -> None:
-        paths = self.identity.paths
-        log = await open_event_log(paths.events, self.reactor)
+    async def _open_events(self, stack: contextlib.AsyncExitStack) -> None:
+        log = await open_event_log(self.identity.paths.events, self.reactor)
         stack.push_async_callback(awaited(log.close))
         self.events = Events(log, self.reactor)
         stack.push_async_callback(self.events.stop)
+
+    def _open_channels(self, stack: contextlib.AsyncExitStack) -> None:
+        """SSH and the links to other controllers come before the store, which may need them to find a quorum."""
+        identity, settings, emit = self.identity, self.settings, self.events.emit
+        membership = identity.membership
+        self.peers = ControllerPeers.make(
+            about=PeerAbout(identity.name, identity.cluster, new_boot_id(), software_version()),
+            key=identity.id_controller,
+            lists=Lists(lambda: (self._current_list().number, self._current_list().document)),
+            paths=identity.paths,
+            section=settings.peers,
+            ssh=settings.ssh,
+            emit=emit,
+            reactor=self.reactor,
+        )
+        events = ChannelEvents(emit, lambda se: self.records.name_of(se))  # noqa: PLW0108 - loaded later
+        self.channels = ChannelSurface(
+            self.reactor, settings.ssh, identity.host_key, self.services, events, self.peers.accounts
+        )
+        self.channels.open(stack)
+        if len(membership.controllers) > 1:
+            self.channels.listen(stack)
+        self.peers.start(membership, self.channels.drop, stack)
+
+    async def _open_store(self, stack: contextlib.AsyncExitStack) -> None:
+        paths = self.identity.paths
         self.store = await open_sqlite_store(paths.store, self.reactor)
         stack.push_async_callback(awaited(self.store.close))
 
@@ -190,12 +220,7 @@ class Controller(SessionListener):
         records, settings = self.records, self.settings
         self.services.register(CONTROL_SERVICE, settings.control.port, self.sessions.build, Priority.CONTROL)
         self.logs.offer(self.services, settings.logs)
-        events = ChannelEvents(self.events.emit, records.name_of)
-        host_key = self.identity.host_key
-        self.channels = ChannelSurface(
-            self.reactor, settings.ssh, host_key, records.engines, self.services, events
-        )
-        self.channels.open(stack)
+        self.channels.let_in(records.engines, stack)
         # Goodbyes go over channels that are still open, while nobody new comes.
         stack.push_async_callback(awaited(self.sessions.stop))
         self.channels.listen(stack)
@@ -267,6 +292,7 @@ class Controller(SessionListener):
         before, self.identity = self.identity, identity
         if identity.membership.number > before.membership.number:
             self.sessions.publish_membership()
+            self.peers.update(identity.membership)
 
     def _current_list(self) -> CurrentList:
         return CurrentList(self.identity.membership.number, self.identity.membership_document)

@@ -18,7 +18,6 @@ from avinet.controller.reports import ConfigEvents
 from avinet.controller.tokens import Tokens
 from avinet.model.ids import SeId
 from avinet.store.interface import Store
-from avinet.trust.files import write_public
 from avinet.trust.node import ControllerPaths
 from avinet.units import MIB
 
@@ -66,8 +65,6 @@ class Records:
         await engines.load()
         await image_keys.load()
         config.listen(lambda _: permits.update_all(engines.all()))
-        # Controllers of the same cluster will log in as avictlruser; alone there is none.
-        write_public(paths.avictlruser_keys, b"")
         return cls(config, engines, groups, image_keys)
 
     async def lead(self) -> None:

@@ -174,6 +174,15 @@ class LogsSection(_Section, frozen=True, kw_only=True):
     """Of the process that answers."""
 
 
+class PeersSection(_Section, frozen=True, kw_only=True):
+    """The connections to the other controllers of the cluster."""
+
+    heartbeat_interval_s: Annotated[float, msgspec.Meta(ge=0.05, le=60)] = 0.25
+    heartbeat_misses: Annotated[int, msgspec.Meta(ge=2, le=100)] = 4
+    backoff_base_s: Seconds = 0.2
+    backoff_cap_s: Seconds = 5.0
+
+
 class ControllerSettings(_Section, frozen=True, kw_only=True):
     """``controller.toml``."""
 
@@ -182,6 +191,7 @@ class ControllerSettings(_Section, frozen=True, kw_only=True):
     registration: RegistrationSection = RegistrationSection()
     api: ApiSection = ApiSection()
     control: ControlSection = ControlSection()
+    peers: PeersSection = PeersSection()
     config: ConfigSection = ConfigSection()
     logs: LogsSection = LogsSection()
 
@@ -329,6 +339,10 @@ def load_controller_settings(path: Path | None) -> ControllerSettings:
             file=str(path),
             where="[controller] loopback_prefix",
             why="it must be 127.N with N from 1 to 255, such as 127.1",
+        )
+    if settings.peers.backoff_base_s > settings.peers.backoff_cap_s:
+        raise SettingsError(
+            file=str(path), where="[peers] backoff_base_s", why="it is larger than backoff_cap_s"
         )
     _check_memory(path, settings.ssh)
     return settings

@@ -1,4 +1,4 @@
-"""The SE's end of the secure channel: dial, check the host key, log in, open channels, accept forwards."""
+"""The dialing end of the secure channel, an SE's or another controller's: dial, check the host key, log in, open channels, accept forwards."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +21,7 @@ from avinet.ssh.fields import Reader, string, uint32
 from avinet.ssh.links import ClientLink
 from avinet.ssh.memory import ProcessMemory
 from avinet.ssh.scheduler import Priority
+from avinet.ssh.status import cipher_of, ends_of
 from avinet.ssh.terms import Terms
 from avinet.ssh.upstream import address_of
 from avinet.ssh.userauth import KeyProof
@@ -69,7 +70,7 @@ class SecureChannel:
         self._link = link
         self._clock = clock
         self._timeouts = timeouts
-        self._forwards: dict[tuple[str, int], Build] = {}
+        self._forwards: dict[tuple[str, int], tuple[Build, Priority]] = {}
         self.connection = Connection(self, memory)
         self.lost: Deferred[AvinetError] = Deferred()
 
@@ -92,20 +93,32 @@ class SecureChannel:
         opening = self.connection.open(b"direct-tcpip", details, protocol, what, priority)
         return self._in_time(opening, f"Opening {what}")
 
-    def listen(self, address: str, port: int, build: Build) -> Deferred[None]:
-        """Ask the server to listen; whoever connects there gets a protocol from ``build``.
+    def listen(
+        self, address: str, port: int, build: Build, priority: Priority = Priority.COMMANDS
+    ) -> Deferred[None]:
+        """Ask the server to listen; whoever connects there gets a protocol from ``build``, which sends by ``priority``.
 
         Fails with ``ForwardRefusedError``, ``SshTimeoutError`` or ``ConnectionEndedError``.
         """
         if self.lost.called:
             return _failed(ConnectionEndedError(detail="it is closed already"))
         # Before the answer: the first connection may come right behind it.
-        self._forwards[address, port] = build
+        self._forwards[address, port] = (build, priority)
         asking = Deferred.fromCoroutine(self.connection.ask_to_listen(address, port))
         return self._in_time(asking, f"Asking to listen on {address}:{port}")
 
     def _in_time(self, work: Deferred[Any], step: str) -> Deferred[Any]:
         return _limited(work, self._timeouts.open_s, self._clock, step)
+
+    @property
+    def cipher(self) -> str:
+        """What both directions are under."""
+        return cipher_of(self._link)
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """Our address and the server's; empty where the transport has none."""
+        return ends_of(self._link)
 
     def close(self, text: str = "closed") -> None:
         """End it in good order."""
@@ -122,10 +135,11 @@ class SecureChannel:
         if kind != "forwarded-tcpip":
             raise refused(kind, "only forwards are accepted here")
         address, port = details.text(255), details.uint32()
-        build = self._forwards.get((address, port))
-        if build is None:
+        asked = self._forwards.get((address, port))
+        if asked is None:
             raise refused(f"{address}:{port}", "no such forward was asked for")
-        return ChannelTransport(build(), b"forwarded-tcpip")
+        build, priority = asked
+        return ChannelTransport(build(), b"forwarded-tcpip", priority=priority)
 
     def global_request(self, kind: str, details: Reader) -> bytes | None:
         """Nothing: OpenSSH servers send their host keys here, ours asks nothing."""

@@ -1,9 +1,11 @@
 """One login of an SE's key on the controller: what it may open and ask for.
 
-The options of its ``authorized_keys`` line are enforced here, each by its own refusal.
+The options of its ``authorized_keys`` line are enforced here, each by its own refusal.  Users of the server are
+``Account``s: this one is the SEs'; ``controller_login`` has the other.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
 
 import attrs
 from twisted.conch.ssh import transport as conch
@@ -23,21 +25,78 @@ from avinet.ssh.services import LOCAL_NAMES, ChannelPeer, Permit, PermitIndex, S
 from avinet.ssh.status import status_of
 
 
-def _permits(permit: Permit, host: str, port: int) -> bool:
-    """``permitopen``: the two names of this machine are one, as the services behind them are."""
+def permits(allowed: Iterable[tuple[str, int]], host: str, port: int) -> bool:
+    """``permitopen`` or ``permitlisten``: the two names of this machine are one, as the services behind them are."""
     hosts = LOCAL_NAMES if host in LOCAL_NAMES else {host}
-    return any(port == allowed_port and allowed in hosts for allowed, allowed_port in permit.permit_open)
+    return any(port == one_port and one in hosts for one, one_port in allowed)
+
+
+class Login(Protocol):
+    """What the server has of a login."""
+
+    owner: str
+    """Whose it is; logins of one owner are counted together."""
+    user: str
+    """As whom; the server sets it."""
+    connection: Connection
+    attached: bool
+    """Whether it is in use, so that others go before it when there are too many."""
+    forgotten: Callable[[Any], None]
+    """Called with the login once it is over."""
+
+    def close(self, text: str) -> None:
+        """End it in good order."""
+
+    def abort(self) -> None:
+        """Cut it at once."""
+
+
+class Account(Protocol):
+    """One user of the server."""
+
+    def refusal(self, key_blob: bytes, source: str) -> str:
+        """Why that key may not log in from there, as a stable word; empty when it may."""
+
+    def login(self, link: ServerLink, source: str, key_blob: bytes) -> Login:
+        """It has proved itself, and ``refusal`` was empty just now."""
 
 
 @attrs.frozen
 class Access:
-    """Who may log in, and what there is to reach.  ``users`` maps a user's name to its lines."""
+    """Who may log in, and what there is to reach.  ``users`` maps a user's name to its lines, which are SEs'."""
 
     users: Mapping[str, PermitIndex]
     services: ServiceTable
     reverse: ReverseListeners
     memory: ProcessMemory = attrs.field(factory=ProcessMemory)
     """What all logins hold together."""
+    others: Mapping[str, Account] = attrs.field(factory=dict)
+    """Users that are not SEs, by name."""
+
+
+@attrs.frozen
+class SeAccount:
+    """The user whose lines are SEs'."""
+
+    index: PermitIndex
+    access: Access
+    observer: Observer
+
+    def refusal(self, key_blob: bytes, source: str) -> str:
+        """See ``Account``."""
+        permit = self.index.find(key_blob)
+        if permit is None:
+            return "unknown-key"
+        return "" if permit.allowed_from(source) else "network"
+
+    def login(self, link: ServerLink, source: str, key_blob: bytes) -> "SeLogin":
+        """See ``Account``."""
+        permit = self.index.find(key_blob)
+        if permit is None:
+            raise AssertionError("refused before")
+        login = SeLogin(link, source, permit, self.access, self.observer)
+        self.observer.authenticated(login.peer)
+        return login
 
 
 class SeLogin:
@@ -51,6 +110,8 @@ class SeLogin:
         self._reverse = access.reverse
         self._observer = observer
         self.peer = ChannelPeer(se=permit.se, address=address, permit=permit, connection=self)
+        self.owner: str = permit.se
+        self.user = ""
         self.connection = Connection(self, access.memory)
         self.attached = False
         self.since = link.clock.seconds()
@@ -101,7 +162,7 @@ class SeLogin:
         details.end()
         what = f"{host}:{port}"
         service = self._services.find(host, port)
-        if not _permits(self.peer.permit, host, port) or service is None:
+        if not permits(self.peer.permit.permit_open, host, port) or service is None:
             self._observer.refused(self.peer, f"direct-tcpip {what}")
             raise refused(what, f"{what} is not permitted")
         return ChannelTransport(service.build(self.peer), service.name.encode(), priority=service.priority)

@@ -1,12 +1,13 @@
-"""The controller's SSH server: SEs log in with their keys and get what their line of ``authorized_keys`` allows.
+"""The controller's SSH server: SEs and other controllers log in with their keys and get what their line allows.
 
-No user here has a shell, a terminal or files.  A login may open ``direct-tcpip`` channels to the services that
+No user here has a shell, a terminal or files.  An SE's login may open ``direct-tcpip`` channels to the services that
 its line permits, and ask for one forward, of its own loopback address and port; everything else is refused by
 name, and the refusal is reported.  Reports go to an ``Observer``, which coalesces them: strangers choose how
 many there are.
 """
 
 import time
+from collections.abc import Callable
 
 import attrs
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -15,16 +16,15 @@ from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
-from avinet.model.ids import SeId
 from avinet.ssh import keys
 from avinet.ssh.errors import ConnectionEndedError
 from avinet.ssh.gate import Gate, GateLimits, Ticket, TurnedAway
 from avinet.ssh.links import ServerLink
-from avinet.ssh.login import Access, SeLogin
+from avinet.ssh.login import Access, Account, Login, SeAccount
 from avinet.ssh.observer import Observer
 from avinet.ssh.profile import LinkLimits
 from avinet.ssh.refusal import Refusal
-from avinet.ssh.services import Permit
+from avinet.ssh.services import PermitIndex
 from avinet.ssh.turnstile import Turnstile
 from avinet.ssh.userauth import Attempt, KeyLogin
 
@@ -100,12 +100,24 @@ class SecureChannelServer(Factory):
         self._host_key = host_key
         self._host_key_blob = keys.blob_of(host_key.public_key())
         self._access = access
+        self._accounts: dict[str, Account] = dict(access.others)
         self._clock = clock
         self.observer = observer
         self.settings = settings or ServerSettings()
         self.gate = Gate(clock.seconds, self.settings.gate)
         self.turnstile = Turnstile(clock, time.perf_counter)
-        self._logins: dict[SeId, list[SeLogin]] = {}
+        self._logins: dict[str, list[Login]] = {}
+        for user, index in access.users.items():
+            self.let_in(user, index)
+
+    def let_in(self, user: str, index: PermitIndex) -> None:
+        """From now on SEs log in as ``user`` by these lines."""
+        self._accounts[user] = SeAccount(index, self._access, self.observer)
+
+    def shut_out(self, user: str, text: str) -> None:
+        """Let nobody in as ``user`` any more, and end its logins in good order."""
+        self._accounts.pop(user, None)
+        self._close(text, lambda login: login.user == user)
 
     # -- connections
 
@@ -125,7 +137,7 @@ class SecureChannelServer(Factory):
         link.hybrid_only = self.settings.hybrid_only
         link.host_key, link.host_key_blob = self._host_key, self._host_key_blob
         link.userauth = lambda: KeyLogin(
-            lambda attempt: self._judge(source, attempt)[1],
+            lambda attempt: self._refusal(source, attempt),
             lambda attempt: self._admit(link, attempt),
             lambda attempt, why: self._failed(source, attempt, why),
         )
@@ -135,49 +147,46 @@ class SecureChannelServer(Factory):
         self.gate.failed(source)
         self.observer.auth_failed(source, attempt.user, attempt.fingerprint, why)
 
-    def _judge(self, source: str, attempt: Attempt) -> tuple[Permit | None, str]:
-        """The line that lets this key in, or why there is none."""
-        index = self._access.users.get(attempt.user)
-        if index is None:
-            return None, "unknown-user"
-        permit = index.find(attempt.blob)
-        if permit is None:
-            return None, "unknown-key"
-        return (permit, "") if permit.allowed_from(source) else (None, "network")
+    def _refusal(self, source: str, attempt: Attempt) -> str:
+        """Why this key is not let in; empty when it is."""
+        account = self._accounts.get(attempt.user)
+        return "unknown-user" if account is None else account.refusal(attempt.blob, source)
 
     def _admit(self, link: _ControllerLink, attempt: Attempt) -> SSHService:
-        permit, why = self._judge(link.source, attempt)
-        if permit is None:
+        why = self._refusal(link.source, attempt)
+        if why:
             # Withdrawn between the question and the proof.
             raise ConnectionEndedError(detail=why)
-        login = SeLogin(link, link.source, permit, self._access, self.observer)
-        login.forgotten = self._forget
-        logins = self._logins.setdefault(permit.se, [])
+        login = self._accounts[attempt.user].login(link, link.source, attempt.blob)
+        login.user, login.forgotten = attempt.user, self._forget
+        logins = self._logins.setdefault(login.owner, [])
         logins.append(login)
         if len(logins) > self.settings.logins:
             oldest = next((one for one in logins if not one.attached), logins[0])
             # Not in good order: whoever logs in again and again would have each of them linger.
             oldest.abort()
             self._forget(oldest)
-        self.observer.authenticated(login.peer)
         return login.connection
 
-    def _forget(self, login: SeLogin) -> None:
-        logins = self._logins.get(login.peer.se, [])
+    def _forget(self, login: Login) -> None:
+        logins = self._logins.get(login.owner, [])
         if login in logins:
             logins.remove(login)
         if not logins:
-            self._logins.pop(login.peer.se, None)
+            self._logins.pop(login.owner, None)
 
-    def drop(self, se: SeId) -> None:
-        """Cut every connection of ``se``: it was deleted, disabled or quarantined."""
-        for login in list(self._logins.get(se, [])):
+    def drop(self, owner: str) -> None:
+        """Cut every connection of an SE that was deleted, disabled or quarantined, or of another ``Login.owner``."""
+        for login in list(self._logins.get(owner, [])):
             login.abort()
 
     def drop_all(self, text: str) -> None:
         """End every login; used when the controller stops."""
+        self._close(text, lambda login: True)
+
+    def _close(self, text: str, which: Callable[[Login], bool]) -> None:
         for logins in list(self._logins.values()):
-            for login in list(logins):
+            for login in filter(which, list(logins)):
                 login.close(text)
 
     @property

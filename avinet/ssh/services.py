@@ -1,11 +1,11 @@
 """Services: what listens behind the secure channel, by name and ``localhost`` port.
 
-When an SE's ``direct-tcpip`` channel asks for a service's port, the channel itself becomes the transport of the
+When a peer's ``direct-tcpip`` channel asks for a service's port, the channel itself becomes the transport of the
 protocol that the service builds: nothing really listens, so nobody else on the machine can reach it.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import attrs
 from twisted.internet.interfaces import IProtocol
@@ -75,38 +75,47 @@ class ChannelPeer:
     connection: PeerConnection = attrs.field(repr=False)
 
 
-ServiceFactory = Callable[[ChannelPeer], IProtocol]
+P = TypeVar("P")
+"""Who opens channels: ``ChannelPeer`` is an SE."""
 
 
 @attrs.frozen
-class Service:
+class Service(Generic[P]):
     """One service."""
 
     name: str
     port: int
-    build: ServiceFactory
+    build: Callable[[P], IProtocol]
     priority: Priority
     """Of what the service sends."""
 
 
 @attrs.define
-class ServiceTable:
-    """The services of one controller, by port."""
+class Services(Generic[P]):
+    """What one kind of peers finds behind its channels, by port."""
 
-    _by_port: dict[int, Service] = attrs.field(factory=dict)
+    _by_port: dict[int, Service[P]] = attrs.field(factory=dict)
 
     def register(
-        self, name: str, port: int, factory: ServiceFactory, priority: Priority = Priority.COMMANDS
+        self, name: str, port: int, factory: Callable[[P], IProtocol], priority: Priority = Priority.COMMANDS
     ) -> None:
         """Offer ``factory``'s protocols at ``localhost:port``.  A port that is taken is a defect."""
         if port in self._by_port:
             raise ValueError(f"port {port} is {self._by_port[port].name}'s; {name} needs another")
         self._by_port[port] = Service(name, port, factory, priority)
 
-    def find(self, host: str, port: int) -> Service | None:
+    def withdraw(self, port: int) -> None:
+        """Offer nothing there any more; channels that are open stay."""
+        self._by_port.pop(port, None)
+
+    def find(self, host: str, port: int) -> Service[P] | None:
         """The service at ``host:port``, if ``host`` means this machine."""
         return self._by_port.get(port) if host in LOCAL_NAMES else None
 
     def ports(self) -> dict[str, int]:
         """Name to port of every service."""
         return {service.name: port for port, service in self._by_port.items()}
+
+
+ServiceTable = Services[ChannelPeer]
+"""What a controller offers to SEs."""

@@ -5,6 +5,7 @@ import math
 from avinet.model.channel import IMPLICIT, ChannelStatus
 from avinet.ssh.connection import Connection
 from avinet.ssh.links import ServerLink
+from avinet.ssh.transport import Link
 
 
 def status_of(link: ServerLink, connection: Connection, address: str, since: float) -> ChannelStatus:
@@ -30,3 +31,14 @@ def status_of(link: ServerLink, connection: Connection, address: str, since: flo
         window_bytes=governor.window,
         held_bytes=connection.memory.held,
     )
+
+
+def cipher_of(link: Link) -> str:
+    """What both directions are under; they are negotiated alike."""
+    return link.algorithms.cipher_cs.decode() if link.algorithms is not None else ""
+
+
+def ends_of(link: Link) -> tuple[str, str]:
+    """Our IP address and the peer's; empty where the transport has none."""
+    ours, theirs = link.transport.getHost(), link.transport.getPeer()
+    return str(getattr(ours, "host", "")), str(getattr(theirs, "host", ""))

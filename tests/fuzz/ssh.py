@@ -129,7 +129,7 @@ def settle(loud: Loud, controller: Controller, pipe: Pipe, attacked: PipeEnd) ->
         raise FindingError(str(loud.events.pop()))
     if attacked.protocol.ended is not None and not attacked.disconnected:
         raise FindingError("the peer was cut and still is there")
-    process = controller.server._access.memory
+    process = controller.memory
     if not 0 <= process.held <= process.limit:
         raise FindingError(f"{process.held} bytes are held")
     attacked.peer.abortConnection()

@@ -194,7 +194,7 @@ class Echo(Protocol):
 class Controller:
     """A server with one service, an echo, at localhost:5001."""
 
-    def __init__(self, reactor=None, settings=None, sockets=SocketEach, memory=None):
+    def __init__(self, reactor=None, settings=None, sockets=SocketEach, memory=None, others=None):
         self.clock = Clock()
         self.host_key = Ed25519PrivateKey.generate()
         self.index = AuthorizedKeys()
@@ -202,12 +202,8 @@ class Controller:
         self.peers = []
         self.observer = RecordingObserver()
         self.reverse = ReverseListeners(reactor, self.clock, sockets)
-        access = Access(
-            {"aviseuser": self.index, "avictlruser": AuthorizedKeys()},
-            self.services,
-            self.reverse,
-            memory or ProcessMemory(),
-        )
+        self.memory = memory or ProcessMemory()
+        access = Access({"aviseuser": self.index}, self.services, self.reverse, self.memory, others or {})
         self.server = SecureChannelServer(
             self.host_key, access, self.clock, self.observer, settings or ServerSettings()
         )

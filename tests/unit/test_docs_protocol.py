@@ -5,13 +5,14 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from avinet.controller.peers import MAX_KEYS, MAX_VALUE_BYTES, PEER_API
 from avinet.model.config import HealthMonitor, HealthMonitorType, IpAddr, Pool, Server
 from avinet.model.fence import Fence
 from avinet.model.ids import BootId, ConfigVersion, ObjectId, SeId
 from avinet.model.logs import ClassTotals, Drop, DropReason, SegmentHead, Selection, SpoolTotals
 from avinet.model.projection import resource_of
 from avinet.model.resources import EMPTY_STATE_HASH, hashes_of, state_hash
-from avinet.wire import log_codec, log_messages, messages
+from avinet.wire import log_codec, log_messages, messages, peer_messages
 from avinet.wire.codec import encode
 from avinet.wire.messages import ConfigPut, ConfigStart, Hello, Message, Ping, Pong, Unsupported
 
@@ -105,4 +106,34 @@ class TheLogServicesInTheDocument(SynchronousTestCase):
         for number in (log_messages.LIVE_PORT, log_messages.BULK_PORT, log_messages.MAX_NAMES):
             self.assertIn(str(number), self.text)
         for number in (log_codec.MAX_MESSAGE_BYTES, log_codec.MAX_RAW_BYTES):
+            self.assertIn(f"{number:,}", self.text)
+
+
+class TheControllersInTheDocument(SynchronousTestCase):
+    def setUp(self):
+        self.text = DOCUMENT.read_text()
+
+    def test_show_frames_as_they_are_encoded(self):
+        for message in (
+            peer_messages.PeerPing(id=1, sent_at=2.5),
+            peer_messages.PeerState(put={"role": b"\xa6leader"}),
+        ):
+            self.assertIn(f" {peer_messages.PEER.encode(message).hex()}\n", self.text)
+
+    def test_have_every_message_and_every_field_of_it_named(self):
+        for kind in peer_messages.PeerMessage.__subclasses__():
+            tag = kind.__struct_config__.tag
+            self.assertIn(f"**`{tag}`**", self.text)
+            for field in kind.__struct_encode_fields__:
+                self.assertIn(f"`{field}`", self.text, f"{tag}.{field}")
+
+    def test_have_their_ports_and_bounds_named(self):
+        for number in (peer_messages.PEER_PORT, PEER_API.port):
+            self.assertIn(str(number), self.text)
+        for number in (
+            peer_messages.MAX_PEER_FRAME_BYTES,
+            peer_messages.MAX_PEER_HELLO_BYTES,
+            MAX_KEYS,
+            MAX_VALUE_BYTES,
+        ):
             self.assertIn(f"{number:,}", self.text)

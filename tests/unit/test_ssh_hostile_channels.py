@@ -109,7 +109,7 @@ class Memory(Attacker):
         self.assertEqual(echoed, bytes(n % 251 for n in range(20_000)))
 
     def test_what_a_closed_channels_reader_has_not_taken_counts_until_it_has(self):
-        process = self.controller.server._access.memory
+        process = self.controller.memory
         self.service(Held)
         self.login()
         channel = self.open()
@@ -143,7 +143,7 @@ class Memory(Attacker):
         self.assertEqual(self.memory.held, 0)
 
     def test_a_process_that_is_full_cuts_the_heaviest_and_has_room_at_once(self):
-        process = self.controller.server._access.memory
+        process = self.controller.memory
         process.limit = 100 * KIB
         self.service(Held)
         self.login()

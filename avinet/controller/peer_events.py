@@ -1,0 +1,76 @@
+"""What an operator is told of the other controllers: lost, back, and refused."""
+
+import attrs
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from avinet.controller.engines import Emit
+from avinet.controller.peers import PeerListener, Peers
+from avinet.model.events import Level
+from avinet.model.ids import ControllerName
+
+GRACE_S = 10.0
+"""After the start, for those that start as well, and after a list that names a new one."""
+
+
+@attrs.define(eq=False)
+class PeerEvents(PeerListener):
+    """``CONTROLLER_LOST`` and ``CONTROLLER_BACK``; one that flaps is told of once a minute, with counts."""
+
+    peers: Peers
+    emit: Emit
+    clock: IReactorTime
+    _lost: set[ControllerName] = attrs.field(factory=set, init=False)
+    _check: IDelayedCall | None = attrs.field(default=None, init=False, repr=False)
+
+    def start(self) -> None:
+        """Follow the links, and tell in a while of whom there is none."""
+        self.peers.listen(self)
+        self.members_changed()
+
+    def stop(self) -> None:
+        """Tell no more."""
+        if self._check is not None and self._check.active():
+            self._check.cancel()
+        self._check = None
+
+    def members_changed(self) -> None:
+        """A newer list: whoever is not there after a while is lost; whoever left it is nobody's concern."""
+        self._lost &= set(self.peers.members)
+        self.stop()
+        self._check = self.clock.callLater(GRACE_S, self._look)
+
+    def _look(self) -> None:
+        views = {view.name: view for view in self.peers.status()}
+        for name in self.peers.members:
+            if name in views and not views[name].live and name not in self._lost:
+                self._tell_lost(name, views[name].state.why)
+
+    def peer_up(self, name: ControllerName) -> None:
+        """Back, if it was lost."""
+        if name in self._lost:
+            self._lost.discard(name)
+            text = f"Controller {name} is back."
+            self.emit("CONTROLLER_BACK", Level.INFO, name, text, name=name, reason="link")
+
+    def peer_down(self, name: ControllerName, why: str) -> None:
+        """Lost."""
+        if name in self.peers.members:
+            self._tell_lost(name, why)
+
+    def _tell_lost(self, name: ControllerName, why: str) -> None:
+        self._lost.add(name)
+        text = f"Controller {name} cannot be reached from {self.peers.me}: {why[:500]}"
+        self.emit("CONTROLLER_LOST", Level.ERROR, name, text, name=name, why=why[:500], reason="link")
+
+    # The SSH server's ``ControllerObserver``
+
+    def refused(self, name: ControllerName, address: str, what: str) -> None:
+        """A controller's key asked for what its line does not allow."""
+        self.emit(
+            "SSH_REQUEST_REFUSED",
+            Level.WARNING,
+            name,
+            f"Controller {name} (from {address}) asked for {what[:200]}, which it is not permitted.",
+            reason=what[:200],
+            source=address,
+        )

@@ -1,0 +1,48 @@
+"""What an operator hears of the other controllers."""
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from avinet.controller.peer_events import GRACE_S, PeerEvents
+from avinet.controller.peers_memory import PeerHub
+
+
+class Told(SynchronousTestCase):
+    def setUp(self):
+        self.hub, self.clock, self.events = PeerHub("a", "b", "c"), Clock(), []
+        self.told = PeerEvents(self.hub.peers("a"), self.emit, self.clock)
+
+    def emit(self, code, level, subject, text, **facts):
+        self.events.append((code, subject))
+        self.assertIn("reason", facts, "these are coalesced")
+
+    def test_nothing_while_all_are_there(self):
+        self.told.start()
+        self.clock.advance(2 * GRACE_S)
+        self.assertEqual(self.events, [])
+
+    def test_who_is_lost_and_back(self):
+        self.told.start()
+        self.hub.cut("a", "b")
+        self.assertEqual(self.events, [("CONTROLLER_LOST", "b")])
+        self.hub.heal("a", "b")
+        self.assertEqual(self.events[1:], [("CONTROLLER_BACK", "b")])
+
+    def test_who_does_not_come_after_the_start(self):
+        self.hub.cut("c")
+        self.told.start()
+        self.assertEqual(self.events, [])
+        self.clock.advance(GRACE_S)
+        self.assertEqual(self.events, [("CONTROLLER_LOST", "c")])
+        self.hub.heal("c")
+        self.assertEqual(self.events[-1], ("CONTROLLER_BACK", "c"))
+
+    def test_nobody_after_the_end(self):
+        self.hub.cut("c")
+        self.told.start()
+        self.told.stop()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_what_is_refused(self):
+        self.told.refused("b", "10.0.0.2", "direct-tcpip localhost:22")
+        self.assertEqual(self.events, [("SSH_REQUEST_REFUSED", "b")])
