@@ -183,13 +183,15 @@ class Packs:
     def set_aside(self, name: str, data: bytes) -> None:
         """Keep bytes in ``bad``, as long as there is room; the oldest there go."""
         with contextlib.suppress(OSError):
+            self.bad.mkdir(mode=0o700, exist_ok=True)
+            (self.bad / name).touch(mode=0o600)
             (self.bad / name).write_bytes(data)
-        kept = sorted(self.bad.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
-        size = 0
-        for number, file in enumerate(kept):
-            size += file.stat().st_size
-            if size > MAX_BAD_BYTES or number >= MAX_BAD_FILES:
-                file.unlink()
+            kept = sorted(self.bad.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
+            size = 0
+            for number, file in enumerate(kept):
+                size += file.stat().st_size
+                if size > MAX_BAD_BYTES or number >= MAX_BAD_FILES:
+                    file.unlink()
 
 
 def punch(descriptor: int, offset: int, size: int) -> bool:

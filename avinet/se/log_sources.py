@@ -147,9 +147,9 @@ class Outgoing:
             self.blocking(self.question(channel)).addBoth(self._looked).addErrback(self.failed)
 
     def segment_missing(self, channel: LogChannel, transfer: Transfer, why: Failure) -> None:
-        """The spool has dropped it meanwhile; or its disk is broken, and then it is set aside."""
+        """The spool has dropped it meanwhile; or its file is gone or cannot be read, and then it is lost."""
         self._release([transfer.name])
-        if why.check(SegmentGoneError, FileNotFoundError) is None:
+        if why.check(SegmentGoneError) is None:
             text = f"it cannot be read: {why.getErrorMessage()}"
             self.blocking(self.source.spool.refused, transfer.name, text).addErrback(self.failed)
 

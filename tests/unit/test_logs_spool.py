@@ -1,6 +1,7 @@
 """The spool keeps what it takes in, hands it out, and counts what it loses."""
 
 import errno
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -178,6 +179,10 @@ class Spooling(Kit):
         self.assertEqual(self.heads(), [second])
         self.assertEqual((self.folder / "bad" / f"{first.name}.zst").read_bytes(), data)
         self.assertEqual(self.drops(), [(DropReason.CORRUPT, service(1), 1)])
+        self.assertEqual((self.folder / "bad" / f"{first.name}.zst").stat().st_mode & 0o077, 0)
+        shutil.rmtree(self.folder / "bad")
+        self.spool.refused(second.name, "its hash is another")
+        self.assertEqual(self.heads(), [])
 
     def test_a_piece_of_many_chunks_is_taken_in_by_and_by(self):
         self.small_chunks()

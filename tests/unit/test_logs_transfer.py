@@ -374,6 +374,27 @@ class Broken(Fleet):
         self.assertEqual([one.head for one in self.ledger.waiting(2**62)], [second])
         self.assertEqual([one.drop.reason for one in self.ledger.drops()], [DropReason.CORRUPT])
 
+    def test_a_segment_whose_file_is_gone_is_lost_and_the_rest_comes(self):
+        self.engine.log_bulk(FULL, 1 * MIB)
+        self.engine.log_bulk(FULL, 1 * MIB)
+        self.engine.log_bulk(SIGNIFICANT, 1 * MIB)
+        first, second, significant = self.engine.heads()
+        for gone in (first, significant):
+            self.engine.spool.place(gone.name).path.unlink()
+        self.attach()
+        self.pump()
+        pull = self.pull()
+        for _ in range(3):
+            self.pump()
+            self.clock.advance(11)
+        self.pump()
+        self.assertEqual(self.state_of(pull), "done")
+        self.assertEqual([one.head for one in self.ledger.waiting(2**62)], [second])
+        self.assertEqual(
+            {(one.drop.log_class, one.drop.records) for one in self.ledger.drops()},
+            {(FULL, first.records), (SIGNIFICANT, significant.records)},
+        )
+
 
 class Full(Fleet):
     """A disk, or a quota, that has no more room."""
