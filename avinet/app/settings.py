@@ -167,7 +167,7 @@ class LogsSection(_Section, frozen=True, kw_only=True):
     keep_days: Annotated[float, msgspec.Meta(gt=0, le=36_500)] = 30.0
     """Records are in the store for so long."""
     keep_gib: Annotated[float, msgspec.Meta(gt=0, le=1_000_000)] = 100.0
-    """What the store may take; beyond it the oldest go.  Some 50 bytes a record."""
+    """What the store may take; beyond it the oldest go, of who has more than an equal share first.  Some 50 bytes a record."""
     ingest_memory_mib: Annotated[int, msgspec.Meta(ge=512, le=65_536)] = 1_024
     """Of the process that takes logs into the store; two segments and the columns of both are 500 MiB."""
     query_memory_mib: Annotated[int, msgspec.Meta(ge=512, le=1_048_576)] = 2_048

@@ -56,6 +56,8 @@ class DropReason(enum.StrEnum):
     """A line that ends in the middle: Envoy was killed, or its disk was full."""
     CORRUPT = "corrupt"
     """A segment whose bytes are not what was written."""
+    STORE_FULL = "store-full"
+    """The controller's own: its store has no more room, and these were the oldest of whoever has more than its share."""
     UNWRITTEN = "unwritten"
     """Envoy could not write it."""
 

@@ -118,12 +118,12 @@ class StoreCase(FolderTest):
     def opened_ledger(self):
         return Ledger(self.folder / "ledger.db")
 
-    def receive(self, raw=None, *, vs=1, **facts):
+    def receive(self, raw=None, *, vs=1, se=SE, **facts):
         """A segment that the intake has taken."""
         self.counter += 1
         raw = line(T0_US, vs) if raw is None else raw
-        made = segment(self.folder, raw, vs=vs, counter=self.counter, se=SE, **facts)
-        kept = Segment(SE, made.head)
+        made = segment(self.folder, raw, vs=vs, counter=self.counter, se=se, **facts)
+        kept = Segment(se, made.head)
         path = self.folders.segment(kept)
         path.parent.mkdir(parents=True, exist_ok=True)
         Path(made.path).replace(path)

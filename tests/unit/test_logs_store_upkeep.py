@@ -4,6 +4,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.logs.entries import StoreFile
 from avinet.logs.store.reading import Readers
+from avinet.logs.store.shares import to_evict
 from avinet.logs.store.upkeep import (
     CLOSED_FILES,
     MERGED_BYTES,
@@ -16,7 +17,7 @@ from avinet.logs.store.upkeep import (
     partition_of,
     taken_us,
     to_merge,
-    to_remove,
+    too_old,
 )
 from avinet.units import DAY_S
 from tests.unit.log_store_kit import T0_US
@@ -75,7 +76,8 @@ class MergeTest(SynchronousTestCase):
 
 class RemoveTest(SynchronousTestCase):
     def removed(self, files, max_age_us=DAY_US, max_bytes=10**9, now_us=T0_US):
-        return to_remove(files, now_us, max_age_us, max_bytes)
+        old = too_old(files, now_us, max_age_us)
+        return old + to_evict([file for file in files if file not in old], {}, max_bytes)
 
     def test_what_is_too_old_goes(self):
         old, new = file(T0_US - 2 * DAY_US), file(T0_US - DAY_US // 2)

@@ -53,7 +53,7 @@ def status(where: Place) -> None:
             ("lost at", "reason", "class", "service", "from", "to", "records", "bytes"),
             (
                 (
-                    row["se"],
+                    row["se"] or "several",
                     row["reason"],
                     "any" if row["reason"] == DropReason.UNWRITTEN else row["class"],
                     row.get("vs") or "any",

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
+from avinet.logs.entries import FilePart
 from avinet.logs.runs import Names, Run
 from avinet.model.ids import SeId
 from avinet.model.logs import Count
@@ -120,6 +121,11 @@ def parts_of(contents: Contents, size: int) -> tuple[Part, ...]:
         for se, held in contents.held.items()
     )
     return tuple(sorted(parts, key=lambda part: part.bytes, reverse=True)[:MAX_PARTS])
+
+
+def listed(parts: Iterable[Part]) -> tuple[FilePart, ...]:
+    """As the catalogue has them."""
+    return tuple(FilePart(SeId(part.se), part.bytes, part.significant, part.full) for part in parts)
 
 
 def said(contents: Contents) -> str:

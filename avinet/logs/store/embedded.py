@@ -9,7 +9,7 @@ A segment that a worker does not survive is found by halving: the job is done ag
 which is set aside when it fails twice.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,11 +18,12 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 
 from avinet.errors import AvinetError
-from avinet.logs.entries import FilePart, Segment, StoreFile, Waiting
+from avinet.logs.entries import Segment, StoreFile, Waiting
 from avinet.logs.ledger import Ledger
 from avinet.logs.mended import Mended
 from avinet.logs.query.answers import Answer
 from avinet.logs.query.shapes import Query
+from avinet.logs.store.contents import listed
 from avinet.logs.store.damage import Damage
 from avinet.logs.store.errors import (
     LogQueryRefusedError,
@@ -50,9 +51,10 @@ from avinet.logs.store.jobs import (
 from avinet.logs.store.mending import Mending
 from avinet.logs.store.parquet import beside_of
 from avinet.logs.store.reading import Readers
+from avinet.logs.store.shares import evicted, heavy, owners, to_evict
 from avinet.logs.store.surroundings import Surroundings
-from avinet.logs.store.upkeep import new_name, partition, partition_of, to_merge, to_remove
-from avinet.logs.store.workers import Asking, Workers
+from avinet.logs.store.upkeep import new_name, owner_of, partition, partition_of, to_merge, too_old
+from avinet.logs.store.workers import Asking, Workers, answer_as
 from avinet.model.ids import SeId
 from avinet.units import MIB
 
@@ -82,6 +84,8 @@ class EmbeddedLogStore:
     _readers: Readers = attrs.field(factory=Readers, init=False)
     _suspects: set[Segment] = attrs.field(factory=set, init=False)
     """Each was alone in a job that failed."""
+    _heavy: frozenset[SeId] = attrs.field(default=frozenset(), init=False)
+    """Whose logs go into files of their own."""
 
     @property
     def _damage(self) -> Damage:
@@ -124,17 +128,19 @@ class EmbeddedLogStore:
 
     async def _take(self) -> Taken:
         waiting: list[Segment] = await self.around.in_thread(self.ledger.waiting, TAKEN_RAW_BYTES)
-        hours: dict[str, list[Segment]] = {}
+        hours: dict[tuple[str, str], list[Segment]] = {}
+        own = owners(waiting, self._heavy)
         for segment in waiting:
-            hours.setdefault(partition(segment.head.last_us, self._now_us()), []).append(segment)
+            hour = partition(segment.head.last_us, self._now_us())
+            hours.setdefault((hour, own.get(segment.se, "")), []).append(segment)
         taken = Taken()
         for where, segments in hours.items():
             taken = taken.plus(await self._take_these(where, segments))
         behind: Waiting = await self.around.in_thread(self.ledger.waiting_totals)
         return attrs.evolve(taken, more=bool(waiting) and behind.raw_bytes >= TAKEN_RAW_BYTES // 4)
 
-    async def _take_these(self, where: str, segments: Sequence[Segment]) -> Taken:
-        name = new_name(where, self._now_us())
+    async def _take_these(self, where: tuple[str, str], segments: Sequence[Segment]) -> Taken:
+        name = new_name(where[0], self._now_us(), where[1])
         bad_lines = self.folders.bad / f"{Path(name).name}.ndjson"
         job = Ingest(
             segments=tuple(
@@ -199,7 +205,7 @@ class EmbeddedLogStore:
     async def _written(self, worker: Asking, job: Ingest | Merge, name: str) -> Written:
         """What a worker wrote; when it did not, nothing of it is left."""
         try:
-            return await _as(Written, worker.ask(job, INGEST_LIMIT_S))
+            return await answer_as(Written, worker.ask(job, INGEST_LIMIT_S))
         except AvinetError:
             target = self.folders.store / name
             await self.around.in_thread(unlink, (target, beside_of(target)))
@@ -244,7 +250,7 @@ class EmbeddedLogStore:
         """Have each comparison made with one record that nobody wrote."""
 
         async def checked() -> None:
-            await _as(Rows, self.workers.querying.ask(Attempt(query=query), CHECK_LIMIT_S))
+            await answer_as(Rows, self.workers.querying.ask(Attempt(query=query), CHECK_LIMIT_S))
 
         return Deferred.fromCoroutine(checked())
 
@@ -271,7 +277,7 @@ class EmbeddedLogStore:
             try:
                 with self._readers.reading(paths):
                     asking = self.workers.querying.ask(job(tuple(map(str, paths))), limit_s, over)
-                    return await _as(kind, asking)
+                    return await answer_as(kind, asking)
             except (LogQueryRefusedError, LogStoreBrokenError) as why:
                 # Each time round some are fewer.
                 if not await self._damage.set_aside(why.why, files):
@@ -287,7 +293,8 @@ class EmbeddedLogStore:
 
     async def _keep_up(self, keeping: Keeping) -> Upkeep:
         files: list[StoreFile] = await self.around.in_thread(self.ledger.files)
-        old = to_remove(files, self._surely_us(), keeping.age_us, keeping.bytes)
+        old = too_old(files, self._surely_us(), keeping.age_us)
+        old += await self._evicted([file for file in files if file not in set(old)], keeping.bytes)
         if old:
             await self._replace(old, None)
         await self.around.in_thread(self.ledger.forget_oldest)
@@ -313,8 +320,23 @@ class EmbeddedLogStore:
             merged += len(group)
         return Upkeep(merged, len(old), sum(file.records for file in old))
 
+    async def _evicted(self, files: Sequence[StoreFile], max_bytes: int) -> list[StoreFile]:
+        """What has to go since the store is full; told as lost."""
+
+        def evict() -> list[StoreFile]:
+            self._heavy = heavy(self.ledger.held(), max_bytes)
+            if sum(file.size for file in files) <= max_bytes:
+                return []
+            parts = self.ledger.parts()
+            going = to_evict(files, parts, max_bytes)
+            self.ledger.lose(evicted(going, parts), self._now_us())
+            return going
+
+        found: list[StoreFile] = await self.around.in_thread(evict)
+        return found
+
     async def _merge(self, group: Sequence[StoreFile]) -> None:
-        name = new_name(partition_of(group[0].name), self._now_us())
+        name = new_name(partition_of(group[0].name), self._now_us(), owner_of(group[0].name))
         sources = tuple(str(self.folders.store / file.name) for file in group)
         job = Merge(sources=sources, target=str(self.folders.store / name))
         written = await self._written(self.workers.ingesting, job, name)
@@ -367,15 +389,8 @@ class EmbeddedLogStore:
         return int(self.around.wall() * 1e6)
 
 
-async def _as(kind: type[_T], answering: Awaitable[object]) -> _T:
-    answer = await answering
-    if not isinstance(answer, kind):
-        raise LogStoreBrokenError(why=f"a worker answered with {type(answer).__name__}")
-    return answer
-
-
 def _listed(name: str, written: Written) -> StoreFile | None:
     if not written.records:
         return None
-    parts = tuple(FilePart(SeId(part.se), part.bytes, part.significant, part.full) for part in written.parts)
-    return StoreFile(name, written.first_us, written.last_us, written.records, written.size, parts)
+    facts = (written.first_us, written.last_us, written.records, written.size)
+    return StoreFile(name, *facts, listed(written.parts))

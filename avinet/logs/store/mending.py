@@ -14,15 +14,15 @@ import msgspec
 from twisted.logger import Logger
 
 from avinet.errors import AvinetError
-from avinet.logs.entries import FilePart, StoreFile
+from avinet.logs.entries import StoreFile
 from avinet.logs.ledger import Ledger
 from avinet.logs.mended import Mended
 from avinet.logs.runs import Names
+from avinet.logs.store import contents
 from avinet.logs.store.errors import LogStoreStoppedError
 from avinet.logs.store.folders import Folders, unlink
 from avinet.logs.store.jobs import MAX_DESCRIBED, Describe, Described, Description, Done, Job
 from avinet.logs.store.upkeep import is_name, partition_of
-from avinet.model.ids import SeId
 
 DESCRIBE_LIMIT_S = 60.0
 """For footers of some files: a few ms each, on a disk that is busy."""
@@ -188,8 +188,7 @@ class Mending:
 
 
 def _found(name: str, one: Description) -> Found:
-    parts = tuple(FilePart(SeId(part.se), part.bytes, part.significant, part.full) for part in one.parts)
-    file = StoreFile(name, one.first_us, one.last_us, one.records, one.size, parts)
+    file = StoreFile(name, one.first_us, one.last_us, one.records, one.size, contents.listed(one.parts))
     if one.contents is None:
         return Found(file, None)
     return Found(file, one.contents.names, one.contents.whole)

@@ -1,7 +1,8 @@
 """Which files of the store become one, and which have had their time: decisions, without a disk or a clock.
 
 A file's name says where it belongs: ``<date>/<hour>-<when it was taken in>-<random>.parquet``, the hour being that of its
-last request.  Late logs make files of their own in their hour.
+last request.  Late logs make files of their own in their hour.  A file of one service engine alone, which is not to be merged
+with those of many, has another word at its end.
 """
 
 import datetime as dt
@@ -23,7 +24,7 @@ CLOSED_FILES = 4
 """The same of an hour that is over."""
 CLOSED_AFTER_S = HOUR_S / 4
 """After its end: significant logs come within seconds."""
-NAME = r"\d{4}-\d\d-\d\d/\d\d-[0-9a-f]{8,}-[0-9a-f]{8}\.parquet"
+NAME = r"\d{4}-\d\d-\d\d/\d\d-[0-9a-f]{8,}-[0-9a-f]{8}(?:-[0-9a-f]{16})?\.parquet"
 OLD_US = int(60 * DAY_S * 1e6)
 """A pull of logs that are older than that is rare; they are one hour of 1970."""
 _NAME = re.compile(NAME)
@@ -41,9 +42,10 @@ def partition(last_us: int, now_us: int) -> str:
     return at.strftime("%Y-%m-%d/%H")
 
 
-def new_name(where: str, taken_us: int) -> str:
-    """A file's name in a partition."""
-    return f"{where}-{taken_us // 1_000_000:08x}-{secrets.token_hex(4)}.parquet"
+def new_name(where: str, taken_us: int, owner: str = "") -> str:
+    """A file's name in a partition; ``owner`` marks one of a single service engine."""
+    end = f"-{owner}" if owner else ""
+    return f"{where}-{taken_us // 1_000_000:08x}-{secrets.token_hex(4)}{end}.parquet"
 
 
 def is_name(name: str) -> bool:
@@ -56,6 +58,11 @@ def partition_of(name: str) -> str:
     return name.rpartition("/")[0] + "/" + name.rpartition("/")[2].partition("-")[0]
 
 
+def owner_of(name: str) -> str:
+    """The mark of the one that it is of alone; empty where it is of many."""
+    return "".join(name.rpartition("/")[2].removesuffix(".parquet").split("-")[3:])
+
+
 def taken_us(name: str) -> int:
     """When the newest of its records were taken in."""
     return int(name.rpartition("/")[2].split("-")[1], 16) * 1_000_000
@@ -63,12 +70,12 @@ def taken_us(name: str) -> int:
 
 def to_merge(files: Iterable[StoreFile], now_us: int) -> list[list[StoreFile]]:
     """Groups of files that should become one each."""
-    small: dict[str, list[StoreFile]] = {}
+    small: dict[tuple[str, str], list[StoreFile]] = {}
     for file in files:
         if file.size < SMALL_BYTES:
-            small.setdefault(partition_of(file.name), []).append(file)
+            small.setdefault((partition_of(file.name), owner_of(file.name)), []).append(file)
     groups: list[list[StoreFile]] = []
-    for where, found in sorted(small.items()):
+    for (where, _), found in sorted(small.items()):
         closed = now_us > _end_us(where) + int(CLOSED_AFTER_S * 1e6)
         least = CLOSED_FILES if closed else OPEN_FILES
         groups += [group for group in _grouped(sorted(found, key=lambda f: f.size)) if len(group) >= least]
@@ -92,21 +99,14 @@ def _end_us(where: str) -> int:
     return int(begins.timestamp()) * 1_000_000 + _HOUR_US
 
 
-def to_remove(files: Sequence[StoreFile], now_us: int, max_age_us: int, max_bytes: int) -> list[StoreFile]:
-    """The files whose requests are all too old, and the oldest beyond ``max_bytes``.
+def age_of(file: StoreFile) -> int:
+    """When it was last of use, in microseconds.
 
     A time in the future counts as the time at which it was taken in: a clock that is wrong keeps nothing for ever.
     """
+    return min(file.last_us, taken_us(file.name))
 
-    def age_of(file: StoreFile) -> int:
-        return min(file.last_us, taken_us(file.name))
 
-    oldest_first = sorted(files, key=age_of)
-    over = sum(file.size for file in files) - max_bytes
-    removed: list[StoreFile] = []
-    for file in oldest_first:
-        if over <= 0 and age_of(file) >= now_us - max_age_us:
-            break
-        removed.append(file)
-        over -= file.size
-    return removed
+def too_old(files: Iterable[StoreFile], now_us: int, max_age_us: int) -> list[StoreFile]:
+    """The files whose requests are all too old."""
+    return [file for file in files if age_of(file) < now_us - max_age_us]

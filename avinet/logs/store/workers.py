@@ -1,12 +1,13 @@
 """The two workers of a log store: one writes files, the other reads them."""
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
 
 from avinet.logs.store.client import WorkerClient, WorkerTerms
+from avinet.logs.store.errors import LogStoreBrokenError
 from avinet.logs.store.folders import Folders
 from avinet.logs.store.jobs import Done, Job, Role
 
@@ -14,6 +15,7 @@ INGEST_SLOTS = 2
 """Merging takes a quarter of a minute, for which what was received does not wait."""
 QUERIES_AT_ONCE = 4
 """They share the worker's memory and processors; a long one holds up no short one."""
+_T = TypeVar("_T")
 
 
 class Asking(Protocol):
@@ -61,3 +63,11 @@ def worker_processes(
             )
         )
     )
+
+
+async def answer_as(kind: type[_T], answering: Awaitable[object]) -> _T:
+    """The answer, if it is one of that kind; ``LogStoreBrokenError``."""
+    answer = await answering
+    if not isinstance(answer, kind):
+        raise LogStoreBrokenError(why=f"a worker answered with {type(answer).__name__}")
+    return answer
