@@ -1,6 +1,7 @@
 """A controller, put together: each part made from the parts below it, started in order, undone in reverse."""
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -9,6 +10,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from avinet.app.channel_surface import ChannelSurface
+from avinet.app.cluster import Cluster
 from avinet.app.controller_logs import ControllerLogs
 from avinet.app.controller_peers import ControllerPeers
 from avinet.app.facts import facts_of
@@ -45,6 +47,7 @@ from avinet.controller.sessions import About, CurrentList, Knowledge, SessionLis
 from avinet.controller.sync import Sync
 from avinet.controller.traffic import FleetTraffic
 from avinet.controller.traffic_places import Places, fleet_of
+from avinet.errors import AvinetError
 from avinet.model.engine import SeRecord
 from avinet.model.ids import SeId, new_boot_id
 from avinet.rest.listen import Place, listen_tls
@@ -70,6 +73,8 @@ class Controller(SessionListener):
     reactor: Any
     settings: ControllerSettings
     identity: ControllerIdentity
+    removed: Callable[[AvinetError], None]
+    cluster: Cluster = attrs.field(init=False)
     store: Store = attrs.field(init=False)
     events: Events = attrs.field(init=False)
     records: Records = attrs.field(init=False)
@@ -97,6 +102,7 @@ class Controller(SessionListener):
         await self._open_events(stack)
         self._open_channels(stack)
         await self._open_store(stack)
+        await self.cluster.open(self.store, stack)
         self.watchdog = Watchdog(self.reactor, ControllerEvents(self.events.emit).blocked)
         self.watchdog.start()
         stack.callback(self.watchdog.stop)
@@ -129,15 +135,23 @@ class Controller(SessionListener):
         stack.push_async_callback(awaited(log.close))
         self.events = Events(log, self.reactor)
         stack.push_async_callback(self.events.stop)
+        self.cluster = Cluster(
+            self.identity, facts_of(self.settings), self.reactor, self.events.emit, self.removed
+        )
+        self.cluster.watch(stack)
 
     def _open_channels(self, stack: contextlib.AsyncExitStack) -> None:
         """SSH and the links to other controllers come before the store, which may need them to find a quorum."""
         identity, settings, emit = self.identity, self.settings, self.events.emit
-        membership = identity.membership
+        members = self.cluster.members
+        membership = members.current
         self.peers = ControllerPeers.make(
             about=PeerAbout(identity.name, identity.cluster, new_boot_id(), software_version()),
             key=identity.id_controller,
-            lists=Lists(lambda: (self._current_list().number, self._current_list().document)),
+            lists=Lists(
+                lambda: (members.current.number, members.document),
+                lambda document: Deferred.fromCoroutine(members.take(document)),
+            ),
             paths=identity.paths,
             section=settings.peers,
             ssh=settings.ssh,
@@ -152,6 +166,7 @@ class Controller(SessionListener):
         if len(membership.controllers) > 1:
             self.channels.listen(stack)
         self.peers.start(membership, self.channels.drop, stack)
+        members.listen(lambda before, after: self.peers.update(after))
 
     async def _open_store(self, stack: contextlib.AsyncExitStack) -> None:
         paths = self.identity.paths
@@ -203,6 +218,7 @@ class Controller(SessionListener):
             SessionEvents(emit, records.name_of, self.reactor, goodbyes.sent_away),
         ):
             self.sessions.add_listener(listener)
+        self.cluster.members.listen(lambda before, after: self.sessions.publish_membership())
         self.sync.start()
         stack.callback(self.sync.stop)
         view = PlacementView(config, engines, self.sync, self.reactor)
@@ -234,10 +250,9 @@ class Controller(SessionListener):
             records.config.group,
             FailureBudget(self.reactor),
         )
+        members = self.cluster.members
         api = RegistrationApi(
-            enrolment,
-            lambda: self._current_list().document,
-            self.settings.services,
+            enrolment, lambda: members.document, self.settings.services, self.cluster.joining()
         )
         site = BoundedSite(Router(api.routes(), self.reactor), self.reactor)
         place = Place(settings.port, "[registration] port", settings.bind)
@@ -246,7 +261,7 @@ class Controller(SessionListener):
 
     async def _start_machines(self, stack: contextlib.AsyncExitStack) -> None:
         identity = self.identity
-        sources = image_sources(identity, lambda: self._current_list().document)
+        sources = image_sources(identity, lambda: self.cluster.members.document)
         self.images = Images(self.records.image_keys, sources, identity.paths.state / "images")
         self.machines = Machines(
             self.records.engines,
@@ -261,7 +276,7 @@ class Controller(SessionListener):
         stack.callback(self.departures.stop)
 
     def _meta(self, token: str) -> MetaInfo:
-        addresses = registration_addresses(self.identity.membership)
+        addresses = registration_addresses(self.cluster.members.current)
         return MetaInfo(cluster=self.identity.cluster, controllers=addresses, token=token)
 
     async def _listen_api(self, stack: contextlib.AsyncExitStack) -> None:
@@ -274,6 +289,7 @@ class Controller(SessionListener):
             self.identity.paths.state,
             facts_of(self.settings),
             self._shown,
+            self.cluster.entry.agree,
             self._renewed,
             self.events.emit,
             self.reactor,
@@ -289,13 +305,11 @@ class Controller(SessionListener):
         await expiry.start()
 
     def _renewed(self, identity: ControllerIdentity) -> None:
-        before, self.identity = self.identity, identity
-        if identity.membership.number > before.membership.number:
-            self.sessions.publish_membership()
-            self.peers.update(identity.membership)
+        self.identity = identity
 
     def _current_list(self) -> CurrentList:
-        return CurrentList(self.identity.membership.number, self.identity.membership_document)
+        members = self.cluster.members
+        return CurrentList(members.current.number, members.document)
 
     def _routes(self, surface: OperatorSurface) -> tuple[Route, ...]:
         whole = Whole(
@@ -303,7 +317,7 @@ class Controller(SessionListener):
             name=self.identity.name,
             software=software_version(),
             started_at=self.started_at,
-            membership=lambda: self.identity.membership.number,
+            membership=lambda: self.cluster.members.current.number,
             engines=self.records.engines,
             sessions=self.sessions,
             config=self.records.config,
@@ -322,7 +336,11 @@ class Controller(SessionListener):
             self.traffic,
             self.departures,
         )
-        more = (*surface.routes(), *log_routes(self.logs, self.records, self.reactor))
+        more = (
+            *surface.routes(),
+            *self.cluster.api(self.peers.links).routes(),
+            *log_routes(self.logs, self.records, self.reactor),
+        )
         return api.routes(self.reactor, more)
 
     # What the parts ask and tell

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import IService
+from twisted.logger import Logger
 from twisted.python import usage
 
 from avinet.app.controller import Controller
 from avinet.app.facts import facts_of
-from avinet.app.role import RoleService, own_pid_file, own_state_folder
+from avinet.app.role import REMOVED, RoleService, exit_with, own_pid_file, own_state_folder
 from avinet.app.settings import ControllerSettings, load_controller_settings
 from avinet.app.steady import keep_steady
 from avinet.errors import AvinetError
@@ -17,6 +18,8 @@ from avinet.trust.locks import StateLock
 from avinet.trust.node import ControllerIdentity, ControllerPaths
 
 TITLE = "avinet controller"
+
+_log = Logger()
 
 
 class Options(usage.Options):
@@ -54,7 +57,13 @@ def makeService(options: Options) -> IService:
 
     async def start(stack: contextlib.AsyncExitStack) -> None:
         stack.callback(StateLock.take(options.state, TITLE).release)
-        identity = ControllerIdentity.init(options.state, facts_of(options.settings))
-        await Controller(any_reactor, options.settings, identity).start(stack)
+        # Signed is the list once the store is there, which may have another.
+        identity = ControllerIdentity.init(options.state, facts_of(options.settings), sign=False)
+        await Controller(any_reactor, options.settings, identity, removed).start(stack)
+
+    def removed(why: AvinetError) -> None:
+        _log.critical("{title} stops: {why}", title=TITLE, why=str(why))
+        exit_with(REMOVED)
+        any_reactor.stop()
 
     return RoleService(TITLE, any_reactor, any_reactor, start)

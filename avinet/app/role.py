@@ -24,11 +24,14 @@ from twisted.web.client import _HTTP11ClientFactory
 from avinet.errors import AvinetError
 from avinet.trust.files import private_dir
 from avinet.trust.locks import StateFolderBusyError, StateLock
+from avinet.trust.membership import ControllerRemovedError
 
 STOP_TIMEOUT_S = 20.0
 """Below systemd's default of 90 s; whatever still hangs then is cut by the end of the process."""
 START_FAILED = 1
 """The exit status of a role that could not start."""
+REMOVED = 3
+"""That of a controller which was removed from its cluster; the unit file does not start it again."""
 
 Start = Callable[[contextlib.AsyncExitStack], Awaitable[None]]
 
@@ -124,6 +127,8 @@ class RoleService(Service):
             await self.start(self._stack)
         except CancelledError:
             return
+        except ControllerRemovedError as failure:
+            self._give_up(str(failure), REMOVED)
         except AvinetError as failure:
             self._give_up(str(failure))
         except Exception as failure:  # noqa: BLE001 - the edge: whatever it is, one line and a non-zero end
@@ -133,9 +138,9 @@ class RoleService(Service):
             _log.info("{title} is ready", title=self.title)
             notify_service_manager("READY=1")
 
-    def _give_up(self, why: str) -> None:
+    def _give_up(self, why: str, status: int = START_FAILED) -> None:
         _log.critical("{title} cannot start: {why}", title=self.title, why=why)
-        exit_with(START_FAILED)
+        exit_with(status)
         self.reactor.stop()
 
     async def _undo(self) -> None:

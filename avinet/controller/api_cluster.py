@@ -36,6 +36,11 @@ class MemberRow(msgspec.Struct, frozen=True, kw_only=True):
     name: ControllerName
     role: str
     software: str
+    """Empty where it is not known."""
+    rtt_ms: float | None
+    """From here, smoothed."""
+    why: str
+    """Why it is unreachable."""
     addresses: tuple[str, ...]
     ssh_port: int
     registration_port: int
@@ -78,6 +83,8 @@ class Standing:
 
     role: str
     software: str = ""
+    rtt_ms: float | None = None
+    why: str = ""
 
 
 @attrs.frozen
@@ -116,6 +123,8 @@ class ClusterApi:
                     name=controller.name,
                     role=standing.role,
                     software=standing.software,
+                    rtt_ms=standing.rtt_ms,
+                    why=standing.why,
                     addresses=controller.addresses,
                     ssh_port=controller.ssh_port,
                     registration_port=controller.registration_port,

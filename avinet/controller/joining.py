@@ -143,6 +143,8 @@ class Joining:
         if claims.cluster != self.cluster:
             raise WrongClusterError(cluster=self.cluster, asked=claims.cluster[:64])
         await self.holder.require()
+        # Memory is behind the store after a full disk kept a list from its local copy.
+        await self.holder.members.refresh()
         if claims.token is None:
             return self._answer(claims, await self._tell(claims))
         if not claims.state_key:

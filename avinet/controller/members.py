@@ -52,14 +52,16 @@ class LocalCopy:
 
 @attrs.define(eq=False)
 class Members:
-    """The list as this controller, ``name``, holds it.  ``open``, then ``follow`` where others change it, too."""
+    """The list as this controller, ``name``, holds it: what was on disk until ``open``; then the store's, too, and
+    after ``follow`` what others put there.
+    """
 
     name: ControllerName
     held: SignedList
     copy: LocalCopy
-    store: Store
     clock: IReactorTime
     emit: Emit
+    store: Store = attrs.field(init=False)
     _revision: int = attrs.field(default=0, init=False)
     """Of the store's key; 0 while it has none."""
     _listeners: list[Listener] = attrs.field(factory=list, init=False, repr=False)
@@ -90,8 +92,9 @@ class Members:
 
     # The store
 
-    async def open(self) -> None:
+    async def open(self, store: Store) -> None:
         """Make store and file agree: the newest of both is the list."""
+        self.store = store
         entry = await self.store.get(KEY)
         if entry is not None:
             found = self._from(entry)

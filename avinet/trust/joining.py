@@ -5,7 +5,7 @@ certificate that nears its end.  Either way the signature proves that it has the
 certificate.  The other keys are only named: whoever names a key that is not its own locks itself out.
 """
 
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -60,6 +60,12 @@ class ControllerClaims(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     def __repr__(self) -> str:
         """Without the token."""
         return f"ControllerClaims(cluster={self.cluster!r}, name={self.name!r})"
+
+    @classmethod
+    def of(cls, me: Controller, **more: Any) -> Self:
+        """What ``me`` is in the list; ``more`` is what is not there."""
+        entry = {f: getattr(me, f) for f in me.__struct_fields__ if f != "node_certificate"}
+        return cls(**entry, **more)
 
     def controller(self, node_certificate: str) -> Controller:
         """Its entry in the membership list."""

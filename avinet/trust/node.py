@@ -147,6 +147,29 @@ class NodeFacts:
     api_names: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
     """Host names and addresses that the operator API's certificate bears."""
 
+    def entry(
+        self,
+        name: ControllerName,
+        node_certificate: str,
+        host_key: str,
+        id_se: str,
+        id_controller: str,
+    ) -> Controller:
+        """The controller called ``name``, which may be an older name than the settings', with its keys' lines."""
+        return Controller(
+            name=name,
+            addresses=self.addresses,
+            ssh_port=self.ssh_port,
+            registration_port=self.registration_port,
+            reverse_port=self.reverse_port,
+            node_certificate=node_certificate,
+            ssh_host_key=host_key,
+            id_se=id_se,
+            id_controller=id_controller,
+            state_client_port=self.state_client_port,
+            state_peer_port=self.state_peer_port,
+        )
+
 
 class _Cluster(msgspec.Struct, frozen=True):
     cluster: ClusterId
@@ -216,19 +239,8 @@ class ControllerIdentity:
         mine = ((paths.host_key, host_key), (paths.id_se, id_se), (paths.id_controller, id_controller))
         for path, key in mine:
             _public_half(path, keys.public_line(key.public_key()), cluster.name)
-        me = Controller(
-            name=cluster.name,
-            addresses=facts.addresses,
-            ssh_port=facts.ssh_port,
-            registration_port=facts.registration_port,
-            reverse_port=facts.reverse_port,
-            node_certificate=node_pem.decode(),
-            ssh_host_key=keys.public_line(host_key.public_key()),
-            id_se=keys.public_line(id_se.public_key()),
-            id_controller=keys.public_line(id_controller.public_key()),
-            state_client_port=facts.state_client_port,
-            state_peer_port=facts.state_peer_port,
-        )
+        public = [keys.public_line(key.public_key()) for _, key in mine]
+        me = facts.entry(cluster.name, node_pem.decode(), *public)
         if before is not None and not root.has_key:
             me = unsigned(me, before.membership, guessed=facts.addresses_guessed)
         listed = before
@@ -277,8 +289,13 @@ def _cluster(paths: ControllerPaths, name: ControllerName) -> _Cluster:
     if paths.cluster.exists():
         return _decode(paths.cluster, _Cluster)
     made = _Cluster(new_cluster_id(), name)
-    write_public(paths.cluster, msgspec.json.encode(made))
+    write_cluster(paths, made.cluster, made.name)
     return made
+
+
+def write_cluster(paths: ControllerPaths, cluster: ClusterId, name: ControllerName) -> None:
+    """Make a state folder that of a controller, for good."""
+    write_public(paths.cluster, msgspec.json.encode(_Cluster(cluster, name)))
 
 
 def _node(
@@ -310,19 +327,21 @@ def _public_half(path: Path, line: str, comment: str) -> None:
         write_public(public, text)
 
 
+def load_or_create_api_key(path: Path) -> object:
+    """The operator API's key: ECDSA P-256, or of whatever kind an operator has put there."""
+    if path.exists():
+        try:
+            return load_pem_private_key(read_private(path), None)
+        except (TypeError, ValueError, UnsupportedAlgorithm) as why:
+            raise IdentityDamagedError(path=path, why="it is not an unencrypted PEM private key") from why
+    key = ec.generate_private_key(ec.SECP256R1())
+    write_private(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return key
+
+
 def _api(paths: ControllerPaths, root: RootCa, names: tuple[str, ...]) -> None:
     """The operator API's own key and certificate; another certificate put there by the operator is left alone."""
-    if paths.api_key.exists():
-        try:
-            key = load_pem_private_key(read_private(paths.api_key), None)
-        except (TypeError, ValueError, UnsupportedAlgorithm) as why:
-            raise IdentityDamagedError(
-                path=paths.api_key, why="it is not an unencrypted PEM private key"
-            ) from why
-    else:
-        key = ec.generate_private_key(ec.SECP256R1())
-        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        write_private(paths.api_key, pem)
+    key = load_or_create_api_key(paths.api_key)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         return
     if paths.api_pem.exists():

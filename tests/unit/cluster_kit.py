@@ -138,7 +138,7 @@ class Site:
             self.events.emit,
         )
         self.removal = Removal(self.holder, self.growth, self.events.emit)
-        run(self.members.open())
+        run(self.members.open(self.store))
         run(self.holder.open())
         run(self.holder.tell(self.identity.me))
 
@@ -150,7 +150,6 @@ class Site:
             ControllerName(name),
             SignedList(identity.membership, identity.membership_document),
             LocalCopy(path or ControllerPaths(self.state).membership, identity.root.certificate, write),
-            self.store,
             self.clock,
             self.events.emit,
         )

@@ -9,7 +9,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.app import renewal as module
-from avinet.app.renewal import CHECK_S, Renewal, Shown
+from avinet.app.renewal import CHECK_S, RETRY_S, Renewal, Shown
+from avinet.controller.root_holder import RootNowhereError
 from avinet.model.ids import ControllerName
 from avinet.trust import node
 from avinet.trust.node import ControllerIdentity, NodeFacts
@@ -45,10 +46,18 @@ class Renewing(SynchronousTestCase):
         self.identity = ControllerIdentity.init(self.state, FACTS)
         self.shown = Shown.of(self.identity)
         self.clock, self.events, self.taken = Clock(), [], []
+        self.agreed, self.failing = [], None
         self.renewal = Renewal(
-            self.state, FACTS, self.shown, self.taken.append, self.emit, self.clock, execute
+            self.state, FACTS, self.shown, self.agree, self.taken.append, self.emit, self.clock, execute
         )
         self.addCleanup(self.renewal.stop)
+
+    async def agree(self, identity):
+        """As a cluster's list would; what it says beside that is ``OwnEntry``'s."""
+        if self.failing is not None:
+            raise self.failing
+        self.agreed.append(identity.me)
+        ControllerIdentity.init(self.state, FACTS)
 
     def emit(self, code, level, subject, text, **facts):
         self.events.append((code, facts.get("reason")))
@@ -64,6 +73,7 @@ class Renewing(SynchronousTestCase):
         self.renewal.start()
         self.clock.advance(CHECK_S)
         self.assertEqual((self.serials(), self.events, self.taken), (before, [], []))
+        self.assertEqual(self.agreed, [self.identity.me] * 2)
 
     def test_one_that_nears_its_end_is_renewed_shown_and_listed_without_a_restart(self):
         self.renewal.start()
@@ -101,6 +111,22 @@ class Renewing(SynchronousTestCase):
         pem.write_bytes(good)
         self.clock.advance(CHECK_S)
         self.assertEqual(len(self.taken), 1)
+
+    def test_what_cannot_be_agreed_on_is_tried_again_soon_and_the_old_ones_are_shown_meanwhile(self):
+        self.renewal.start()
+        before = self.serials()
+        self.near_the_end()
+        self.failing = RootNowhereError()
+        self.clock.advance(CHECK_S)
+        self.assertEqual(self.events, [("CERTIFICATE_RENEWAL_FAILED", "root-nowhere")])
+        self.assertEqual((self.serials(), self.taken), (before, []))
+        self.clock.advance(RETRY_S)
+        self.failing = None
+        self.clock.advance(RETRY_S)
+        self.assertEqual(len(self.events), 3)
+        self.assertFalse(set(before) & set(self.serials()))
+        self.renewal.stop()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_an_operators_own_certificate_is_taken_up(self):
         other = folder(self) / "other"

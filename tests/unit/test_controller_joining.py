@@ -201,7 +201,7 @@ class Refusals(Case):
 
     def test_whoever_has_no_root_key_says_who_has_it(self):
         members, holder, _ = self.site.other()
-        run(members.open())
+        run(members.open(self.site.store))
         self.site.joining.holder = holder
         failure = self.assertRaises(RootElsewhereError, self.site.join, Newcomer())
         self.assertEqual((failure.holder, failure.addresses), ("c1", "192.0.2.1"))
@@ -336,7 +336,7 @@ class Races(Case):
     def test_two_that_sign_at_once_never_sign_one_number_twice(self):
         members = self.site.members_of("c1", self.site.identity, self.site.state.parent / "other.jws")
         other = attrs.evolve(self.site.holder, members=members)
-        run(members.open())
+        run(members.open(self.site.store))
         self.site.join(Newcomer())
         me = msgspec.structs.replace(members.current.by_name("c1"), ssh_port=2222)
         run(other.tell(me))

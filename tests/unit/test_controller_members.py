@@ -91,6 +91,7 @@ class Starts(Case):
     def test_the_store_names_who_has_the_root_key(self):
         self.assertEqual(run(self.site.holder.name()), "c1")
         members, holder, _ = self.site.other()
+        run(members.open(self.site.store))
         self.assertEqual(run(holder.name()), "c1")
         self.site.identity.paths.root_key.unlink()
         self.site.restart()
@@ -105,7 +106,7 @@ class Follows(Case):
         self.members, self.holder, self.path = self.site.other()
         self.heard = []
         self.members.listen(lambda before, after: self.heard.append(after.number))
-        run(self.members.open())
+        run(self.members.open(self.site.store))
         self.members.follow()
         self.addCleanup(self.members.stop)
         self.site.clock.advance(0)
@@ -223,7 +224,7 @@ class Leaves(Case):
 
     def test_another_than_the_root_holder_says_who_that_is(self):
         members, holder, _ = self.site.other()
-        run(members.open())
+        run(members.open(self.site.store))
         removal = attrs.evolve(self.site.removal, holder=holder)
         failure = self.assertRaises(RootElsewhereError, lambda: run(removal.remove("c2")))
         self.assertEqual(failure.holder, "c1")

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from avinet.app.cli.audit import audit
 from avinet.app.cli.client import path_to
+from avinet.app.cli.cluster import cluster
 from avinet.app.cli.config import config
 from avinet.app.cli.context import DEFAULT_STATE, Command, Place, Root, place
 from avinet.app.cli.engines import engines
@@ -149,6 +150,7 @@ def status(where: Place) -> None:
 for _command in (
     access_tokens,
     audit,
+    cluster,
     completion,
     config,
     demo,

@@ -1,0 +1,117 @@
+"""A controller among others: its membership list, who signs that, its own entry in it, and its end once removed."""
+
+import contextlib
+from collections.abc import Callable
+
+import attrs
+from twisted.internet.interfaces import IReactorTime
+
+from avinet.app.list_lookout import ListLookout
+from avinet.app.own_entry import OwnEntry
+from avinet.app.software import software_version
+from avinet.controller.api_cluster import ClusterApi, Sight, Standing
+from avinet.controller.engines import Emit
+from avinet.controller.failure_budget import FailureBudget
+from avinet.controller.growth import NoGrowth, StateEngineGrowth
+from avinet.controller.join_tokens import JoinTokens
+from avinet.controller.joining import Joining
+from avinet.controller.members import LocalCopy, Members
+from avinet.controller.peers import Peers
+from avinet.controller.removal import Removal
+from avinet.controller.root_holder import RootHolder
+from avinet.errors import AvinetError
+from avinet.model.ids import ControllerName
+from avinet.model.membership import Membership
+from avinet.store.interface import Store
+from avinet.trust.local_list import SignedList
+from avinet.trust.membership import ControllerRemovedError
+from avinet.trust.node import ControllerIdentity, NodeFacts
+
+ROLE = "role"
+"""What each controller publishes of itself to the others: ``leader`` or ``follower``."""
+
+
+@attrs.define(eq=False)
+class Cluster:
+    """``watch`` at once, ``open`` with the store.  ``removed`` is called when this controller is a member no more."""
+
+    identity: ControllerIdentity
+    facts: NodeFacts
+    clock: IReactorTime
+    emit: Emit
+    removed: Callable[[AvinetError], None]
+    growth: StateEngineGrowth = attrs.field(factory=NoGrowth)
+    members: Members = attrs.field(init=False)
+    holder: RootHolder = attrs.field(init=False)
+    entry: OwnEntry = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        identity = self.identity
+        self.members = Members(
+            identity.name,
+            SignedList(identity.membership, identity.membership_document),
+            LocalCopy(identity.paths.membership, identity.root.certificate),
+            self.clock,
+            self.emit,
+        )
+        self.members.listen(self._changed)
+        self.holder = RootHolder(self.members, identity.root)
+        self.entry = OwnEntry(self.holder, self.facts)
+
+    def watch(self, stack: contextlib.AsyncExitStack) -> None:
+        """Hear from the others, whatever becomes of the store."""
+        lookout = ListLookout(self.members, self.identity.root_pem.decode(), self.clock)
+        stack.callback(lookout.stop)
+        lookout.start()
+
+    async def open(self, store: Store, stack: contextlib.AsyncExitStack) -> None:
+        """The list as the store has it, and this controller's entry as it should be, where that can be signed here."""
+        await self.members.open(store)
+        if not self.members.is_member:
+            raise self._removal()
+        await self.holder.open()
+        if self.holder.root.has_key or len(self.members.current.controllers) == 1:
+            await self.holder.tell(self.identity.me)
+        if self.facts.state_client_port:
+            stack.callback(self.members.stop)
+            self.members.follow()
+
+    def joining(self) -> Joining:
+        """What 8443 asks."""
+        return Joining(
+            self.identity.cluster,
+            self.holder,
+            self._tokens(),
+            self.growth,
+            FailureBudget(self.clock),
+            self.clock,
+            self.emit,
+        )
+
+    def api(self, peers: Peers) -> ClusterApi:
+        """What operators ask; ``peers`` say how the others stand."""
+
+        def standing(name: ControllerName) -> Standing:
+            if name == peers.me:
+                role = "follower" if len(peers.members) > 1 else "leader"
+                return Standing(str(peers.said(name).get(ROLE, role)), software_version())
+            view = next((view for view in peers.status() if view.name == name), None)
+            if view is None or not view.live:
+                return Standing("unreachable", why="" if view is None else view.state.why)
+            rtt_s = view.state.rtt_s
+            role = str(peers.said(name).get(ROLE, "follower"))
+            return Standing(role, view.software, None if rtt_s is None else round(rtt_s * 1000, 2))
+
+        removal = Removal(self.holder, self.growth, self.emit)
+        sight = Sight(standing, lambda: not peers.majority_lost(peers.me))
+        return ClusterApi(self.holder, removal, self._tokens(), self.growth, sight, self.emit)
+
+    def _tokens(self) -> JoinTokens:
+        return JoinTokens(self.members.store, self.clock)
+
+    def _changed(self, before: Membership, after: Membership) -> None:
+        if not self.members.is_member:
+            self.removed(self._removal())
+
+    def _removal(self) -> ControllerRemovedError:
+        return ControllerRemovedError(name=self.members.name, number=self.members.current.number)
