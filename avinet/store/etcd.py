@@ -5,10 +5,11 @@ watches through ``avinet.store.etcd_watch``.  Revisions are etcd's own, so they 
 stores' do, but begin at 1, and other changes count along: a session's end, other users of a shared etcd.
 """
 
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred, DeferredSemaphore, fail
+from twisted.internet.defer import Deferred, fail
 
 from avinet.errors import AvinetError
 from avinet.store.etcd_gateway import COMPACTED, AnswerTooLargeError, Gateway, RefusedError
@@ -45,6 +46,51 @@ MAX_RESTARTS = 5
 _T = TypeVar("_T")
 
 
+class _Reads:
+    """What is under way, and what waits for a place."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Callable[[], Coroutine[Any, Any, Any]], Deferred[Any]]] = deque()
+        self._running = 0
+        self._beginning = False
+        self._idle: Deferred[None] | None = None
+
+    @property
+    def full(self) -> bool:
+        """Whether no more may wait."""
+        return len(self._waiting) >= MAX_WAITING
+
+    def run(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> Deferred[_T]:
+        """Do it when there is a place."""
+        done: Deferred[_T] = Deferred()
+        self._waiting.append((work, done))
+        self._next()
+        return done
+
+    def idle(self) -> Deferred[None]:
+        """When nothing is under way."""
+        self._idle = Deferred()
+        self._next()
+        return self._idle
+
+    def _next(self) -> None:
+        if self._beginning:
+            return  # ten thousand that fail at once would nest
+        self._beginning = True
+        while self._waiting and self._running < READS:
+            work, done = self._waiting.popleft()
+            self._running += 1
+            Deferred.fromCoroutine(work()).addBoth(self._over, done)
+        self._beginning = False
+        if self._idle is not None and not self._running and not self._idle.called:
+            self._idle.callback(None)
+
+    def _over(self, result: Any, done: Deferred[Any]) -> None:
+        self._running -= 1
+        done.callback(result)  # a Failure becomes an errback
+        self._next()
+
+
 class EtcdStore:
     """A ``Store`` on a gateway; made by ``open_etcd_store``."""
 
@@ -53,7 +99,7 @@ class EtcdStore:
         self._keys = Keyspace(gateway.access.namespace.encode())
         self._turns = Turns(gateway, self._keys)
         self._leases = Leases(gateway)
-        self._reads = DeferredSemaphore(READS)
+        self._reads = _Reads()
         self._watches: dict[EtcdWatch, None] = {}
         self._closing: Deferred[None] | None = None
 
@@ -127,8 +173,7 @@ class EtcdStore:
         for watch in list(self._watches):
             watch.lose(self._closed())
         await self._turns.close()
-        for _ in range(READS):
-            await self._reads.acquire()  # each that is had is one less under way
+        await self._reads.idle()
         await self._gateway.close()
 
     async def _get(self, key: bytes, deadline: float) -> Entry | None:
@@ -180,18 +225,18 @@ class EtcdStore:
     def _read(self, work: Callable[[float], Coroutine[Any, Any, _T]]) -> Deferred[_T]:
         try:
             self._ready()
-            if len(self._reads.waiting) >= MAX_WAITING:
+            if self._reads.full:
                 raise StoreUnavailableError(where=self._gateway.where, detail="too much work is waiting")
         except AvinetError:
             return fail()
         deadline = self._gateway.deadline()
-        return self._reads.run(lambda: Deferred.fromCoroutine(self._translated(work(deadline))))
+        return self._reads.run(lambda: self._translated(work(deadline)))
 
     async def _translated(self, work: Coroutine[Any, Any, _T]) -> _T:
         try:
             return await work
         except RefusedError as refused:
-            raise StoreUnavailableError(where=self._gateway.where, detail=refused.detail) from refused
+            raise refused.told() from refused
 
     def _forget(self, watch: EtcdWatch) -> None:
         self._watches.pop(watch, None)

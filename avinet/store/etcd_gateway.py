@@ -35,9 +35,10 @@ LONGEST_PAUSE_S = 0.5
 _HTTP_OK = 200
 NOT_FOUND, EXISTS, COMPACTED = 5, 9, 11
 """gRPC's not found, failed precondition, out of range, as etcd uses them."""
-_UNKNOWN, _PERMISSION, _EXHAUSTED = 2, 7, 8
-_FOR_LATER = {1, 2, 4, 10, 13, 14}
-"""gRPC's canceled, unknown, deadline exceeded, aborted, internal, unavailable: another attempt may do."""
+_UNKNOWN, _PERMISSION = 2, 7
+_FOR_LATER = {1, 2, 4, 8, 10, 13, 14}
+"""gRPC's canceled, unknown, deadline exceeded, resource exhausted, aborted, internal, unavailable: another attempt
+may do."""
 _OLD_TOKEN = (
     "invalid auth token",
     "revision of auth store is old",
@@ -55,8 +56,15 @@ class RefusedError(AvinetError):
     kind: ClassVar[Kind] = Kind.INTERNAL
     code: int
     detail: str
-    lost: bool
+    where: str
+    means: AvinetError | None = None
+    """What the store's users are told, where that is clear."""
+    lost: bool = False
     """Whether the answer of an attempt before this was lost."""
+
+    def told(self) -> AvinetError:
+        """What the store's users are told."""
+        return self.means or StoreUnavailableError(where=self.where, detail=self.detail)
 
 
 @error
@@ -161,8 +169,7 @@ class Gateway:
     ) -> Reply[_Answer]:
         """One operation, whatever it takes until the deadline.
 
-        ``RefusedError``, ``StoreFullError`` or ``StoreLimitError`` when etcd says so; ``StoreUnavailableError``
-        when there was no answer in time.  Who ``adapts`` is told of an ``AnswerTooLargeError`` and asks for less.
+        ``RefusedError`` when etcd says so; ``StoreUnavailableError`` when there was no answer in time.  Who ``adapts`` is told of an ``AnswerTooLargeError`` and asks for less.
         """
         ends = self.deadline() if deadline is None else deadline
         body = msgspec.json.encode(request)
@@ -227,12 +234,14 @@ class Gateway:
         token = await self.token(url)
         status, found = await self._whole(url, path, token, body)
         if status == _HTTP_OK:
-            try:
-                return msgspec.json.decode(found, type=answer, strict=False)
-            except (msgspec.DecodeError, UnicodeDecodeError) as why:
-                raise _AgainError(f"its answer is not etcd's: {why}") from why
-        failed = failure_of(status, found)
-        if is_old_token(failed.message):
+            decoded = _decoded(found, answer)
+            # What is a stream says so inside.
+            failed: Failed | None = getattr(decoded, "error", None)
+            if failed is None:
+                return decoded
+        else:
+            failed = failure_of(status, found)
+        if is_old_token(failed.message) or (failed.code == _PERMISSION and not token and self.access.user):
             self.forget_token(token)
             raise _AgainError(failed.message, lost=False, elsewhere=False)
         raise error_of(failed, self.where)
@@ -245,10 +254,7 @@ class Gateway:
         request = msgspec.json.encode({"name": self.access.user, "password": password})
         status, found = await self._whole(url, "auth/authenticate", "", request)
         if status == _HTTP_OK:
-            try:
-                return msgspec.json.decode(found, type=AuthAnswer).token
-            except (msgspec.DecodeError, UnicodeDecodeError) as why:
-                raise _AgainError(f"its answer is not etcd's: {why}", lost=False) from why
+            return _decoded(found, AuthAnswer).token
         failed = failure_of(status, found)
         if failed.message == _NO_PASSWORDS:
             self._no_passwords = True
@@ -281,39 +287,51 @@ class Gateway:
         """Give an attempt its time."""
         seconds = min(left_s, self.attempt_s)
         running = Deferred.fromCoroutine(attempt)
-        running.addTimeout(seconds, self.clock)
+        # Not addTimeout: HTTP tells of a cancelling in words of its own.
+        timer = self.clock.callLater(seconds, running.cancel)
         try:
             return await running
-        except TimeoutError as why:
+        except Exception as why:
+            if timer.active():
+                raise
             raise _AgainError(f"no answer in {seconds:.1f} s") from why
+        finally:
+            if timer.active():
+                timer.cancel()
 
     async def _pause(self, rounds: int, ends: float) -> None:
         seconds = min(SHORTEST_PAUSE_S * 2 ** min(rounds - 1, 10), LONGEST_PAUSE_S)
         await deferLater(self.clock, min(seconds, max(0.0, ends - self.clock.seconds())))
 
 
+def _decoded(data: bytes, kind: type[_Answer]) -> _Answer:
+    try:
+        return msgspec.json.decode(data, type=kind, strict=False)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as why:
+        raise _AgainError(f"its answer is not etcd's: {why}") from why
+
+
 def failure_of(status: int, body: bytes) -> Failed:
     """What an answer other than 200 says."""
     try:
-        failed = msgspec.json.decode(body, type=Failed)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        failed = _decoded(body, Failed)
+    except _AgainError:
         said = body[:200].decode("ascii", "backslashreplace").strip()
         return Failed(code=_UNKNOWN, message=f"HTTP status {status}: {said}")
     return failed if failed.code else Failed(code=_UNKNOWN, message=failed.message or f"HTTP status {status}")
 
 
-def error_of(failed: Failed, where: str) -> Exception:
+def error_of(failed: Failed, where: str) -> "_AgainError | RefusedError":
     """What to raise: another attempt is worth it, or not."""
     code = failed.code or failed.grpc_code
+    means: AvinetError | None = None
     if "database space exceeded" in failed.message:
-        return StoreFullError(where=where, detail=failed.message)
-    if "request is too large" in failed.message:
-        return StoreLimitError(detail=f"{where} takes smaller requests only")
-    if code in _FOR_LATER or code == _EXHAUSTED:
+        means = StoreFullError(where=where, detail=failed.message)
+    elif "request is too large" in failed.message:
+        means = StoreLimitError(detail=f"{where} takes smaller requests only")
+    elif code in _FOR_LATER:
         return _AgainError(failed.message)
-    if code == _PERMISSION:
-        return StoreUnavailableError(where=where, detail=failed.message)
-    return RefusedError(code=code, detail=failed.message, lost=False)
+    return RefusedError(code=code, detail=failed.message, where=where, means=means)
 
 
 def is_old_token(message: str) -> bool:

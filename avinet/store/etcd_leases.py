@@ -5,7 +5,7 @@ import secrets
 
 from avinet.store.etcd_gateway import EXISTS, NOT_FOUND, Gateway, RefusedError
 from avinet.store.etcd_messages import KeepAliveAnswer, LeaseAnswer
-from avinet.store.interface import LeaseId, StoreUnavailableError
+from avinet.store.interface import LeaseId
 
 
 class Leases:
@@ -22,7 +22,7 @@ class Leases:
             await self._gateway.ask("lease/grant", request, LeaseAnswer, deadline=deadline)
         except RefusedError as refused:
             if not (refused.code == EXISTS and refused.lost):
-                raise self._unexpected(refused) from refused
+                raise refused.told() from refused
         return lease
 
     async def keep_alive(self, lease: LeaseId, deadline: float) -> bool:
@@ -41,7 +41,4 @@ class Leases:
             await self._gateway.ask("lease/revoke", {"ID": lease}, LeaseAnswer, deadline=deadline)
         except RefusedError as refused:
             if refused.code != NOT_FOUND:
-                raise self._unexpected(refused) from refused
-
-    def _unexpected(self, refused: RefusedError) -> StoreUnavailableError:
-        return StoreUnavailableError(where=self._gateway.where, detail=refused.detail)
+                raise refused.told() from refused

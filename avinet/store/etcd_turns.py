@@ -42,7 +42,6 @@ from avinet.store.interface import (
     Outcome,
     Put,
     StoreFullError,
-    StoreLimitError,
     StoreUnavailableError,
 )
 
@@ -108,6 +107,7 @@ class Turns:
         self._running = 0
         self._session: _Session | None = None
         self._preparing = False
+        self._beginning = False
         self._keep_alive: IDelayedCall | None = None
         self._closing: Deferred[None] | None = None
 
@@ -141,21 +141,32 @@ class Turns:
                 )
 
     def _next(self) -> None:
-        while self._waiting and not self._preparing:
-            session = self._session
-            if session is None or session.doubtful:
-                self._preparing = True
-                Deferred.fromCoroutine(self._prepare(session, self._waiting[0].deadline))
-            elif session.free:
-                work = self._waiting.popleft()
-                self._waiting_bytes -= work.size
-                self._running += 1
-                Deferred.fromCoroutine(self._run(session, session.free.pop(), work))
-            else:
-                return
-        if self._closing is not None and not self._running and not self._preparing:
+        """Begin what can be begun; not from inside itself, since ten thousand that fail at once would nest."""
+        if self._beginning:
+            return
+        self._beginning = True
+        while self._begin_one():
+            pass
+        self._beginning = False
+        if self._closing is not None and not (self._waiting or self._running or self._preparing):
             closing, self._closing = self._closing, None
             closing.callback(None)
+
+    def _begin_one(self) -> bool:
+        if not self._waiting or self._preparing:
+            return False
+        session = self._session
+        if session is None or session.doubtful:
+            self._preparing = True
+            Deferred.fromCoroutine(self._prepare(session, self._waiting[0].deadline))
+        elif session.free:
+            work = self._waiting.popleft()
+            self._waiting_bytes -= work.size
+            self._running += 1
+            Deferred.fromCoroutine(self._run(session, session.free.pop(), work))
+        else:
+            return False
+        return True
 
     async def _prepare(self, session: _Session | None, deadline: float) -> None:
         try:
@@ -236,14 +247,11 @@ class Turns:
             reply = await self._gateway.ask(
                 "kv/txn", self._request(session, turn, tag, work), TxnAnswer, deadline=work.deadline
             )
-        except (RefusedError, StoreFullError, StoreLimitError) as refused:
-            lost = refused.lost if isinstance(refused, RefusedError) else True
-            done_at = await self._surely(session, turn, work, lost=lost)
+        except RefusedError as refused:
+            done_at = await self._surely(session, turn, work, lost=refused.lost)
             if done_at is not None:
                 return Outcome(succeeded=True, revision=done_at)
-            if isinstance(refused, RefusedError):
-                raise await self._meaning(refused, session, work) from refused
-            raise
+            raise await self._meaning(refused, session, work) from refused
         answer = reply.answer
         outcome = Outcome(succeeded=answer.succeeded, revision=answer.header.revision)
         if answer.succeeded:
@@ -317,7 +325,7 @@ class Turns:
                     return LeaseEndedError(lease=lease)
             if session.lease != NO_LEASE and not await self._leases.lives(session.lease, work.deadline):
                 return _SessionEndedError(lost=False)
-        return StoreUnavailableError(where=self._gateway.where, detail=refused.detail)
+        return refused.told()
 
 
 def _turn_was_put(work: _Work, answer: TxnAnswer) -> bool:

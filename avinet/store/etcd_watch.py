@@ -142,6 +142,8 @@ class EtcdWatch:
                 self._silence.cancel()
 
     def _took(self, result: WatchResult, url: str) -> None:
+        if self._task is None:
+            return  # cancelled by the call for the message before, of the same piece
         if self._cluster not in {0, result.header.cluster_id}:
             # Another history, whose revisions mean other things: list again.
             raise CompactedError(revision=self._asked)

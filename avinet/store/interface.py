@@ -142,6 +142,8 @@ class Store(Protocol):
 
         One key may be written once in a transaction.  A put under a lease that has ended is a
         ``LeaseEndedError``, and then nothing is done.  A transaction that changes nothing costs no revision.
+        Transactions that do not wait for each other's answers may be done in any order.  One that failed as
+        unavailable was done before whatever this store is asked for later, or never will be.
         """
 
     def watch(
