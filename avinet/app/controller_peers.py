@@ -34,7 +34,7 @@ from avinet.trust.node import ControllerPaths
 
 @attrs.define(eq=False)
 class ControllerPeers:
-    """One controller's.  ``links`` are the ``Peers``; what it offers to the others is offered before ``start``."""
+    """One controller's.  ``links`` are the ``Peers``."""
 
     links: PeerLinks
     permits: PeerPermits

@@ -128,6 +128,11 @@ class PeerDialer:
         if self._pause is not None and not self._pause.called:
             self._pause.callback(None)
 
+    def offer(self, offered: Offered) -> None:
+        """One more service; on a connection that is there, too."""
+        if self._channel is not None:
+            self._ask(self._channel, offered)
+
     async def _run(self) -> None:
         while True:
             begun = self.clock.seconds()

@@ -160,6 +160,10 @@ class PeerLinks:
         """Serve peers' channels to a port of ours; a port that is taken is a ``ValueError``."""
         self.services.register(name, port, lambda peer: build(peer.name), priority)
         self._offers[lane].append((port, build, priority))
+        for other in self._others.values():
+            for dialer in other.dialers:
+                if dialer.lane is lane:
+                    dialer.offer(Offered(port, partial(build, other.controller.name), priority))
 
     def open_port(
         self, name: ControllerName, port: int, lane: Lane, protocol: IProtocol, priority: Priority

@@ -58,6 +58,8 @@ class PeerPorts(PeerListener):
     reactor: Any
     links: PeerLinks
     near: Callable[[tuple[str, str]], bool] = same_machine
+    address: str = LOOPBACK
+    """Where they are here."""
     _here: dict[ControllerName, dict[int, _Here]] = attrs.field(factory=dict, init=False, repr=False)
     _log: ClassVar[Logger] = Logger()
 
@@ -130,9 +132,9 @@ class PeerPorts(PeerListener):
         here.retry = None
         factory = LocalPort(partial(self._open, name, port), self.reactor)
         try:
-            here.listening = self.reactor.listenTCP(port, factory, interface=LOOPBACK)
+            here.listening = self.reactor.listenTCP(port, factory, interface=self.address)
         except CannotListenError as why:
-            failure = cannot_listen(port, LOOPBACK, SETTING, why.socketError)
+            failure = cannot_listen(port, self.address, SETTING, why.socketError)
             if here.how != str(failure):
                 self._log.error(
                     "{name} is not reached on port {port}: {why}", name=name, port=port, why=str(failure)

@@ -159,7 +159,7 @@ class Peers(Protocol):
         """Tell ``listener`` from now on; also of the peers that are live already."""
 
     def offer(self, service: PeerService, build: Build) -> None:
-        """Serve peers' channels to ``service``; once, before the peers are started."""
+        """Serve peers' channels to ``service``, from now on; once."""
 
     def open(self, name: ControllerName, service: PeerService, protocol: IProtocol) -> Deferred[IProtocol]:
         """Connect ``protocol`` to a peer's service.

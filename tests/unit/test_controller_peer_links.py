@@ -82,6 +82,17 @@ class TheLinks(Case):
         self.assertLess(len(dialed), 40)
         self.assertGreater(len(dialed), 15)
 
+    def test_take_services_that_are_offered_later(self):
+        for links, name in ((self.a, "b"), (self.b, "a")):
+            opening = links.open(name, PEER_API, Collector())
+            self.world.pump()
+            self.failureResultOf(opening, PeerUnreachableError)
+            self.world[name].links.offer(PEER_API, lambda name: Echo())
+            self.world.pump()
+            opening = links.open(name, PEER_API, Collector())
+            self.world.pump()
+            self.successResultOf(opening)
+
 
 class Losses(Case):
     def test_of_one_pair_leave_no_majority(self):
@@ -277,7 +288,7 @@ class WhatIsPublished(Case):
                 self.a.publish(key, value)
 
 
-class Services(Case):
+class ServiceCase(Case):
     def setUp(self):
         self.callers = []
         self.world = World("a", "b", "c", prepare=self.prepare)
@@ -300,6 +311,8 @@ class Services(Case):
         self.world.pump()
         return mine.data
 
+
+class Services(ServiceCase):
     def test_are_reached_both_ways(self):
         self.assertEqual(self.echoed(self.a.open("b", PEER_API, Collector())), b"hello")
         self.assertEqual(self.echoed(self.b.open("a", PEER_API, Collector())), b"hello")
@@ -334,7 +347,7 @@ class Services(Case):
         self.failureResultOf(opening, PeerUnreachableError)
 
 
-class HostilePeers(Services):
+class HostilePeers(ServiceCase):
     """With a good key, and not our software."""
 
     def channel(self, node="a", target="b", **how) -> SecureChannel:
