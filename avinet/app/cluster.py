@@ -16,6 +16,7 @@ from avinet.controller.growth import NoGrowth, StateEngineGrowth
 from avinet.controller.join_tokens import JoinTokens
 from avinet.controller.joining import Joining
 from avinet.controller.members import LocalCopy, Members
+from avinet.controller.peer_rows import links_of, ports_of
 from avinet.controller.peers import Peers
 from avinet.controller.removal import Removal
 from avinet.controller.root_holder import RootHolder
@@ -96,11 +97,13 @@ class Cluster:
                 role = "follower" if len(peers.members) > 1 else "leader"
                 return Standing(str(peers.said(name).get(ROLE, role)), software_version())
             view = next((view for view in peers.status() if view.name == name), None)
-            if view is None or not view.live:
-                return Standing("unreachable", why="" if view is None else view.state.why)
-            rtt_s = view.state.rtt_s
+            if view is None:
+                return Standing("unreachable")
+            links, ports = links_of(view), ports_of(view)
+            if not view.live:
+                return Standing("unreachable", why=view.state.why, links=links, ports=ports)
             role = str(peers.said(name).get(ROLE, "follower"))
-            return Standing(role, view.software, None if rtt_s is None else round(rtt_s * 1000, 2))
+            return Standing(role, view.software, links[0].rtt_ms, links=links, ports=ports)
 
         removal = Removal(self.holder, self.growth, self.emit)
         sight = Sight(standing, lambda: not peers.majority_lost(peers.me))

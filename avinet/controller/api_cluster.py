@@ -10,6 +10,7 @@ from avinet.controller.engines import Emit
 from avinet.controller.growth import StateEngineGrowth
 from avinet.controller.join_tokens import JoinTokens
 from avinet.controller.newcomers import MAX_CONTROLLERS, TooManyControllersError, size_warning
+from avinet.controller.peer_rows import LinkRow, PortRow
 from avinet.controller.removal import ControllerNotFoundError, Removal
 from avinet.controller.root_holder import (
     RootElsewhereError,
@@ -46,6 +47,10 @@ class MemberRow(msgspec.Struct, frozen=True, kw_only=True):
     registration_port: int
     root_key: bool
     """Whether it signs the membership list."""
+    links: tuple[LinkRow, ...] = ()
+    """From the controller that answers; none to itself."""
+    ports: tuple[PortRow, ...] = ()
+    """Of its state engine, as they are reached from the controller that answers."""
 
 
 class ClusterAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +90,8 @@ class Standing:
     software: str = ""
     rtt_ms: float | None = None
     why: str = ""
+    links: tuple[LinkRow, ...] = ()
+    ports: tuple[PortRow, ...] = ()
 
 
 @attrs.frozen
@@ -125,6 +132,8 @@ class ClusterApi:
                     software=standing.software,
                     rtt_ms=standing.rtt_ms,
                     why=standing.why,
+                    links=standing.links,
+                    ports=standing.ports,
                     addresses=controller.addresses,
                     ssh_port=controller.ssh_port,
                     registration_port=controller.registration_port,

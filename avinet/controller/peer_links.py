@@ -341,14 +341,17 @@ class PeerLinks:
 
     def session_offered(self, session: PeerSession, document: str) -> None:
         """See ``SessionOwner``."""
-        taking = self.lists.take(document)
-        taking.addErrback(
-            lambda failure: self._log.warn(
-                "{name} sent a list that is not taken: {why}",
-                name=session.name,
-                why=failure.getErrorMessage(),
-            )
-        )
+        if session.offering:
+            return  # one at a time: each costs a signature and a file
+        session.offering = True
+
+        def taken(failure: Any) -> None:
+            session.offering = False
+            if isinstance(failure, Failure):
+                why = failure.getErrorMessage()
+                self._log.warn("{name} sent a list that is not taken: {why}", name=session.name, why=why)
+
+        self.lists.take(document).addBoth(taken)
 
     def session_over(self, session: PeerSession, why: str) -> None:
         """See ``SessionOwner``."""

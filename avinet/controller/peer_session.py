@@ -127,6 +127,8 @@ class PeerSession:
     their: PeerHello | None = attrs.field(default=None, init=False)
     listed: int = attrs.field(default=0, init=False)
     """The number of the newest membership list that the other side is known to have."""
+    offering: bool = attrs.field(default=False, init=False)
+    """A list that the other side sent is being looked at."""
     _heartbeat: HeartbeatTracker = attrs.field(init=False, repr=False)
     _timer: IDelayedCall | None = attrs.field(default=None, init=False, repr=False)
     _flush: IDelayedCall | None = attrs.field(default=None, init=False, repr=False)
