@@ -73,7 +73,7 @@ class Cluster:
         await self.holder.open()
         if self.holder.root.has_key or len(self.members.current.controllers) == 1:
             await self.holder.tell(self.identity.me)
-        if self.facts.state_client_port:
+        if not isinstance(self.growth, NoGrowth):
             stack.callback(self.members.stop)
             self.members.follow()
 

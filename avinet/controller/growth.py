@@ -53,3 +53,21 @@ class NoGrowth:
     async def members(self) -> tuple[ControllerName, ...]:
         """None to tell."""
         return ()
+
+
+class OutsideGrowth:
+    """A state engine that others run: every controller has its address in its settings, and none is a member of it."""
+
+    async def require(self) -> None:
+        """Nothing."""
+
+    async def admit(self, member: Controller, key: Ed25519PublicKey) -> StateAdmission:
+        """Nothing to let in."""
+        return StateAdmission(ca="", certificate="", passwords={}, members={})
+
+    async def dismiss(self, name: ControllerName) -> None:
+        """Nothing to do."""
+
+    async def members(self) -> tuple[ControllerName, ...]:
+        """None that is a controller's."""
+        return ()

@@ -21,7 +21,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from avinet.controller.engines import Emit
 from avinet.controller.failure_budget import FailureBudget, plain_address
-from avinet.controller.growth import StateEngineGrowth
+from avinet.controller.growth import OutsideGrowth, StateEngineGrowth
 from avinet.controller.join_tokens import JoinToken, JoinTokens, JoinTokenSpentError
 from avinet.controller.newcomers import check_newcomer, check_node_key, check_places, warn_of_size
 from avinet.controller.root_holder import Draft, RootHolder, RootHolderLeavesError, with_controller
@@ -147,7 +147,8 @@ class Joining:
         await self.holder.members.refresh()
         if claims.token is None:
             return self._answer(claims, await self._tell(claims))
-        if not claims.state_key:
+        outside = isinstance(self.growth, OutsideGrowth)
+        if not (claims.state_key or outside):
             raise StateKeyMissingError
         # One after another: a request sent again while its first is under way is to find that done.
         await self._turn.acquire()
@@ -157,7 +158,9 @@ class Joining:
                 member = self._joined(claims, token)
             else:
                 member = await self._join(claims, token, source)
-            state = await self.growth.admit(member, parse_line(claims.state_key))
+            # Whoever has no state engine of its own asks for nothing there.
+            key = parse_line(claims.node_key if outside else claims.state_key)
+            state = await self.growth.admit(member, key)
         finally:
             self._turn.release()
         return self._answer(claims, member, state)
@@ -199,7 +202,8 @@ class Joining:
         if token.replaces and before.by_name(token.replaces) is None:
             raise ReplacedGoneError(name=token.replaces)
         others = tuple(known for known in before.controllers if known.name != token.replaces)
-        check_newcomer(others, claims.controller(""))
+        outside = isinstance(self.growth, OutsideGrowth)
+        check_newcomer(others, claims.controller(""), own_engine=not outside)
         check_node_key(others, claims.node_key)
         return others
 

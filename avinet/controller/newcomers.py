@@ -70,12 +70,12 @@ class TooManyControllersError(AvinetError):
     limit: int
 
 
-def check_newcomer(others: Iterable[Controller], new: Controller) -> None:
-    """Raise what keeps ``new`` from being beside ``others``."""
+def check_newcomer(others: Iterable[Controller], new: Controller, *, own_engine: bool = True) -> None:
+    """Raise what keeps ``new`` from being beside ``others``; ``own_engine``: each has one, with ports of its own."""
     others = tuple(others)
     if len(others) >= MAX_CONTROLLERS:
         raise TooManyControllersError(limit=MAX_CONTROLLERS)
-    if not (new.state_client_port and new.state_peer_port):
+    if own_engine and not (new.state_client_port and new.state_peer_port):
         raise StatePortsMissingError
     if any(other.name == new.name for other in others):
         raise NameTakenError(name=new.name)

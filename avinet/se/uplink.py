@@ -142,6 +142,13 @@ class Uplink:
         channel.lost.addBoth(fire)
         return gone
 
+    def drop(self) -> None:
+        """Leave a controller that is one no more, at once: its keys may be in wrong hands."""
+        channel = self._channel
+        self._machine.stop()
+        if channel is not None:
+            channel.abort()
+
     def update(self, controller: Controller) -> None:
         """A newer list says this of the controller."""
         before, self.controller = self.controller, controller

@@ -52,7 +52,7 @@ class Uplinks:
         """A newer list: drop the controllers that left it, begin with those that came, tell the rest."""
         listed = {controller.name: controller for controller in membership.controllers}
         for name in self._uplinks.keys() - listed.keys():
-            self._uplinks.pop(name).stop()
+            self._uplinks.pop(name).drop()
         for name, controller in listed.items():
             known = self._uplinks.get(name)
             if known is not None:

@@ -4,7 +4,7 @@ import attrs
 import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.controller.growth import NoGrowth, StateEngineAloneError
+from avinet.controller.growth import NoGrowth, OutsideGrowth, StateEngineAloneError
 from avinet.controller.join_tokens import (
     TTL_S,
     JoinTokenExpiredError,
@@ -185,6 +185,14 @@ class Refusals(Case):
         self.assertIn('engine = "etcd"', said)
         self.site.joining.growth = self.site.growth
         self.site.join(Newcomer(), token)
+
+    def test_a_state_engine_that_others_run_asks_for_no_ports_and_no_key(self):
+        self.site.joining.growth = OutsideGrowth()
+        none = {"state_client_port": 0, "state_peer_port": 0, "state_key": ""}
+        answer = self.site.join(Newcomer(), **none)
+        self.assertEqual(answer.state.members, {})
+        self.site.join(Newcomer("c3", 3), **none)
+        self.assertEqual(self.site.names(), ["c1", "c2", "c3"])
 
     def test_what_is_not_its_doing_costs_the_caller_nothing(self):
         self.site.growth.down = True

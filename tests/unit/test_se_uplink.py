@@ -507,6 +507,17 @@ class TheList(UplinkCase):
         self.assertEqual([u.controller.name for u in self.uplinks.all()], ["ctl-2"])
         self.assertIs(first.state, S.STOPPED)
 
+    def test_a_controller_that_was_removed_is_dropped_at_once_with_all_that_goes_through_it(self):
+        self.uplinks.start(self.members(CONTROLLER))
+        channel = self.log_in()
+        channel.wire.say(WELCOME)
+        self.uplinks.update(self.members(self.other))
+        self.assertIn("abort", channel.calls)
+        self.assertEqual([u.controller.name for u in self.uplinks.all()], ["ctl-2"])
+        channel.cut()
+        self.clock.advance(200)
+        self.assertEqual({dial[0] for dial in self.dials[1:]}, {"192.0.2.9"})
+
     def test_notices_wait_bounded_while_headless_and_broadcasts_do_not(self):
         self.uplinks.start(self.members(CONTROLLER))
         for number in range(MAX_KEPT_NOTICES + 1):
