@@ -10,10 +10,9 @@ Blocking, and safe to use from several threads: only ``take_in``, ``enforce`` an
 and one of them runs at a time; the others wait for a commit at most.
 """
 
-import contextlib
-import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from itertools import accumulate
 from pathlib import Path
 from typing import ClassVar
@@ -31,7 +30,7 @@ from avinet.logs.spool_pieces import Piece, Pieces
 from avinet.logs.spool_recovery import lost, make_anew, open_index
 from avinet.logs.spool_reserve import SHORT_BYTES, SPENT_BYTES, Reserve
 from avinet.logs.spool_segments import SegmentMaker
-from avinet.logs.spool_window import ChunkBuffer, Taken, Window
+from avinet.logs.spool_window import ChunkBuffer, Taken, Window, opened
 from avinet.logs.throttle import Throttler, Throttles
 from avinet.model.logs import ClassTotals, Drop, DropReason, LogClass, SegmentHead, Selection, SpoolTotals
 from avinet.units import DAY_S, MIB
@@ -223,10 +222,15 @@ class Spool:
                 pass
             self._reserve.take()
 
-    def keep_room(self) -> None:
-        """Where the disk is nearly full, full logs go before the data plane finds no room for new ones.  ``OSError``."""
-        free = self._reserve.free_bytes()
-        if free < SHORT_BYTES:
+    def look_after(self) -> None:
+        """Make anew what somebody has removed (``StoreDamagedError``: the index, by ``repair``), and room on a disk that is
+        nearly full: full logs go before the data plane has nothing to write to.
+        """
+        if self._packs.make_folders():
+            with self._working, self._lock:
+                self._clean()
+        self._index.require()
+        if (free := self._reserve.free_bytes()) < SHORT_BYTES:
             with self._working:
                 if free < SPENT_BYTES:
                     self._reserve.give_up()
@@ -238,6 +242,7 @@ class Spool:
         with self._working, self._lock:
             # Or it would be found, and then taken away.
             self._leavings.sweep(holes=True, wait=True)
+            self._packs.make_folders()
             self._index = make_anew(self._index, self._packs, self._pieces, int(self._now() * _US))
             self._clean()
 
@@ -263,17 +268,12 @@ class Spool:
         with self._lock:
             self._index.forget([piece.name for piece in pieces])
 
-    @contextlib.contextmanager
-    def _open(self, piece: Piece) -> Iterator[Window]:
+    def _open(self, piece: Piece) -> AbstractContextManager[Window]:
         """What is left of it."""
         begun = self._pieces.begin(piece)
         with self._lock:
             taken = self._index.pieces().get(piece.name, 0)
-        descriptor = os.open(begun.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            yield Window(begun, descriptor, taken, os.fstat(descriptor).st_size)
-        finally:
-            os.close(descriptor)
+        return opened(begun, taken)
 
     def _take(self, window: Window) -> Window:
         """Commit a window, a smaller one where there is little room; what it has found."""

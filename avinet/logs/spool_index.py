@@ -75,6 +75,11 @@ class SpoolIndex:
         with _translated(self._path):
             self._connection.close()
 
+    def require(self) -> None:
+        """``StoreDamagedError`` when somebody has removed the file: what is written to it would be gone with us."""
+        if not self._path.exists():
+            raise StoreDamagedError(where=str(self._path), detail="it was removed")
+
     def abandon(self) -> None:
         """Let go of a damaged file."""
         with contextlib.suppress(sqlite3.Error):

@@ -67,9 +67,15 @@ class Packs:
     folder: Path
 
     def __attrs_post_init__(self) -> None:
-        private_dir(self.folder)
-        private_dir(self.segments)
-        private_dir(self.bad)
+        for folder in (self.folder, self.segments, self.bad):
+            private_dir(folder)
+
+    def make_folders(self) -> bool:
+        """Again, if somebody has removed them; whether that was so."""
+        if self.segments.is_dir():
+            return False
+        self.__attrs_post_init__()
+        return True
 
     @property
     def segments(self) -> Path:

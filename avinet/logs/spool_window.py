@@ -1,5 +1,6 @@
 """Reads a piece a chunk at a time, up to what one commit takes in: a **window**."""
 
+import contextlib
 import errno
 import mmap
 import os
@@ -58,6 +59,16 @@ def split_on(chunk: memoryview, piece: Piece, *, final: bool) -> Split:
         # A chunk without a newline: no request makes such a line.
         found = split(chunk, piece.log_class, final=True)
     return found
+
+
+@contextlib.contextmanager
+def opened(piece: Piece, taken: int) -> "Iterator[Window]":
+    """What is left of a piece that was begun, from the byte ``taken`` on.  ``OSError``."""
+    descriptor = os.open(piece.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        yield Window(piece, descriptor, taken, os.fstat(descriptor).st_size)
+    finally:
+        os.close(descriptor)
 
 
 @attrs.define(eq=False)

@@ -197,7 +197,7 @@ class LogSpooler:
         spool = await self._ready()
         files = self.source.log_files()
         try:
-            await self.in_thread(spool.keep_room)
+            await self.in_thread(spool.look_after)
             waiting = await self.in_thread(_waiting, files)
             for log_class in self._turnover.due(waiting, self.clock.seconds()):
                 await self._set_aside(files, log_class)

@@ -13,6 +13,7 @@ from avinet.logs.spool import SegmentGoneError, Spool, SpoolLimits
 from avinet.logs.spool_packs import whole
 from avinet.logs.throttle import Throttle, Throttles
 from avinet.model.logs import DropReason, LogClass, Selection, piece_name
+from avinet.sqlite_file import StoreDamagedError
 from tests.unit.log_lines import BASE_US, line, service
 
 FULL, SIGNIFICANT = LogClass.FULL, LogClass.SIGNIFICANT
@@ -183,6 +184,21 @@ class Spooling(Kit):
         shutil.rmtree(self.folder / "bad")
         self.spool.refused(second.name, "its hash is another")
         self.assertEqual(self.heads(), [])
+
+    def test_folders_that_somebody_removes_are_made_anew_and_what_was_in_them_is_counted(self):
+        self.spooled(SIGNIFICANT, line(1), line(2))
+        shutil.rmtree(self.folder / "segments")
+        self.spool.look_after()
+        self.assertEqual((self.heads(), [one[2] for one in self.drops()]), ([], [1, 1]))
+        self.spooled(SIGNIFICANT, line(1))
+        self.assertEqual(len(self.heads()), 1)
+        shutil.rmtree(self.folder)
+        with self.assertRaises(StoreDamagedError):
+            self.spool.look_after()
+        self.spool.repair()
+        self.spool.look_after()
+        self.spooled(SIGNIFICANT, line(2))
+        self.assertEqual(len(self.heads()), 1)
 
     def test_a_piece_of_many_chunks_is_taken_in_by_and_by(self):
         self.small_chunks()

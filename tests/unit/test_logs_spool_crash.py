@@ -264,7 +264,7 @@ class TheDiskIsFull(Kit):
             (SPENT_BYTES - 1, False, 0),
         ):
             with mock.patch.object(Reserve, "free_bytes", return_value=free):
-                spool.keep_room()
+                spool.look_after()
             totals = spool.totals()
             self.assertEqual((totals.full.records, (self.folder / "reserve").exists()), (full, reserve))
         self.assertEqual(totals.significant, before.significant)

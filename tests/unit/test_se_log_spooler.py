@@ -276,7 +276,7 @@ class Troubles(Kit):
         self.spooler.start()
         self.pass_s(1)
         self.source.write(SIGNIFICANT, line(1, 1))
-        with mock.patch.object(Spool, "keep_room", side_effect=OSError("no disk")):
+        with mock.patch.object(Spool, "look_after", side_effect=OSError("no disk")):
             self.pass_s(5)
         self.assertEqual(self.told[-1], (Level.ERROR, "request logs are not taken in: no disk"))
         self.pass_s(20)
