@@ -10,16 +10,19 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.internet.defer import DeferredList
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from avinet.controller.log_store import LogStoreService, Reported
 from avinet.logs.entries import Arrival, Segment
 from avinet.logs.ledger import Ledger
-from avinet.logs.query.shapes import Count, Query, Top
+from avinet.logs.query.shapes import Count, Query, Top, Whole
 from avinet.logs.store.embedded import EmbeddedLogStore
+from avinet.logs.store.errors import LogWorkerDiedError
 from avinet.logs.store.folders import Folders
 from avinet.logs.store.interface import Keeping
+from avinet.logs.store.jobs import Exported, ExportFormat
 from avinet.logs.store.surroundings import Surroundings
 from avinet.logs.store.workers import worker_processes
 from avinet.units import GIB, MIB
@@ -90,7 +93,7 @@ async def all_there(service, intake):
 
 
 @pytest_twisted.ensureDeferred
-async def test_workers_killed_at_random_lose_and_double_nothing(folder):
+async def test_workers_killed_at_random_lose_and_double_nothing_and_queries_say_so(folder):
     events = []
     service, ledger = made(folder, events)
     intake, chance = Intake(folder), random.Random(7)
@@ -99,11 +102,23 @@ async def test_workers_killed_at_random_lose_and_double_nothing(folder):
         for _ in range(6):
             for _ in range(5):
                 service.arrived(intake.receive(ledger) + 100 * MIB)
+            asked = [service.store.query(Query(shape=Count())) for _ in range(6)]
+            target = Folders(folder).exports / f"{intake.counter}.csv"
+            asked.append(service.store.export(Query(shape=Whole()), target, ExportFormat.CSV, GIB))
             await deferLater(reactor, chance.random() * 0.4)
-            worker = service.store.workers.ingesting
-            if worker.pid is not None:
-                os.kill(worker.pid, signal.SIGKILL)
+            workers = service.store.workers
+            for worker in (workers.ingesting, workers.querying)[: chance.randint(1, 2)]:
+                if worker.pid is not None:
+                    os.kill(worker.pid, signal.SIGKILL)
+            for ok, answer in await DeferredList(asked, consumeErrors=True):
+                if not ok:
+                    answer.trap(LogWorkerDiedError)
+                    continue
+                # Segments come in whole or not at all.
+                count = answer.records if isinstance(answer, Exported) else answer.count
+                assert (count % 500, count <= intake.records) == (0, True)
         await all_there(service, intake)
+        assert {path.suffix for path in Folders(folder).exports.iterdir()} <= {".csv"}
         assert set(events) <= {"LOG_WORKER_DIED", "LOG_INGEST_FAILED"}
         assert "LOG_WORKER_DIED" in events
         listed = {file.name for file in ledger.files()}
