@@ -93,7 +93,8 @@ class LogSearch(Protocol):
 
 
 class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The store.  ``waiting_*`` have arrived and cannot be asked about yet; ``waiting_bytes`` are NDJSON.
+    """The store.  ``waiting_*`` have arrived and cannot be asked about yet; ``waiting_bytes`` are NDJSON; ``trouble`` is why
+    they are not taken in, while that is so.
 
     ``mended`` is what a start had to do the last time, at ``mended_at``, since the list of all that is here did not fit it.
     """
@@ -105,6 +106,7 @@ class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
     until: str
     waiting_segments: int
     waiting_bytes: int
+    trouble: str = ""
     mended: str = ""
     mended_at: str = ""
 

@@ -83,6 +83,7 @@ class StoreSearch:
             until="" if found.last_us is None else show_instant(found.last_us),
             waiting_segments=found.waiting.segments,
             waiting_bytes=found.waiting.raw_bytes,
+            trouble=self.service.trouble,
             mended="" if mended is None else mended.text,
             mended_at=show_instant(mended_us) if mended else "",
         )

@@ -123,6 +123,10 @@ class Reported:
             reason=why,
         )
 
+    def well(self) -> None:
+        """It works again."""
+        self.emit("LOG_INGEST_WELL", Level.INFO, "controller", "Logs that were received are taken in again.")
+
 
 class Arrivals(LogListener):
     """Tells the store what the intake has received."""
@@ -147,6 +151,8 @@ class LogStoreService:
     reported: Reported
     stored: Callable[[str], None] = lambda name: None
     """Told the name of each file that is new in the store."""
+    trouble: str = attrs.field(default="", init=False)
+    """Why what was received waits, while it cannot be taken in."""
     _arrived_bytes: int = attrs.field(default=0, init=False)
     """Since what waits was last looked at."""
     _taking: bool = attrs.field(default=False, init=False)
@@ -224,6 +230,9 @@ class LogStoreService:
 
     def _took(self, taken: Taken) -> None:
         self._taking = False
+        if self.trouble:
+            self.trouble = ""
+            self.reported.well()
         self.reported.taken(taken)
         for name in taken.files:
             self.stored(name)
@@ -239,11 +248,10 @@ class LogStoreService:
         if self._stopped:
             self._tell_all()
             return
-        if isinstance(failure.value, AvinetError):
-            self.reported.failed(str(failure.value))
-        else:
+        if not isinstance(failure.value, AvinetError):
             self._log.failure("taking logs in failed", failure)
-            self.reported.failed(failure.getErrorMessage())
+        self.trouble = failure.getErrorMessage()
+        self.reported.failed(self.trouble)
         self._rest_until = self.clock.seconds() + RETRY_S
         self._take_in(0.0)
         self._tell_all()

@@ -1,10 +1,12 @@
 """The log store with real workers, killed at random: every record once."""
 
+import contextlib
 import os
 import random
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from twisted.internet.defer import DeferredList
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
+from avinet.controller import log_store
 from avinet.controller.log_store import LogStoreService, Reported
 from avinet.logs.entries import Arrival, Segment
 from avinet.logs.ledger import Ledger
@@ -99,7 +102,7 @@ async def test_workers_killed_at_random_lose_and_double_nothing_and_queries_say_
     intake, chance = Intake(folder), random.Random(7)
     try:
         await service.start()
-        for _ in range(6):
+        for _ in range(4):
             for _ in range(5):
                 service.arrived(intake.receive(ledger) + 100 * MIB)
             asked = [service.store.query(Query(shape=Count())) for _ in range(6)]
@@ -119,11 +122,72 @@ async def test_workers_killed_at_random_lose_and_double_nothing_and_queries_say_
                 assert (count % 500, count <= intake.records) == (0, True)
         await all_there(service, intake)
         assert {path.suffix for path in Folders(folder).exports.iterdir()} <= {".csv"}
-        assert set(events) <= {"LOG_WORKER_DIED", "LOG_INGEST_FAILED"}
+        assert set(events) <= {"LOG_WORKER_DIED", "LOG_INGEST_FAILED", "LOG_INGEST_WELL"}
         assert "LOG_WORKER_DIED" in events
         listed = {file.name for file in ledger.files()}
         store = Folders(folder).store
         assert listed == {str(path.relative_to(store)) for path in store.rglob("*") if path.is_file()}
+    finally:
+        await service.stop()
+        ledger.close()
+
+
+@pytest.fixture
+def small_disk():
+    """A file system of 32 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a small file system")
+    disk = Path(tempfile.mkdtemp(prefix="avinet-disk-"))
+    if subprocess.run(
+        ("mount", "-t", "tmpfs", "-o", "size=32m", "avinet-test", disk), check=False
+    ).returncode:
+        disk.rmdir()
+        pytest.skip("may not mount here")
+    yield disk
+    subprocess.run(("umount", "-l", disk), check=False)
+    disk.rmdir()
+
+
+def fill(disk, leave_bytes):
+    """Take all of a disk but so much; the file that has it."""
+    path = disk / "filler"
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4_096))
+    os.truncate(path, path.stat().st_size - leave_bytes)
+    return path
+
+
+@pytest_twisted.ensureDeferred
+async def test_on_a_full_disk_what_is_there_is_answered_and_the_rest_waits_until_there_is_room(
+    small_disk, monkeypatch
+):
+    monkeypatch.setattr(log_store, "RETRY_S", 0.2)
+    folder, events = small_disk / "logs", []
+    folder.mkdir(0o700)
+    service, ledger = made(folder, events)
+    intake = Intake(folder)
+    try:
+        await service.start()
+        intake.receive(ledger)
+        await all_there(service, intake)
+        there = intake.records
+        for _ in range(20):
+            intake.receive(ledger)
+        filler = fill(small_disk, 64 * 1_024)
+        service.arrived(GIB)
+        while not service.trouble:
+            await deferLater(reactor, 0.05)
+        # The worker's file, or the ledger.
+        assert "no room on the disk" in service.trouble or "cannot grow" in service.trouble
+        answer = await service.store.query(Query(shape=Count()))
+        # Of some hours there was room for the file.
+        assert there <= answer.count < intake.records
+        assert answer.count % 500 == 0
+        filler.unlink()
+        await all_there(service, intake)
+        assert service.trouble == ""
+        assert set(events) == {"LOG_INGEST_FAILED", "LOG_INGEST_WELL"}
     finally:
         await service.stop()
         ledger.close()

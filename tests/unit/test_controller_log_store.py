@@ -167,10 +167,13 @@ class ServiceTest(SynchronousTestCase):
         self.clock.advance(RETRY_S - 0.1)
         self.assertEqual(1, len(self.store.takes))
         self.assertEqual(["LOG_INGEST_FAILED"], [code for code, _ in self.events])
+        self.assertIn("the disk is full", self.service.trouble)
         self.clock.advance(0.2)
         self.assertEqual(2, len(self.store.takes))
         self.ledger.behind = False
         self.taken(segments=1)
+        self.assertEqual(["LOG_INGEST_FAILED", "LOG_INGEST_WELL"], [code for code, _ in self.events])
+        self.assertEqual("", self.service.trouble)
         self.successResultOf(asked)
 
     def test_what_is_bad_is_an_event_of_its_service_engine(self):

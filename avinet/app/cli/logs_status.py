@@ -27,6 +27,7 @@ def status(where: Place) -> None:
             "from": store.get("since"),
             "to": store.get("until"),
             "waiting": f"{store['waiting_segments']} segments, {show_bytes(store['waiting_bytes'])} of NDJSON, to be stored",
+            "not taken in": store.get("trouble") or None,
             "mended": f"{store['mended_at']}: {store['mended']}" if store.get("mended") else None,
         }
     )
