@@ -23,6 +23,7 @@ from avinet.app.operator_logs import log_routes
 from avinet.app.operator_surface import OperatorSurface
 from avinet.app.records import Records
 from avinet.app.renewal import Renewal, Shown
+from avinet.app.seats import seat_of, soon
 from avinet.app.settings import ControllerSettings
 from avinet.app.software import software_version
 from avinet.app.watchdog import Watchdog
@@ -42,6 +43,7 @@ from avinet.controller.peer_other import Lists, PeerAbout
 from avinet.controller.placement_view import PlacementView
 from avinet.controller.registration_api import RegistrationApi
 from avinet.controller.reports import ChannelEvents, ControllerEvents, SessionEvents
+from avinet.controller.seat import Duty, OwnSeat, Seat
 from avinet.controller.session import SeSession, SessionSettings
 from avinet.controller.sessions import About, CurrentList, Knowledge, SessionListener, Sessions
 from avinet.controller.sync import Sync
@@ -76,6 +78,7 @@ class Controller(SessionListener):
     removed: Callable[[AvinetError], None]
     cluster: Cluster = attrs.field(init=False)
     store: Store = attrs.field(init=False)
+    seat: Seat = attrs.field(init=False)
     events: Events = attrs.field(init=False)
     records: Records = attrs.field(init=False)
     commands: EngineCommands = attrs.field(init=False)
@@ -107,8 +110,13 @@ class Controller(SessionListener):
         self.watchdog.start()
         stack.callback(self.watchdog.stop)
         paths = self.identity.paths
-        self.records = await Records.load(self.store, self.settings, paths, self.events.emit, self.reactor)
-        await self.records.lead()
+        self.records = await Records.load(
+            self.seat.store, self.settings, paths, self.events.emit, self.reactor
+        )
+        stack.callback(self.records.stop)
+        for mirror in self.records.mirrors:
+            self.seat.follow(mirror)
+        await self.seat.prepare(self.records.lead)
         self.commands = EngineCommands(self.records.engines)
         self._make_sessions(stack)
         # Before the fleet comes: it looks at all that there is.
@@ -124,7 +132,9 @@ class Controller(SessionListener):
         await self._start_machines(stack)
         await self._listen_api(stack)
         self._renew_in_time(stack)
-        await self._watch_expiry(stack)
+        await self._watch_expiry()
+        stack.push_async_callback(self.seat.stop)
+        await self.seat.sit()
         self._ready = True
         ControllerEvents(self.events.emit).started(self.identity.name)
 
@@ -172,6 +182,7 @@ class Controller(SessionListener):
         paths = self.identity.paths
         self.store = await open_sqlite_store(paths.store, self.reactor)
         stack.push_async_callback(awaited(self.store.close))
+        self.seat = seat_of(self.store, self.peers.links, self.reactor, self.events.emit)
 
     def _make_sessions(self, stack: contextlib.AsyncExitStack) -> None:
         settings, identity, records = self.settings, self.identity, self.records
@@ -219,6 +230,7 @@ class Controller(SessionListener):
         ):
             self.sessions.add_listener(listener)
         self.cluster.members.listen(lambda before, after: self.sessions.publish_membership())
+        self.sync.leads = self.seat.role.leads
         self.sync.start()
         stack.callback(self.sync.stop)
         view = PlacementView(config, engines, self.sync, self.reactor)
@@ -269,11 +281,15 @@ class Controller(SessionListener):
             self.images.cloud_file,
             self._meta,
             {"local": require_local_envoy},
+            alone=isinstance(self.seat, OwnSeat),
+            leads=lambda: self.seat.role.leads,
         )
-        await self.machines.start()
         stack.push_async_callback(self.machines.stop)
-        self.departures.start()
-        stack.callback(self.departures.stop)
+        await self.machines.start()
+        await self.seat.duty(Duty("pushes", soon(self.sync.lead), self.sync.rest))
+        await self.seat.duty(Duty("note who has come", self._note_attached, lambda: None))
+        await self.seat.duty(Duty("machines", self.machines.lead, lambda: None))
+        await self.seat.duty(Duty("departures", soon(self.departures.start), self.departures.stop))
 
     def _meta(self, token: str) -> MetaInfo:
         addresses = registration_addresses(self.cluster.members.current)
@@ -281,7 +297,7 @@ class Controller(SessionListener):
 
     async def _listen_api(self, stack: contextlib.AsyncExitStack) -> None:
         surface = OperatorSurface(self.reactor, self.settings.api, self.identity, self.events.emit)
-        await surface.open(self.store, stack)
+        await surface.open(self.seat, stack)
         await surface.listen(self._routes(surface), self._shown.api, stack)
 
     def _renew_in_time(self, stack: contextlib.AsyncExitStack) -> None:
@@ -298,11 +314,10 @@ class Controller(SessionListener):
         stack.callback(renewal.stop)
         renewal.start()
 
-    async def _watch_expiry(self, stack: contextlib.AsyncExitStack) -> None:
-        config = self.records.config
-        expiry = CertificateExpiry(config, self.store, self.events.emit, self.reactor, config.clock.seconds)
-        stack.callback(expiry.stop)
-        await expiry.start()
+    async def _watch_expiry(self) -> None:
+        config, store = self.records.config, self.seat.store
+        expiry = CertificateExpiry(config, store, self.events.emit, self.reactor, config.clock.seconds)
+        await self.seat.duty(Duty("expiry", expiry.start, expiry.stop))
 
     def _renewed(self, identity: ControllerIdentity) -> None:
         self.identity = identity
@@ -347,9 +362,16 @@ class Controller(SessionListener):
 
     def attached(self, session: SeSession) -> None:
         """An SE that has been here once may serve from now on, and needs its token and image no more."""
-        self._do(self.commands.connected(session.se), "noting that {se} connected", se=session.se)
+        if self.seat.role.leads:
+            self._do(self.commands.connected(session.se), "noting that {se} connected", se=session.se)
+
+    async def _note_attached(self) -> None:
+        for session in self.sessions.all():
+            self.attached(session)
 
     def _quarantine(self, se: SeId, why: str) -> None:
+        if not self.seat.role.leads:
+            return  # it comes to the leader, too
         self._do(self.commands.quarantine(se, why), "quarantining {se}", se=se)
 
     def _do(self, work: Any, what: str, **facts: Any) -> None:

@@ -20,13 +20,13 @@ from avinet.controller.events import Events
 from avinet.controller.login_sessions import LoginSessions
 from avinet.controller.operators import Credentials, LocalGuard, Operators, RequestLimits
 from avinet.controller.reports import ControllerEvents
+from avinet.controller.seat import Seat
 from avinet.controller.users import Users
 from avinet.rest.listen import Place, listen_tls, listen_unix
 from avinet.rest.route import Route
 from avinet.rest.router import Router
 from avinet.rest.site import BoundedSite
 from avinet.store.eventlog import open_event_log
-from avinet.store.interface import Store
 from avinet.store.threads import OwnThread
 from avinet.trust.node import ControllerIdentity
 
@@ -43,9 +43,9 @@ class OperatorSurface:
     operators: Operators = attrs.field(init=False)
     audit: Audit = attrs.field(init=False)
 
-    async def open(self, store: Store, stack: contextlib.AsyncExitStack) -> None:
+    async def open(self, seat: Seat, stack: contextlib.AsyncExitStack) -> None:
         """Read who is known; the admin that ``init`` made, where that is nobody."""
-        wall = WallClock(self.reactor)
+        store, wall = seat.store, WallClock(self.reactor)
         log = await open_event_log(self.identity.paths.audit, self.reactor)
         stack.push_async_callback(awaited(log.close))
         self.audit = Audit(Events(log, self.reactor))
@@ -53,12 +53,16 @@ class OperatorSurface:
         thread = OwnThread(self.reactor, "logins")
         stack.callback(thread.stop)
         self.known = Credentials(
-            Users(store, wall, thread), LoginSessions(self.reactor), AccessTokens(store, wall)
+            Users(store, wall, thread),
+            LoginSessions(self.reactor),
+            AccessTokens(store, wall, notes=lambda: seat.role.leads),
         )
         await self.known.users.load()
-        await self.known.users.lead(self.identity.admin)
+        await seat.prepare(lambda term: self.known.users.lead(self.identity.admin))
         self.known.users.listen(self._initial_password_void)
         await self.known.tokens.load()
+        seat.follow(self.known.users)
+        seat.follow(self.known.tokens)
         refused = ControllerEvents(self.emit).login_refused
         limits = RequestLimits(burst=self.settings.requests_burst, per_s=self.settings.requests_per_s)
         self.operators = Operators(

@@ -1,5 +1,6 @@
 """What a controller knows from its store, put together and loaded: configuration, SEs and their permits, image keys."""
 
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -7,10 +8,12 @@ from twisted.internet.threads import deferToThread
 
 from avinet.app.settings import ControllerSettings
 from avinet.app.steady import WallClock
+from avinet.controller.config_mirror import ConfigMirror
 from avinet.controller.config_store import ConfigStore, HistoryLimits
 from avinet.controller.configuration import ConfigService
 from avinet.controller.engine_index import EngineIndex
 from avinet.controller.engines import Emit, Engines
+from avinet.controller.following import Mirror
 from avinet.controller.groups import Groups
 from avinet.controller.image_keys import ImageKeys
 from avinet.controller.permits import PermitFiles, PermitRules, Permits
@@ -30,6 +33,9 @@ class Records:
     engines: Engines
     groups: Groups
     image_keys: ImageKeys
+    mirrors: tuple[Mirror, ...]
+    """What is to follow the store, where others write to it, too."""
+    stop: Callable[[], None]
 
     @classmethod
     async def load(
@@ -65,10 +71,12 @@ class Records:
         await engines.load()
         await image_keys.load()
         config.listen(lambda _: permits.update_all(engines.all()))
-        return cls(config, engines, groups, image_keys)
+        mirror = ConfigMirror(config, wall)
+        return cls(config, engines, groups, image_keys, (mirror, tokens, engines, image_keys), mirror.stop)
 
-    async def lead(self) -> None:
-        """What only who writes may do to what it has loaded."""
+    async def lead(self, term: int) -> None:
+        """What only who writes may do to what it has loaded, in this term."""
+        self.config.stored.term = term
         await self.config.lead()
         await self.engines.tokens.prune()
 

@@ -47,6 +47,9 @@ class Cloud(Protocol):
     def resume(self, record: SeRecord) -> Deferred[None]:
         """At the controller's start: what the driver itself must keep running runs again."""
 
+    def has(self, record: SeRecord) -> bool:
+        """Whether this driver, on this host, keeps its machine."""
+
     def connected(self, record: SeRecord) -> None:
         """The SE had a session: what it was made from, with its secrets, is of no use any more."""
 

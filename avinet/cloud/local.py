@@ -90,6 +90,10 @@ class LocalCloud:
         write_private(folder / "image.tar", image.read_bytes())
         write_private(folder / "meta-info.json", msgspec.json.encode(meta))
 
+    def has(self, record: SeRecord) -> bool:
+        """Whether there is a folder."""
+        return self.folder(record.uuid).is_dir()
+
     def resume(self, record: SeRecord) -> Deferred[None]:
         """Start the agent of an SE that has a folder."""
 

@@ -136,6 +136,8 @@ class AccessTokens:
     """UNIX seconds."""
     ended: Callable[[TokenRecord], None] = lambda token: None
     """Told of each that was revoked."""
+    notes: Callable[[], bool] = lambda: True
+    """Whether uses may be written: only who leads does; on others they are known until the next start."""
     _held: dict[str, tuple[TokenRecord, int]] = attrs.field(factory=dict, init=False, repr=False)
     _used_at: dict[str, float] = attrs.field(factory=dict, init=False, repr=False)
 
@@ -256,7 +258,7 @@ class AccessTokens:
         now = self.clock.seconds()
         self._used_at[record.id] = now
         held, revision = self._held.get(record.id, (record, 0))
-        if held.used_at is not None and 0 <= now - held.used_at < NOTE_USE_S:
+        if not self.notes() or (held.used_at is not None and 0 <= now - held.used_at < NOTE_USE_S):
             return
         noted = msgspec.structs.replace(held, used_at=now)
         self._held[record.id] = (noted, revision)

@@ -89,11 +89,6 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_pieces: int = 0
     checkpoint_version: ConfigVersion = NO_VERSION
 
-    @property
-    def fence(self) -> Fence:
-        """What every order based on this head carries."""
-        return Fence(self.incarnation, self.term, self.version)
-
 
 class VersionRecord(msgspec.Struct, frozen=True, kw_only=True):
     """How one version came to be.  ``at`` is UNIX seconds."""
@@ -168,10 +163,18 @@ class ConfigStore:
 
     store: Store
     limits: HistoryLimits = attrs.field(factory=HistoryLimits)
+    term: int = attrs.field(default=0, init=False)
+    """Of who leads here; what it commits, and what it orders, bears it."""
     head: Head = attrs.field(factory=Head, init=False)
     _revision: int = attrs.field(default=0, init=False)
     _since_checkpoint: int = attrs.field(default=0, init=False)
     """Bytes of changes."""
+
+    @property
+    def fence(self) -> Fence:
+        """What every order of who leads here carries."""
+        head = self.head
+        return Fence(head.incarnation, max(head.term, self.term), head.version)
 
     @property
     def revision(self) -> int:
@@ -210,9 +213,8 @@ class ConfigStore:
             after = after.with_changes(record.version, change.puts, change.deletes)
             size += record.size
         # Memory and head move together: what is decided on the one is compared with the other.
-        self._since_checkpoint = size + (
-            self._since_checkpoint if head.checkpoint == self.head.checkpoint else 0
-        )
+        since = self._since_checkpoint if head.checkpoint == self.head.checkpoint else 0
+        self._since_checkpoint = since + size
         self.head, self._revision = head, entry.revision
         return after
 
@@ -278,7 +280,7 @@ class ConfigStore:
             staged = await self.store.transact([], [Put(key, piece)])
             # Another that begins to lead meanwhile takes what is staged for leftovers and removes it.
             compares.append(Compare(key, staged.revision))
-        head = msgspec.structs.replace(self.head, version=record.version)
+        head = msgspec.structs.replace(self.head, version=record.version, term=self.fence.term)
         kept = msgspec.structs.replace(
             record,
             pieces=len(pieces),

@@ -153,7 +153,7 @@ class ConfigService:
     @property
     def fence(self) -> Fence:
         """What every push of the current version carries."""
-        return self.stored.head.fence
+        return self.stored.fence
 
     def listen(self, listener: Listener) -> None:
         """Call ``listener`` with each new version."""

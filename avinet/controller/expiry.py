@@ -105,7 +105,9 @@ def _users(configuration: Configuration, wanted: set[ObjectId]) -> dict[ObjectId
 
 @attrs.define(eq=False)
 class CertificateExpiry:
-    """Looks each hour and at each new version.  ``start`` it once the configuration is loaded, and ``stop`` it."""
+    """Looks each hour and at each new version.  ``start`` it once the configuration is loaded, and ``stop`` it; as often
+    as this controller begins to lead.
+    """
 
     config: ConfigService
     store: Store
@@ -121,6 +123,7 @@ class CertificateExpiry:
     def __attrs_post_init__(self) -> None:
         self._looks = LoopingCall(lambda: self._look(self.config.current))
         self._looks.clock = self.clock
+        self.config.listen(self._changed)
 
     async def start(self) -> None:
         """Learn what was told, then look."""
@@ -132,7 +135,6 @@ class CertificateExpiry:
             # To tell something twice is better than not to start.
             _log.warn("what was told of certificates cannot be read: {why}", why=str(why))
         self._looks.start(LOOK_S).addErrback(lambda f: _log.failure("looking at certificates ended", f))
-        self.config.listen(self._changed)
 
     def stop(self) -> None:
         """Look no more."""

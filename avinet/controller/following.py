@@ -40,6 +40,8 @@ LAG_S = 5.0
 brings one within milliseconds of its commit."""
 ASK_S = 1.0
 """An idle store says nothing, so it is asked: how old what is known may be is known to a second, for one small read."""
+SILENT_S = 3.0
+"""Without a word for so long, the store is said to be silent; etcd's own elections end within it."""
 RETRY_S = 0.5
 RETRY_CAP_S = 5.0
 """Between tries to list while the store cannot be reached; an election of etcd takes 1 to 2 s."""
@@ -88,6 +90,10 @@ class Following:
     _overdue: IDelayedCall | None = attrs.field(default=None, init=False, repr=False)
     _heard_at: float = attrs.field(default=0.0, init=False)
     _asking: LoopingCall = attrs.field(init=False, repr=False)
+    _asked: bool = attrs.field(default=False, init=False)
+    """Whether a question is under way."""
+    _silent: bool = attrs.field(default=False, init=False)
+    _listeners: list[Callable[[bool], None]] = attrs.field(factory=list, init=False, repr=False)
     _running: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -97,6 +103,10 @@ class Following:
     def add(self, mirror: Mirror) -> None:
         """Keep ``mirror`` up from ``start`` on."""
         self._mirrors.append(mirror)
+
+    def listen(self, answers: Callable[[bool], None]) -> None:
+        """Call ``answers(False)`` when the store has been silent for ``SILENT_S``, and with True once it answers again."""
+        self._listeners.append(answers)
 
     async def start(self) -> None:
         """Take what has changed since the mirrors were loaded; ``StoreUnavailableError`` when that cannot be had."""
@@ -215,16 +225,31 @@ class Following:
 
     def _heard(self) -> None:
         self._heard_at = self.clock.seconds()
+        self._say(silent=False)
 
-    def _ask(self) -> Deferred[None]:
-        if self._watch is None:
-            return succeed(None)
+    def _say(self, *, silent: bool) -> None:
+        if silent == self._silent:
+            return
+        self._silent = silent
+        for listener in self._listeners:
+            listener(not silent)
 
-        def answered(_: object) -> None:
-            if self._watch is not None:
-                self._heard()
+    def _ask(self) -> None:
+        if self.stale_s >= SILENT_S:
+            self._say(silent=True)
+        if self._watch is not None and not self._asked:
+            self._asked = True
+            self.store.get(FENCE_KEY).addCallbacks(self._answered, self._unanswered)
 
-        return self.store.get(FENCE_KEY).addCallbacks(answered, lambda failure: None)
+    def _answered(self, _: object) -> None:
+        self._asked = False
+        if self._watch is not None:
+            self._heard()
+
+    def _unanswered(self, failure: Failure) -> None:
+        self._asked = False
+        if failure.check(AvinetError) is None:
+            _log.failure("asking the store failed", failure)
 
     # Answers that are held back
 

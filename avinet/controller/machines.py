@@ -1,14 +1,16 @@
 """Records and machines kept together: an SE is created with its machine, resumed with it, deleted with it.
 
 The record comes first when an SE is made and ends first when it goes.  What a crash leaves in between is
-finished at the next start: a driver's SE that never enrolled gets a new token and is created again, a deleted
-one's machine is taken away.
+finished when a controller leads next: a driver's SE that never enrolled gets a new token and is created again, a deleted
+one's machine is taken away.  Machines that a driver keeps on the controller's own host are that controller's to run and
+to take away, whoever leads.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import attrs
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from avinet.cloud.interface import Cloud, UnknownCloudError
@@ -33,7 +35,9 @@ MakeMeta = Callable[[str], MetaInfo]
 
 @attrs.define(eq=False)
 class Machines:
-    """``start`` once the registry is loaded and 8443 listens; ``stop`` before the store is closed."""
+    """``start`` once the registry is loaded and 8443 listens, ``lead`` when this controller leads; ``stop`` before the
+    store is closed.
+    """
 
     engines: Engines
     clouds: Mapping[str, Cloud]
@@ -41,6 +45,9 @@ class Machines:
     meta: MakeMeta
     ready: Mapping[str, Ready] = attrs.field(factory=dict)
     """By cloud; asked before there is a record."""
+    alone: bool = True
+    """Whether no other controller has machines."""
+    leads: Callable[[], bool] = lambda: True
 
     def __attrs_post_init__(self) -> None:
         self.engines.listen(self._changed)
@@ -72,21 +79,27 @@ class Machines:
         return record
 
     async def start(self) -> None:
-        """Bring every driver's machines to what the records say; a failure is an event and stops no other."""
+        """What drivers keep running runs again; a failure is an event and stops no other."""
+        for record in self.engines.all():
+            if record.lifecycle is not Lifecycle.CREATING and self._is_here(record):
+                await self._try(record, "SE_RESUME_FAILED", self.clouds[record.cloud].resume)
+
+    async def lead(self) -> None:
+        """Finish what was begun."""
         for record in self.engines.index.deleted():
             await self._try(record, "SE_DELETE_FAILED", self._take_away)
         for record in self.engines.all():
-            await self._try(record, "SE_RESUME_FAILED", self._resume)
+            if record.lifecycle is Lifecycle.CREATING and record.cloud in self.clouds:
+                await self._try(record, "SE_RESUME_FAILED", self._create_again)
 
-    async def _resume(self, record: SeRecord) -> None:
+    async def _create_again(self, record: SeRecord) -> None:
+        token = await self.engines.reissue(record.uuid)
+        await self.clouds[record.cloud].create(record, await self.image_file(), self.meta(token.text))
+
+    def _is_here(self, record: SeRecord) -> bool:
+        """Whether its machine is this controller's to run; where there are no others, every one is."""
         cloud = self.clouds.get(record.cloud)
-        if cloud is None:
-            return
-        if record.lifecycle is Lifecycle.CREATING:
-            token = await self.engines.reissue(record.uuid)
-            await cloud.create(record, await self.image_file(), self.meta(token.text))
-        else:
-            await cloud.resume(record)
+        return cloud is not None and (self.alone or cloud.has(record))
 
     async def _take_away(self, record: SeRecord) -> None:
         cloud = self.clouds.get(record.cloud)
@@ -110,3 +123,6 @@ class Machines:
         cloud = self.clouds.get(after.cloud)
         if cloud is not None and after.connected_once and not (before and before.connected_once):
             cloud.connected(after)
+        if after.lifecycle is Lifecycle.DELETED and not self.leads() and self._is_here(after):
+            taking = Deferred.fromCoroutine(self._try(after, "SE_DELETE_FAILED", self._take_away))
+            taking.addErrback(lambda f: _log.failure("taking away {se} failed", f, se=after.uuid))

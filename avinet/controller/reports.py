@@ -7,6 +7,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from avinet.controller.config_store import VersionRecord
 from avinet.controller.engines import Emit
+from avinet.controller.leadership import Role
 from avinet.controller.session import SeSession
 from avinet.controller.sessions import SessionListener
 from avinet.errors import AvinetError
@@ -126,6 +127,35 @@ class ControllerEvents:
             reason="blocked",
             seconds=round(seconds, 2),
             where=where,
+        )
+
+    def leader_changed(self, me: str, role: Role) -> None:
+        """Another leads, or nobody."""
+        if role.leader is None:
+            said = "Nobody is known to lead the cluster"
+        else:
+            said = f"Controller {role.leader}{' (this one)' if role.leads else ''} leads the cluster, term {role.term}"
+        self.emit(
+            "LEADER_CHANGED",
+            Level.WARNING if role.leader is None else Level.INFO,
+            "cluster",
+            f"{said}: {role.why}.",
+            leader=role.leader or "",
+            term=role.term,
+            reason=role.why,
+            seen_by=me,
+        )
+
+    def quorum(self, answers: bool) -> None:  # noqa: FBT001 - a fact
+        """The shared store has been silent for some seconds, or answers again."""
+        self.emit(
+            "QUORUM_BACK" if answers else "QUORUM_LOST",
+            Level.INFO if answers else Level.ERROR,
+            "cluster",
+            "The cluster's store answers again."
+            if answers
+            else "The cluster's store does not answer: it has no quorum, or cannot be reached from here. Nothing can be "
+            "changed; what is known is shown with its age, and service engines stay connected.",
         )
 
     def login_refused(self, source: str, user: str) -> None:

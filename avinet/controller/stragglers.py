@@ -51,6 +51,10 @@ class Stragglers:
         """Its session ended."""
         self._since.pop(se, None)
 
+    def restart(self) -> None:
+        """Whoever is behind is so from when that is noted next."""
+        self._since.clear()
+
     def forget(self, se: SeId) -> None:
         """It was deleted."""
         self._since.pop(se, None)

@@ -55,6 +55,8 @@ class Sync(SessionListener):
     straggler_s: float = STRAGGLER_S
     """After which an SE that does not have what it should is an event."""
     place: Place = place
+    leads: bool = True
+    """Whether it sends and tells."""
     times: VersionTimes = attrs.field(init=False)
     stragglers: Stragglers = attrs.field(init=False)
     shortage: Shortage = attrs.field(init=False, repr=False)
@@ -91,6 +93,20 @@ class Sync(SessionListener):
         self.config.listen(self._new_version)
         self._place_now()
         self._ticks.start(TICK_S, now=False)
+
+    def lead(self) -> None:
+        """Send from now on, first to those that do not have what they should."""
+        self.leads = True
+        self.stragglers.restart()
+        self._warn_of_short()
+        self._queue.add(self._sessions)
+        self._queue.work()
+
+    def rest(self) -> None:
+        """Another sends; what is under way is not waited for."""
+        self.leads = False
+        for progress in map(self._progress.__getitem__, self._sessions):
+            progress.attached(progress.has or "")
 
     def stop(self) -> None:
         """Send no more."""
@@ -208,7 +224,7 @@ class Sync(SessionListener):
         self._drains.look()
         self._queue.work()
         self._tell_waiters()
-        # At most a second of rest, whatever the clock was set to meanwhile.
+        # A second of rest at most, whatever the clock was set to.
         self._placing_s = min(1.0 / PLACE_REST, max(0.0, self.clock.seconds() - begun))
 
     def _new_version(self, configuration: Configuration) -> None:
@@ -332,8 +348,9 @@ class Sync(SessionListener):
             self._queue.add((se,))
 
     def _warn_of_short(self) -> None:
-        states = self._states
-        self.shortage.follow(states.configuration, states.placed, states.engines or ())
+        if self.leads:
+            states = self._states
+            self.shortage.follow(states.configuration, states.placed, states.engines or ())
 
     def _advance(self, se: SeId) -> None:
         """Send what is to be sent, and note who is missing and who has come in."""
@@ -348,7 +365,7 @@ class Sync(SessionListener):
             self._tell_waiters()
             return
         self.stragglers.behind(se)
-        if self.moves.holds_back(se, self.clock.seconds()):
+        if not self.leads or self.moves.holds_back(se, self.clock.seconds()):
             return  # looked at again at the next tick
         push = progress.next_push(self._known.states, self.clock.seconds())
         if push is None:
@@ -368,6 +385,8 @@ class Sync(SessionListener):
             self.times.sent_again()
 
     def _tick(self) -> None:
+        if not self.leads:
+            return
         self.stragglers.look(lambda se: self._progress[se].trouble)
         now = self.clock.seconds()
         for se, session in list(self._sessions.items()):

@@ -30,6 +30,10 @@ class FakeCloud:
     def __init__(self):
         self.done = []
         self.broken = False
+        self.here = None
+
+    def has(self, record):
+        return self.here is not None and record.name in self.here
 
     def _do(self, what, record, *more):
         self.done.append((what, record.name, *more))
@@ -331,7 +335,7 @@ class MachinesBesideRecords(Api):
         run(self.site.engines.create("se-1", "web", "fake"))
         self.site.restart()
         self.wire()
-        run(self.machines.start())
+        run(self.machines.lead())
         self.assertEqual("create", self.cloud.done[0][0])
         self.assertEqual(
             "se-1", self.site.enrol(self.site.machine().request(self.cloud.done[0][2].token)).name
@@ -342,7 +346,7 @@ class MachinesBesideRecords(Api):
         run(self.site.engines.delete(made.uuid))
         self.site.restart()
         self.wire()
-        run(self.machines.start())
+        run(self.machines.lead())
         self.assertEqual([("delete", "se-1")], self.cloud.done)
 
     def test_an_enrolled_engine_is_resumed_and_one_failure_stops_no_other(self):
@@ -356,6 +360,18 @@ class MachinesBesideRecords(Api):
         self.assertEqual(2, self.site.events.codes().count("SE_RESUME_FAILED"))
         run(self.machines.stop())
         self.assertEqual(("stop",), self.cloud.done[-1])
+
+    def test_in_a_cluster_each_controller_runs_and_takes_away_the_machines_on_its_own_host(self):
+        for name in ("here", "elsewhere"):
+            self.create(name, cloud="fake")
+            self.site.enrol(self.site.machine().request(self.cloud.done[-1][2].token))
+        self.cloud.done.clear()
+        self.cloud.here = {"here"}
+        self.machines.alone, self.machines.leads = False, lambda: False
+        run(self.machines.start())
+        for record in self.site.engines.all():
+            run(self.site.engines.delete(record.uuid))
+        self.assertEqual([("resume", "here"), ("delete", "here")], self.cloud.done)
 
     def test_a_first_connection_lets_the_driver_destroy_the_means(self):
         self.create(cloud="fake")

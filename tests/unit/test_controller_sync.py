@@ -584,3 +584,39 @@ class Proportion(Case):
         for machine in self.machines:
             machine.apply_all()
         self.assertTrue(self.sync.settled())
+
+
+class Leading(Case):
+    def test_who_does_not_lead_sends_nothing_and_when_it_does_it_sends_what_is_missing(self):
+        self.sync.rest()
+        self.world.apply(pool(), service())
+        machine = self.world.engine()
+        self.world.clock.advance(120)
+        self.assertEqual((machine.pushes, machine.aborted, self.world.events), ([], None, []))
+        self.sync.lead()
+        machine.apply()
+        self.assertTrue(self.sync.in_sync(machine.se))
+
+    def test_what_is_under_way_when_another_begins_to_lead_is_not_waited_for(self):
+        machine = self.world.engine()
+        self.world.apply(pool(), service())
+        self.sync.rest()
+        self.world.clock.advance(120)
+        self.assertIsNone(machine.aborted)
+        self.sync.lead()
+        self.assertEqual(len(machine.pushes), 2)
+        machine.apply()
+        self.assertTrue(self.sync.in_sync(machine.se))
+
+    def test_orders_bear_the_term_of_who_leads_also_before_it_has_committed_anything(self):
+        self.sync.rest()
+        self.world.apply(pool(), service())
+        machine = self.world.engine()
+        self.world.config.stored.term = 3
+        self.sync.lead()
+        self.assertEqual(machine.pushes[-1].start.fence.term, 3)
+        self.assertEqual(self.world.config.stored.head.term, 0)
+        self.world.apply(pool("web", 81))
+        self.assertEqual(self.world.config.stored.head.term, 3)
+        self.world.restart()
+        self.assertEqual(self.world.config.fence.term, 3)

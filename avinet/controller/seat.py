@@ -1,0 +1,207 @@
+"""A controller's seat in its cluster: the store as it may write to it, and what it does while it leads.
+
+There are two kinds of what only a leader does.  What it **prepares** is written to the store before it is a leader to
+anybody (a new cluster's first version, leftovers).  Its **duties** act on others while it leads (pushes, machines, events of
+expiry): begun in the order in which they were given, ended at once and in reverse when it leads no more.
+
+A controller whose store is its own leads from the beginning, and each of these is done when it is given: nothing is
+watched, fenced or elected.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import ClassVar, Protocol
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from avinet.controller.fencing import FencedStore
+from avinet.controller.following import FollowedStore, Following, Mirror
+from avinet.controller.leadership import Leadership, Role, RoleListener
+from avinet.controller.peers import Peers
+from avinet.errors import AvinetError
+from avinet.model.ids import ControllerName
+from avinet.store.interface import Store
+
+Prepare = Callable[[int], Awaitable[None]]
+"""Given the term."""
+
+
+@attrs.frozen(eq=False)
+class Duty:
+    """What is done while this controller leads.  ``end`` may come in the middle of ``begin``, and more than once."""
+
+    name: str
+    begin: Callable[[], Awaitable[None]]
+    end: Callable[[], None]
+
+
+class Seat(Protocol):
+    """Either kind."""
+
+    @property
+    def store(self) -> Store:
+        """For those whose writes are a leader's."""
+
+    @property
+    def role(self) -> Role:
+        """What this controller is now."""
+
+    @property
+    def stale_s(self) -> float:
+        """How old what is known of the store may be, in seconds."""
+
+    def follow(self, mirror: Mirror) -> None:
+        """Keep ``mirror``, which has loaded, what the store says."""
+
+    def listen(self, listener: RoleListener) -> None:
+        """Call ``listener`` with each new role."""
+
+    async def prepare(self, work: Prepare) -> None:
+        """Have ``work`` done before each time that this controller leads."""
+
+    async def duty(self, duty: Duty) -> None:
+        """Have ``duty`` done while it leads."""
+
+    async def sit(self) -> None:
+        """Everything has been given: take part."""
+
+    async def stop(self) -> None:
+        """End the duties, and let another lead."""
+
+
+@attrs.define(eq=False)
+class OwnSeat:
+    """Of a controller whose store no other has."""
+
+    store: Store
+    me: ControllerName
+    stale_s: float = attrs.field(default=0.0, init=False)
+    _duties: list[Duty] = attrs.field(factory=list, init=False)
+
+    @property
+    def role(self) -> Role:
+        """It leads, in a term that was never elected."""
+        return Role(leads=True, leader=self.me)
+
+    def follow(self, mirror: Mirror) -> None:
+        """Nobody else changes anything."""
+
+    def listen(self, listener: RoleListener) -> None:
+        """It stays what it is."""
+
+    async def prepare(self, work: Prepare) -> None:
+        """Now."""
+        await work(0)
+
+    async def duty(self, duty: Duty) -> None:
+        """From now on."""
+        self._duties.append(duty)
+        await duty.begin()
+
+    async def sit(self) -> None:
+        """Nothing is left to do."""
+
+    async def stop(self) -> None:
+        """End them."""
+        while self._duties:
+            self._duties.pop().end()
+
+
+@attrs.define(eq=False)
+class SharedSeat:
+    """Of a controller whose store others have, too."""
+
+    shared: Store
+    peers: Peers
+    clock: IReactorTime
+    store: Store = attrs.field(init=False)
+    following: Following = attrs.field(init=False)
+    leadership: Leadership = attrs.field(init=False)
+    _prepares: list[Prepare] = attrs.field(factory=list, init=False)
+    _duties: list[Duty] = attrs.field(factory=list, init=False)
+    _begun: list[Duty] = attrs.field(factory=list, init=False)
+    _beginning: Deferred[None] | None = attrs.field(default=None, init=False, repr=False)
+    _log: ClassVar[Logger] = Logger()
+
+    def __attrs_post_init__(self) -> None:
+        self.following = Following(self.shared, self.clock)
+        followed = FollowedStore(self.shared, self.following.caught_up)
+        self.leadership = Leadership(followed, self.peers, self.clock, self._prepare)
+        self.store = FencedStore(followed, lambda: self.leadership.fence, self.leadership.overtaken)
+        self.leadership.listen(self._role_changed)
+
+    @property
+    def role(self) -> Role:
+        """As elected."""
+        return self.leadership.role
+
+    @property
+    def stale_s(self) -> float:
+        """Since the store was heard last."""
+        return self.following.stale_s
+
+    def follow(self, mirror: Mirror) -> None:
+        """By the watch."""
+        self.following.add(mirror)
+
+    def listen(self, listener: RoleListener) -> None:
+        """As it changes."""
+        self.leadership.listen(listener)
+
+    async def prepare(self, work: Prepare) -> None:
+        """Later, each time."""
+        self._prepares.append(work)
+
+    async def duty(self, duty: Duty) -> None:
+        """Later, while it leads."""
+        self._duties.append(duty)
+
+    async def sit(self) -> None:
+        """Follow, then stand for election."""
+        # Last: whoever is told that somebody leads finds what that one wrote before.
+        self.following.add(self.leadership)
+        await self.following.start()
+        self.leadership.start()
+
+    async def stop(self) -> None:
+        """Whatever leads next does so at once."""
+        await self.leadership.stop()
+        self.following.stop()
+        self._end()
+
+    async def _prepare(self, term: int) -> None:
+        for work in self._prepares:
+            await work(term)
+
+    def _role_changed(self, role: Role) -> None:
+        self._end()
+        if role.leads:
+            self._beginning = Deferred.fromCoroutine(self._begin())
+            self._beginning.addErrback(self._not_begun)
+
+    async def _begin(self) -> None:
+        for duty in self._duties:
+            self._begun.append(duty)
+            try:
+                await duty.begin()
+            except AvinetError as why:
+                # The others are as much a leader's; what the store refused will have ended its leading.
+                self._log.error("{duty} could not begin: {why}", duty=duty.name, why=str(why))
+
+    def _not_begun(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            self._log.failure("a leader's duties could not begin", failure)
+
+    def _end(self) -> None:
+        beginning, self._beginning = self._beginning, None
+        if beginning is not None:
+            beginning.cancel()
+        while self._begun:
+            duty = self._begun.pop()
+            try:
+                duty.end()
+            except Exception:  # noqa: BLE001 - the others are to end all the same
+                self._log.failure("{duty} did not end", duty=duty.name)

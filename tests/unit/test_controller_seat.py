@@ -1,0 +1,132 @@
+"""What only a leader does is done while it leads, and ended when it does not; a controller alone does it at once."""
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from avinet.controller.fencing import NotLeaderError
+from avinet.controller.leadership import Role
+from avinet.controller.peers_memory import PeerHub
+from avinet.controller.seat import Duty, OwnSeat, SharedSeat
+from avinet.errors import AvinetError
+from avinet.model.election import LEASE_S
+from avinet.model.ids import ControllerName
+from avinet.store.interface import Put, StoreUnavailableError
+from avinet.store.memory import MemoryStore
+from tests.unit.following_kit import NOW, Link
+
+
+class Case(SynchronousTestCase):
+    def setUp(self):
+        self.done = []
+        self.clock = Clock()
+        self.clock.advance(NOW)
+        self.memory = MemoryStore(self.clock)
+
+    def duty(self, name, waits=None, fails=False):
+        async def begin():
+            self.done.append(f"begin {name}")
+            if waits is not None:
+                await waits
+            if fails:
+                raise StoreUnavailableError(where="test", detail="no")
+
+        return Duty(name, begin, lambda: self.done.append(f"end {name}"))
+
+    async def prepared(self, term):
+        self.done.append(f"prepare {term}")
+
+    def do(self, work):
+        return self.successResultOf(Deferred.fromCoroutine(work))
+
+    def turn(self, seconds=0.0, step=0.1):
+        for _ in range(8 if not seconds else round(seconds / step)):
+            self.clock.advance(step if seconds else 0)
+
+
+class Own(Case):
+    def test_everything_is_done_when_it_is_given_and_nothing_is_watched(self):
+        seat = OwnSeat(Link(self.memory), ControllerName("a"))
+        self.do(seat.prepare(self.prepared))
+        self.do(seat.duty(self.duty("x")))
+        self.do(seat.duty(self.duty("y")))
+        self.do(seat.sit())
+        self.assertEqual(self.done, ["prepare 0", "begin x", "begin y"])
+        self.assertEqual(seat.role, Role(leads=True, leader="a"))
+        self.assertEqual((seat.stale_s, seat.store._watchers, self.clock.getDelayedCalls()), (0.0, [], []))
+        self.do(seat.stop())
+        self.assertEqual(self.done[3:], ["end y", "end x"])
+
+
+class Shared(Case):
+    def setUp(self):
+        super().setUp()
+        self.hub = PeerHub("a", "b", "c")
+        self.link = Link(self.memory)
+        self.seat = SharedSeat(self.link, self.hub.peers("a"), self.clock)
+        self.do(self.seat.prepare(self.prepared))
+        self.waiting = Deferred()
+        for duty in (self.duty("x"), self.duty("broken", fails=True), self.duty("y", self.waiting)):
+            self.do(self.seat.duty(duty))
+        self.assertEqual(self.done, [])
+
+    def sit(self):
+        self.do(self.seat.sit())
+        self.turn()
+
+    def test_they_wait_until_it_leads_and_one_that_fails_stops_no_other(self):
+        self.sit()
+        self.waiting.callback(None)
+        self.assertEqual(self.done, ["prepare 1", "begin x", "begin broken", "begin y"])
+
+    def test_they_end_when_another_leads_also_those_that_have_not_begun_whole(self):
+        self.sit()
+        self.done.clear()
+        other = SharedSeat(Link(self.memory), self.hub.peers("b"), self.clock)
+        self.do(other.sit())
+        self.turn(6)
+        self.hub.cut("a")
+        self.turn()
+        self.assertEqual(self.done, ["end y", "end broken", "end x"])
+        self.assertFalse(self.seat.role.leads)
+        self.assertEqual(self.seat.role.leader, "b")
+        self.do(other.stop())
+
+    def test_they_begin_anew_in_the_next_term(self):
+        self.sit()
+        self.link.cut = True
+        self.link.lose_watch()
+        self.turn(LEASE_S + 1)
+        self.assertEqual(self.done[-3:], ["end y", "end broken", "end x"])
+        self.link.cut = False
+        self.turn(8)
+        self.assertEqual(self.done[7:9], ["prepare 2", "begin x"])
+
+    def test_it_writes_while_it_leads_and_says_so_otherwise(self):
+        refused = self.failureResultOf(self.seat.store.transact([], [Put("k", b"")]), AvinetError)
+        self.assertIsInstance(refused.value, NotLeaderError)
+        self.sit()
+        done = self.seat.store.transact([], [Put("k", b"")])
+        self.turn()
+        self.assertTrue(self.successResultOf(done).followed)
+
+    def test_a_silent_store_is_said_once_and_when_it_is_back(self):
+        said = []
+        self.seat.following.listen(said.append)
+        self.sit()
+        self.turn(5)
+        self.assertEqual(said, [])
+        self.link.cut = True
+        self.link.hold()
+        self.turn(10)
+        self.assertEqual(said, [False])
+        self.assertGreater(self.seat.stale_s, 9)
+        self.link.cut = False
+        self.link.let_go()
+        self.turn(2)
+        self.assertEqual(said, [False, True])
+
+    def tearDown(self):
+        self.do(self.seat.stop())
+        self.memory.close()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
