@@ -41,7 +41,7 @@ from avinet.se.config_files import LastGood
 from avinet.se.first_boot import read_meta_info
 from avinet.se.lookout import Lookout
 from avinet.se.registration_client import RegistrationClient
-from avinet.se.session import SeParts
+from avinet.se.session import Reply, SeParts
 from avinet.se.uplink import Place, Reach, Uplink
 from avinet.se.uplinks import SSH_USER
 from avinet.ssh.client import SecureChannel, connect
@@ -238,9 +238,9 @@ class SimulatedEngine:
                 if controller.name == uplink.controller.name:
                     uplink.update(controller)
 
-    def _announce(self, message: Message) -> None:
+    def _announce(self, message: Message, told: Reply | None) -> None:
         for uplink in self.uplinks:
-            if uplink.attached and uplink.session is not None:
+            if uplink.attached and uplink.session is not None and uplink.session.reply is not told:
                 uplink.session.send(message)
 
     def _command_connection(self, controller: str) -> IProtocol:

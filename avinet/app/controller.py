@@ -28,6 +28,7 @@ from avinet.app.settings import ControllerSettings
 from avinet.app.software import software_version
 from avinet.app.watchdog import Watchdog
 from avinet.controller.api_status import Whole, resident_kib
+from avinet.controller.attendance import Attendance
 from avinet.controller.candidates import Candidates
 from avinet.controller.command_classes import ClassTeller
 from avinet.controller.departures import Departures
@@ -42,7 +43,7 @@ from avinet.controller.machines import Machines
 from avinet.controller.peer_other import Lists, PeerAbout
 from avinet.controller.placement_view import PlacementView
 from avinet.controller.registration_api import RegistrationApi
-from avinet.controller.reports import ChannelEvents, ControllerEvents, SessionEvents
+from avinet.controller.reports import AttendanceEvents, ChannelEvents, ControllerEvents, SessionEvents
 from avinet.controller.seat import Duty, OwnSeat, Seat
 from avinet.controller.session import SeSession, SessionSettings
 from avinet.controller.sessions import About, CurrentList, Knowledge, SessionListener, Sessions
@@ -85,6 +86,7 @@ class Controller(SessionListener):
     images: Images = attrs.field(init=False)
     machines: Machines = attrs.field(init=False)
     sessions: Sessions = attrs.field(init=False)
+    attendance: Attendance = attrs.field(init=False)
     candidates: Candidates = attrs.field(init=False)
     sync: Sync = attrs.field(init=False)
     departures: Departures = attrs.field(init=False)
@@ -204,6 +206,12 @@ class Controller(SessionListener):
                 rtt_clear_s=control.rtt_warning_ms / 1000 * 6 / 7,
             ),
         )
+        self.attendance = Attendance(
+            self.peers.links,
+            self.reactor,
+            control.heartbeat_interval_s * control.heartbeat_misses,
+            self.sessions.expect,
+        )
         self.candidates = Candidates(engines, self.reactor, records.groups.down_delay_s)
         self.sync = Sync(
             config,
@@ -221,14 +229,18 @@ class Controller(SessionListener):
         config.listen(lambda _: classes.groups_changed())
         goodbyes = Goodbyes(engines, self.sessions, lambda se: self.channels.drop(se), self.reactor)  # noqa: PLW0108 - made a moment later
         for listener in (
+            self.attendance,
             self,
-            self.candidates,
             self.sync,
             self.traffic,
             classes,
-            SessionEvents(emit, records.name_of, self.reactor, goodbyes.sent_away),
+            SessionEvents(emit, records.name_of, self.reactor),
         ):
             self.sessions.add_listener(listener)
+        self.attendance.listen(self.candidates)
+        self.attendance.listen(AttendanceEvents(emit, records.name_of, goodbyes.sent_away))
+        self.attendance.start()
+        stack.callback(self.attendance.stop)
         self.cluster.members.listen(lambda before, after: self.sessions.publish_membership())
         self.sync.leads = self.seat.role.leads
         self.sync.start()
@@ -335,6 +347,7 @@ class Controller(SessionListener):
             membership=lambda: self.cluster.members.current.number,
             engines=self.records.engines,
             sessions=self.sessions,
+            is_up=self.attendance.is_up,
             config=self.records.config,
             sync=self.sync,
             not_ready=lambda: "" if self._ready else "it is starting",

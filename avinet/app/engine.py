@@ -38,7 +38,7 @@ from avinet.se.log_sources import LogSource
 from avinet.se.log_spooler import LogSpooler
 from avinet.se.lookout import Lookout
 from avinet.se.registration_client import RegistrationClient
-from avinet.se.session import SeParts
+from avinet.se.session import Reply, SeParts
 from avinet.se.uplink import Place
 from avinet.se.uplinks import Uplinks, reach_through
 from avinet.ssh.backoff import BackoffSettings
@@ -243,9 +243,9 @@ class Engine:
             data_plane=self.data_plane.description,
         )
 
-    def _announce(self, message: Message) -> None:
+    def _announce(self, message: Message, told: Reply | None) -> None:
         if self.uplinks is not None:
-            self.uplinks.broadcast(message)
+            self.uplinks.broadcast(message, told)
 
     def _notify(self, notice: Notice) -> None:
         if self.uplinks is not None:

@@ -59,7 +59,7 @@ class OperatorApi:
         """All of them and ``more``, with the OpenAPI document of the very same table."""
         whole, view = self.whole, self.departures.view
         facts = EngineFacts(
-            is_attached=whole.sessions.is_up,
+            is_attached=whole.is_up,
             in_sync=whole.sync.in_sync,
             rtt_s=self._rtt_s,
             version=self._version,

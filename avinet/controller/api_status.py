@@ -130,6 +130,8 @@ class Whole:
     membership: Callable[[], int]
     engines: Engines
     sessions: Sessions
+    is_up: Callable[[SeId], bool]
+    """Whether any controller has it."""
     config: ConfigService
     sync: Sync
     not_ready: Callable[[], str]
@@ -139,7 +141,7 @@ class Whole:
 
     def state(self, se: SeId) -> SeState:
         """One SE's state as operators read it."""
-        return self.engines.state(se, attached=self.sessions.is_up(se))
+        return self.engines.state(se, attached=self.is_up(se))
 
 
 @attrs.frozen(eq=False)

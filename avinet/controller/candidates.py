@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 import attrs
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from avinet.controller.attendance import AttendanceListener
 from avinet.controller.engines import Engines
-from avinet.controller.sessions import SessionListener
 from avinet.model.engine import Lifecycle, SeRecord
 from avinet.model.holddown import HoldDown
 from avinet.model.ids import SeId
@@ -32,7 +32,7 @@ class _Absence:
 
 
 @attrs.define(eq=False)
-class Candidates(SessionListener):
+class Candidates(AttendanceListener):
     """``delay_s``: a group's ``down_delay_s``, by name.  ``changed`` is called when the answer may be another."""
 
     engines: Engines

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
+from avinet.controller.attendance import AttendanceListener
 from avinet.controller.config_store import VersionRecord
 from avinet.controller.engines import Emit
 from avinet.controller.leadership import Role
@@ -12,7 +13,7 @@ from avinet.controller.session import SeSession
 from avinet.controller.sessions import SessionListener
 from avinet.errors import AvinetError
 from avinet.model.events import Level
-from avinet.model.ids import SeId
+from avinet.model.ids import ControllerName, SeId
 from avinet.ssh.services import ChannelPeer
 from avinet.wire.messages import Message, Notice
 
@@ -40,6 +41,49 @@ class _Allowance:
     at: float
 
 
+@attrs.frozen(eq=False)
+class AttendanceEvents(AttendanceListener):
+    """SEs that are there, and that are not."""
+
+    emit: Emit
+    name_of: Callable[[SeId], str]
+    sent_away: Callable[[SeId], bool] = lambda se: False
+    """Whether it was deleted or quarantined: that it goes is no surprise."""
+
+    def up(self, se: SeId) -> None:
+        """Attached, after it was not."""
+        name = self.name_of(se)
+        self.emit("SE_UP", Level.INFO, se, f"Service engine {name} is up.", name=name)
+
+    def down(self, se: SeId, why: str) -> None:
+        """Gone for as long as the heartbeats allow."""
+        if self.sent_away(se):
+            return
+        name = self.name_of(se)
+        self.emit("SE_DOWN", Level.ERROR, se, f"Service engine {name} is down: {why}", name=name, why=why)
+
+    def partly(self, se: SeId, why: str, elsewhere: tuple[ControllerName, ...]) -> None:
+        """Other controllers have it."""
+        if self.sent_away(se):
+            return
+        name, others = self.name_of(se), ", ".join(elsewhere)
+        self.emit(
+            "SE_PARTLY_ATTACHED",
+            Level.WARNING,
+            se,
+            f"Service engine {name} is not attached to this controller ({why}), but it is to {others}.",
+            name=name,
+            why=why,
+            elsewhere=elsewhere,
+        )
+
+    def whole(self, se: SeId) -> None:
+        """Attached here too, or down, which is an event of its own."""
+        name = self.name_of(se)
+        text = f"That service engine {name} is attached to other controllers only is over."
+        self.emit("SE_PARTLY_OVER", Level.INFO, se, text, name=name)
+
+
 @attrs.define(eq=False)
 class SessionEvents(SessionListener):
     """Sessions that come and go, and what SEs themselves have to tell."""
@@ -47,8 +91,6 @@ class SessionEvents(SessionListener):
     emit: Emit
     name_of: Callable[[SeId], str]
     clock: IReactorTime
-    sent_away: Callable[[SeId], bool] = lambda se: False
-    """Whether it was deleted or quarantined."""
     _allowances: dict[SeId, _Allowance] = attrs.field(factory=dict, init=False, repr=False)
 
     def _may_tell(self, se: SeId) -> bool:
@@ -60,18 +102,6 @@ class SessionEvents(SessionListener):
             return False
         allowance.left -= 1
         return True
-
-    def up(self, se: SeId) -> None:
-        """Attached, after it was not."""
-        name = self.name_of(se)
-        self.emit("SE_UP", Level.INFO, se, f"Service engine {name} is up.", name=name)
-
-    def down(self, se: SeId, why: str) -> None:
-        """Gone for as long as the heartbeats allow; one that was sent away is no surprise."""
-        if self.sent_away(se):
-            return
-        name = self.name_of(se)
-        self.emit("SE_DOWN", Level.ERROR, se, f"Service engine {name} is down: {why}", name=name, why=why)
 
     def rtt_high(self, session: SeSession) -> None:
         """Slower than is good for it."""

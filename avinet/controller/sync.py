@@ -286,14 +286,6 @@ class Sync(SessionListener):
         self._tell_moves(session.se)
         self._advance(session.se)
 
-    def up(self, se: SeId) -> None:
-        """It may serve."""
-        self.engines_changed()
-
-    def down(self, se: SeId, why: str) -> None:
-        """It may be replaced, after its group's delay."""
-        self.engines_changed()
-
     # Inside
 
     def _has(self, se: SeId) -> frozenset[ObjectId] | None:

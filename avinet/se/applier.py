@@ -47,7 +47,7 @@ InThread = Callable[..., Deferred[Any]]
 _log = Logger()
 
 
-def _nowhere(message: Message) -> None:
+def _nowhere(message: Message, told: Reply | None) -> None:
     """What is announced while nobody is attached."""
 
 
@@ -61,13 +61,13 @@ class _Asked:
 class Applier:
     """One SE's configuration.  ``start`` starts the data plane, ``stop`` detaches from it and leaves it running.
 
-    ``announce`` sends a message to every attached controller.
+    ``announce`` sends a message to every attached controller, but not to the one that has its answer already.
     """
 
     dataplane: DataPlane
     files: ConfigFiles
     clock: IReactorTime
-    announce: Callable[[Message], None] = _nowhere
+    announce: Callable[[Message, Reply | None], None] = _nowhere
     in_thread: InThread = execute
     drifted: Callable[[Drift], None] = lambda drift: None
     """Told of what was found to differ from what should be in force."""
@@ -175,6 +175,8 @@ class Applier:
             finally:
                 self._turn.release()
             asked.reply(outcome)
+            if isinstance(outcome, Ack):
+                self.announce(InForce(version=outcome.version, hash=outcome.hash), asked.reply)
 
     async def _settle(self, push: Push) -> Ack | Nack:
         """Apply one push, or say why not."""
@@ -285,7 +287,7 @@ class Applier:
     def _report_in_force(self, found: str) -> None:
         if found != self._reported_hash:
             self._reported_hash = found
-            self.announce(InForce(version=self.version, hash=found))
+            self.announce(InForce(version=self.version, hash=found), None)
 
     def report(self) -> Deferred[Report]:
         """Health and counters now; with ``data_plane_up`` false when the data plane does not answer."""

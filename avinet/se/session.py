@@ -117,7 +117,8 @@ class ControlSession:
     random: Callable[[], float] = attrs.field(repr=False)
     protocol: MessageLink[Message] = attrs.field(init=False, repr=False)
     phase: Phase = attrs.field(default=Phase.GREETING, init=False)
-    _reply: Reply = attrs.field(init=False, repr=False)
+    reply: Reply = attrs.field(init=False, repr=False)
+    """``send``, as one object for the life of the session."""
     _patience_s: float = attrs.field(default=WELCOME_TIMEOUT_S, init=False)
     _heard_at: float = attrs.field(default=0.0, init=False)
     _silence: IDelayedCall | None = attrs.field(default=None, init=False, repr=False)
@@ -139,8 +140,8 @@ class ControlSession:
         return MessageLink(self, self.clock, LinkLimits())
 
     def __attrs_post_init__(self) -> None:
-        """One reply object for the life of the session."""
-        self._reply = self.send
+        """A bound method is a new object each time."""
+        self.reply = self.send
 
     @property
     def attached(self) -> bool:
@@ -265,7 +266,7 @@ class ControlSession:
             case Ping():
                 self.send(Pong(id=message.id, sent_at=message.sent_at))
             case ConfigStart() | ConfigPut() | ConfigRemove() | ConfigEnd():
-                self.parts.sink.received(message, self._reply)
+                self.parts.sink.received(message, self.reply)
             case StatsRequest():
                 self._make_report(message.id)
             case Watch():
@@ -343,7 +344,7 @@ class ControlSession:
             self._reporting.cancel()
         if self._look_away is not None:
             self._look_away()
-        self.parts.sink.forget(self._reply)
+        self.parts.sink.forget(self.reply)
         return True
 
 

@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from avinet.model.ids import ControllerName
 from avinet.model.membership import Membership
-from avinet.se.session import SeParts
+from avinet.se.session import Reply, SeParts
 from avinet.se.uplink import Place, Reach, Uplink
 from avinet.se.uplink_machine import Channel
 from avinet.ssh.addresses import Reactor, endpoint_of, resolver
@@ -85,10 +85,13 @@ class Uplinks:
         """No controller is attached."""
         return not any(uplink.attached for uplink in self._uplinks.values())
 
-    def broadcast(self, message: Message) -> None:
-        """Send to every attached controller; dropped while headless, since ``Hello`` and reports say it anew."""
+    def broadcast(self, message: Message, told: Reply | None = None) -> None:
+        """Send to every attached controller; dropped while headless, since ``Hello`` and reports say it anew.
+
+        The one that is ``told`` already, by its session's ``reply``, is left out.
+        """
         for uplink in self._uplinks.values():
-            if uplink.attached and uplink.session is not None:
+            if uplink.attached and uplink.session is not None and uplink.session.reply is not told:
                 uplink.session.send(message)
 
     def notify(self, notice: Notice) -> None:

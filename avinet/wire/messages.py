@@ -169,7 +169,9 @@ class CommandClasses(Message, tag="command-classes", frozen=True, kw_only=True):
 
 
 class InForce(Message, tag="in-force", frozen=True, kw_only=True):
-    """SE to controller: what the data plane itself reports, unasked, when it differs from the last Ack."""
+    """SE to controller, unasked: what the data plane itself reports when it differs from the last Ack, and what another
+    controller got in force.
+    """
 
     version: ConfigVersion
     hash: str

@@ -7,7 +7,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.controller.config_store import VersionRecord
 from avinet.controller.events import Events, MemoryLog
-from avinet.controller.reports import NOTICE_BURST, ChannelEvents, ConfigEvents, SessionEvents
+from avinet.controller.reports import (
+    NOTICE_BURST,
+    AttendanceEvents,
+    ChannelEvents,
+    ConfigEvents,
+    SessionEvents,
+)
 from avinet.model.events import Event, Level
 from avinet.model.ids import ConfigVersion
 from avinet.wire.messages import Notice
@@ -28,6 +34,7 @@ class Reports(SynchronousTestCase):
         self.addCleanup(lambda: None)
         self.sessions = SessionEvents(events.emit, lambda se: "web-1", self.clock)
         self.channels = ChannelEvents(events.emit, lambda se: "web-1")
+        self.attendance = AttendanceEvents(events.emit, lambda se: "web-1")
 
     def codes(self) -> list[str]:
         return [event.code for event in self.told]
@@ -38,9 +45,9 @@ class Reports(SynchronousTestCase):
         )
 
     def test_an_engine_that_comes_back_within_a_minute_is_told_each_time(self) -> None:
-        self.sessions.up("se-1")
-        self.sessions.down("se-1", "gone")
-        self.sessions.up("se-1")
+        self.attendance.up("se-1")
+        self.attendance.down("se-1", "gone")
+        self.attendance.up("se-1")
         self.assertEqual(self.codes(), ["SE_UP", "SE_DOWN", "SE_UP"])
 
     def test_every_command_is_told_even_when_another_ran_a_second_ago(self) -> None:
@@ -73,9 +80,17 @@ class Reports(SynchronousTestCase):
         self.assertEqual(self.told[-1].count, 499)
 
     def test_an_engine_that_was_sent_away_is_not_reported_down(self) -> None:
-        self.sessions.sent_away = lambda se: True
-        self.sessions.down("se-1", "deleted")
+        away = AttendanceEvents(self.channels.emit, lambda se: "web-1", lambda se: True)
+        away.down("se-1", "deleted")
+        away.partly("se-1", "deleted", ("b",))
         self.assertEqual(self.codes(), [])
+
+    def test_an_engine_that_others_have_is_a_warning_here_and_not_down(self) -> None:
+        self.attendance.partly("se-1", "6 heartbeats missed", ("b", "c"))
+        self.attendance.whole("se-1")
+        self.assertEqual(self.codes(), ["SE_PARTLY_ATTACHED", "SE_PARTLY_OVER"])
+        self.assertEqual(self.told[0].level, Level.WARNING)
+        self.assertIn("to b, c", self.told[0].text)
 
     def test_a_change_of_configuration_is_told_with_who_made_it_and_what(self) -> None:
         record = VersionRecord(

@@ -36,7 +36,7 @@ class Base(SynchronousTestCase):
         self.folder = new_folder(self)
         self.dataplane = RecordingDataPlane()
         self.replies = []
-        self.announced = []
+        self.announced, self.passed_on = [], []
         self.drifts = []
         self.settled = []
         self.applier = self.start_applier()
@@ -47,10 +47,13 @@ class Base(SynchronousTestCase):
             dataplane=self.dataplane,
             files=ConfigFiles(self.folder),
             clock=self.clock,
-            announce=self.announced.append,
+            announce=self.announce,
             drifted=self.drifts.append,
             settled=lambda state: self.settled.append({name: r.body for name, r in state.items()}),
         )
+
+    def announce(self, message, told):
+        (self.announced if told is None else self.passed_on).append(message)
 
     def start_applier(self):
         applier = self.make_applier()
@@ -94,6 +97,13 @@ class Pushes(Base):
         self.assertEqual(self.replies, [Ack(push=1, version=ConfigVersion(7), hash=hash_of(AB))])
         self.assertEqual((self.applier.version, self.applier.hash), (7, hash_of(AB)))
         self.assertEqual(self.dataplane.force, hashes_of(Resource(n, b) for n, b in AB.items()))
+
+    def test_what_is_in_force_is_told_to_those_who_did_not_push_it(self):
+        self.push(A, version=7)
+        self.assertEqual(self.passed_on, [InForce(version=ConfigVersion(7), hash=hash_of(A))])
+        self.dataplane.rejects["pool/b"] = "no"
+        self.push(AB, have=A, version=8, number=2)
+        self.assertEqual(len(self.passed_on), 1)
 
     def test_whoever_needs_it_is_told_the_last_good_state_at_the_start_and_after_each(self):
         self.push(A)

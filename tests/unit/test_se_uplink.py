@@ -545,6 +545,9 @@ class TheList(UplinkCase):
         self.assertEqual([len(channel.wire.heard()) for channel in channels], [1, 0])
         self.uplinks.broadcast(m.InForce(version=1, hash="h"))
         self.assertEqual([len(channel.wire.heard()) for channel in channels], [1, 1])
+        pusher = self.uplinks.all()[1].session
+        self.uplinks.broadcast(m.InForce(version=1, hash="h"), pusher.reply)
+        self.assertEqual([len(channel.wire.heard()) for channel in channels], [1, 0])
 
     def test_one_request_for_the_list_serves_all_uplinks(self):
         self.uplinks.start(self.members(CONTROLLER, self.other))
