@@ -229,8 +229,8 @@ class EtcdStore:
                 raise StoreUnavailableError(where=self._gateway.where, detail="too much work is waiting")
         except AvinetError:
             return fail()
-        deadline = self._gateway.deadline()
-        return self._reads.run(lambda: self._translated(work(deadline)))
+        since = self._gateway.clock.seconds()
+        return self._reads.run(lambda: self._translated(work(self._gateway.deadline(since))))
 
     async def _translated(self, work: Coroutine[Any, Any, _T]) -> _T:
         try:

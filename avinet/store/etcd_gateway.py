@@ -98,6 +98,7 @@ class _Endpoint:
     url: str
     until: float = 0.0
     penalty_s: float = 0.0
+    failed_at: float = -math.inf
 
 
 class Endpoints:
@@ -106,6 +107,8 @@ class Endpoints:
     def __init__(self, urls: tuple[str, ...], clock: IReactorTime) -> None:
         self._clock = clock
         self._all = [_Endpoint(url.rstrip("/")) for url in urls]
+        self.listeners: list[Callable[[str], None]] = []
+        """Told of an endpoint that failed: whoever waits for its word may ask elsewhere."""
 
     def __len__(self) -> int:
         return len(self._all)
@@ -128,10 +131,15 @@ class Endpoints:
 
     def failed(self, url: str) -> None:
         """None came, or none of use."""
+        now = self._clock.seconds()
         for one in self._all:
-            if one.url == url:
+            # Many requests that one failure took along count once.
+            if one.url == url and now - one.failed_at >= SHORTEST_PENALTY_S:
+                one.failed_at = now
                 one.penalty_s = min(max(one.penalty_s * 2, SHORTEST_PENALTY_S), LONGEST_PENALTY_S)
-                one.until = self._clock.seconds() + one.penalty_s
+                one.until = now + one.penalty_s
+        for listener in list(self.listeners):
+            listener(url)
 
 
 class Gateway:
@@ -148,15 +156,21 @@ class Gateway:
         self._token = ""
         self._no_passwords = False
         self._token_lock = DeferredLock()
+        self._answered_at = -math.inf
 
     @property
     def attempt_s(self) -> float:
         """For one attempt: a third, so that a stopped endpoint leaves time for two others."""
         return self.access.timeout_s / (3 if len(self.endpoints) > 1 else 1)
 
-    def deadline(self) -> float:
-        """Of an operation that begins now."""
-        return self.clock.seconds() + self.access.timeout_s
+    def deadline(self, since: float = math.inf) -> float:
+        """Of an operation that begins now and has waited ``since`` then.
+
+        While etcd answers it has its whole time, however long the queue was; else what is left of it.
+        """
+        now = self.clock.seconds()
+        answers = now - self._answered_at < self.access.timeout_s
+        return (now if answers else min(since, now)) + self.access.timeout_s
 
     async def ask(
         self,
@@ -169,7 +183,8 @@ class Gateway:
     ) -> Reply[_Answer]:
         """One operation, whatever it takes until the deadline.
 
-        ``RefusedError`` when etcd says so; ``StoreUnavailableError`` when there was no answer in time.  Who ``adapts`` is told of an ``AnswerTooLargeError`` and asks for less.
+        ``RefusedError`` when etcd says so; ``StoreUnavailableError`` when there was no answer in time.  Who
+        ``adapts`` is told of an ``AnswerTooLargeError`` and asks for less.
         """
         ends = self.deadline() if deadline is None else deadline
         body = msgspec.json.encode(request)
@@ -191,11 +206,11 @@ class Gateway:
                 why, lost = f"{url}: {large}", True
                 self.endpoints.failed(url)
             except RefusedError as refused:
-                self.endpoints.worked(url)
+                self._answered(url)
                 refused.lost = lost
                 raise
             else:
-                self.endpoints.worked(url)
+                self._answered(url)
                 return Reply(found, lost)
             attempts += 1
             if attempts % len(self.endpoints) == 0:
@@ -229,6 +244,10 @@ class Gateway:
     def close(self) -> Deferred[None]:
         """Let go of every connection."""
         return self._http.close()
+
+    def _answered(self, url: str) -> None:
+        self._answered_at = self.clock.seconds()
+        self.endpoints.worked(url)
 
     async def _attempt(self, url: str, path: str, body: bytes, answer: type[_Answer]) -> _Answer:
         token = await self.token(url)

@@ -220,7 +220,8 @@ class _Tls:
                 where=host, detail="https needs an authority, a certificate and a key"
             )
         try:
-            state = [(path.stat().st_mtime_ns, path.stat().st_ino) for path in files if path is not None]
+            found = [path.stat() for path in files if path is not None]
+            state = [(one.st_mtime_ns, one.st_ino) for one in found]
             if state != self._state:
                 self._options = {}
                 self._state = state

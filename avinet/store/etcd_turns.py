@@ -89,7 +89,7 @@ class _Work:
     compares: tuple[Compare, ...]
     operations: tuple[Operation, ...]
     size: int
-    deadline: float
+    since: float
     done: Deferred[Outcome]
 
 
@@ -116,8 +116,8 @@ class Turns:
     ) -> Deferred[Outcome]:
         """Do a checked transaction of ``size`` bytes."""
         if len(self._waiting) >= MAX_WAITING or self._waiting_bytes + size > MAX_WAITING_BYTES:
-            return fail(StoreUnavailableError(where=self._gateway.where, detail="too much work is waiting"))
-        work = _Work(compares, operations, size, self._gateway.deadline(), Deferred())
+            return fail(self._unavailable("too much work is waiting"))
+        work = _Work(compares, operations, size, self._gateway.clock.seconds(), Deferred())
         self._waiting.append(work)
         self._waiting_bytes += size
         self._next()
@@ -156,17 +156,30 @@ class Turns:
         if not self._waiting or self._preparing:
             return False
         session = self._session
-        if session is None or session.doubtful:
+        deadline = self._gateway.deadline(self._waiting[0].since)
+        if deadline <= self._gateway.clock.seconds():
+            self._fail([self._take()], Failure(self._unavailable("nothing was answered while it waited")))
+        elif session is None or session.doubtful:
             self._preparing = True
-            Deferred.fromCoroutine(self._prepare(session, self._waiting[0].deadline))
+            Deferred.fromCoroutine(self._prepare(session, deadline))
         elif session.free:
-            work = self._waiting.popleft()
-            self._waiting_bytes -= work.size
             self._running += 1
-            Deferred.fromCoroutine(self._run(session, session.free.pop(), work))
+            Deferred.fromCoroutine(self._run(session, session.free.pop(), self._take(), deadline))
         else:
             return False
         return True
+
+    def _take(self) -> _Work:
+        work = self._waiting.popleft()
+        self._waiting_bytes -= work.size
+        return work
+
+    def _fail(self, works: list[_Work], failure: Failure) -> None:
+        for work in works:
+            work.done.errback(failure)
+
+    def _unavailable(self, detail: str) -> StoreUnavailableError:
+        return StoreUnavailableError(where=self._gateway.where, detail=detail)
 
     async def _prepare(self, session: _Session | None, deadline: float) -> None:
         try:
@@ -179,11 +192,7 @@ class Turns:
         except _SessionEndedError:
             self._session = None
         except Exception:  # noqa: BLE001 - the edge: those who wait are told
-            failure, failed = Failure(), list(self._waiting)
-            self._waiting.clear()
-            self._waiting_bytes = 0
-            for work in failed:
-                work.done.errback(failure)
+            self._fail([self._take() for _ in range(len(self._waiting))], Failure())
         self._preparing = False
         self._next()
 
@@ -219,16 +228,16 @@ class Turns:
         if not lives and self._session is session:
             self._session = None
 
-    async def _run(self, session: _Session, turn: _Turn, work: _Work) -> None:
+    async def _run(self, session: _Session, turn: _Turn, work: _Work, deadline: float) -> None:
         result: Outcome | Failure | None = None
         try:
-            result = await self._attempt(session, turn, work)
+            result = await self._attempt(session, turn, work, deadline)
         except _SessionEndedError as ended:
             if self._session is session:
                 self._session = None
             if ended.lost:
                 detail = "the session with it ended, so what became of a lost transaction is not known"
-                result = Failure(StoreUnavailableError(where=self._gateway.where, detail=detail))
+                result = Failure(self._unavailable(detail))
         except Exception:  # noqa: BLE001 - the edge: who asked is told
             result = Failure()
         (session.free if turn.doubt is None else session.doubtful).append(turn)
@@ -240,18 +249,18 @@ class Turns:
             work.done.callback(result)  # a Failure becomes an errback
         self._next()
 
-    async def _attempt(self, session: _Session, turn: _Turn, work: _Work) -> Outcome:
+    async def _attempt(self, session: _Session, turn: _Turn, work: _Work, deadline: float) -> Outcome:
         tag = turn.tag()
         turn.doubt = tag
         try:
             reply = await self._gateway.ask(
-                "kv/txn", self._request(session, turn, tag, work), TxnAnswer, deadline=work.deadline
+                "kv/txn", self._request(session, turn, tag, work), TxnAnswer, deadline=deadline
             )
         except RefusedError as refused:
-            done_at = await self._surely(session, turn, work, lost=refused.lost)
+            done_at = await self._surely(session, turn, deadline, lost=refused.lost)
             if done_at is not None:
                 return Outcome(succeeded=True, revision=done_at)
-            raise await self._meaning(refused, session, work) from refused
+            raise await self._meaning(refused, session, work, deadline) from refused
         answer = reply.answer
         outcome = Outcome(succeeded=answer.succeeded, revision=answer.header.revision)
         if answer.succeeded:
@@ -265,13 +274,13 @@ class Turns:
                 turn.revision = done_at
                 turn.doubt = None
                 return Outcome(succeeded=True, revision=done_at)
-        done_at = await self._surely(session, turn, work, lost=reply.lost)
+        done_at = await self._surely(session, turn, deadline, lost=reply.lost)
         return outcome if done_at is None else Outcome(succeeded=True, revision=done_at)
 
-    async def _surely(self, session: _Session, turn: _Turn, work: _Work, *, lost: bool) -> int | None:
+    async def _surely(self, session: _Session, turn: _Turn, deadline: float, *, lost: bool) -> int | None:
         """Make sure that a transaction which was not done never will be; the revision if it was after all."""
         if lost:
-            return await self._settle(session, turn, work.deadline)
+            return await self._settle(session, turn, deadline)
         turn.doubt = None
         return None
 
@@ -318,12 +327,14 @@ class Turns:
             "failure": [read(turn.key)],
         }
 
-    async def _meaning(self, refused: RefusedError, session: _Session, work: _Work) -> AvinetError:
+    async def _meaning(
+        self, refused: RefusedError, session: _Session, work: _Work, deadline: float
+    ) -> AvinetError:
         if refused.code == NOT_FOUND:
             for lease in {one.lease for one in work.operations if isinstance(one, Put)} - {NO_LEASE}:
-                if not await self._leases.lives(lease, work.deadline):
+                if not await self._leases.lives(lease, deadline):
                     return LeaseEndedError(lease=lease)
-            if session.lease != NO_LEASE and not await self._leases.lives(session.lease, work.deadline):
+            if session.lease != NO_LEASE and not await self._leases.lives(session.lease, deadline):
                 return _SessionEndedError(lost=False)
         return refused.told()
 

@@ -67,8 +67,11 @@ class EtcdWatch:
         self._events = EventOrder(after_revision)
         self._cluster = 0
         self._silence: IDelayedCall | None = None
+        self._url = ""
+        self._stream: Deferred[int] | None = None
         self._failures = 0
         self._said = ""
+        gateway.endpoints.listeners.append(self._suspect)
         self._task: Deferred[None] | None = Deferred.fromCoroutine(self._live())
         self._task.addErrback(self._failed)
 
@@ -89,8 +92,16 @@ class EtcdWatch:
         """The task that is left to be ended; None when that was done."""
         task, self._task = self._task, None
         if task is not None:
+            self._gateway.endpoints.listeners.remove(self._suspect)
             self._watcher.on_end(self)
         return task
+
+    def _suspect(self, url: str) -> None:
+        """Others have no answer from there: the stream may be as dead, and say nothing either."""
+        stream = self._stream
+        if url == self._url and stream is not None:
+            self._stream = None
+            stream.cancel()
 
     async def _live(self) -> None:
         # In a later turn: nobody is called before ``watch`` has returned.
@@ -127,6 +138,7 @@ class EtcdWatch:
             url, "watch", token, msgspec.json.encode({"create_request": request}), stream.take
         )
         self._silence = clock.callLater(self._gateway.attempt_s, running.cancel)
+        self._url, self._stream = url, running
         try:
             status = await running
         except CancelledError:
@@ -138,6 +150,7 @@ class EtcdWatch:
         else:
             raise _StreamError(f"it ended with HTTP status {status}")
         finally:
+            self._stream = None
             if self._silence.active():
                 self._silence.cancel()
 

@@ -52,9 +52,17 @@ class EndpointsTests(SynchronousTestCase):
     def test_who_fails_again_and_again_is_asked_more_and_more_seldom(self):
         for _ in range(10):
             self.endpoints.failed(A)
+            self.clock.advance(SHORTEST_PENALTY_S)
+        self.endpoints.failed(A)
         self.clock.advance(LONGEST_PENALTY_S - 0.1)
         self.assertEqual(self.endpoints.choose(), B)
         self.clock.advance(0.2)
+        self.assertEqual(self.endpoints.choose(), A)
+
+    def test_many_requests_that_fail_together_count_once(self):
+        for _ in range(10):
+            self.endpoints.failed(A)
+        self.clock.advance(SHORTEST_PENALTY_S)
         self.assertEqual(self.endpoints.choose(), A)
 
     def test_when_all_failed_the_one_whose_turn_is_next_is_asked(self):

@@ -203,6 +203,25 @@ class TurnsTests(Case):
             one.addErrback(lambda failure: failure.trap(StoreUnavailableError))
         self.clock.pump([1.0] * 20)
 
+    def test_a_long_queue_is_no_failure_while_etcd_answers(self):
+        self.begin_session()
+        self.http.on_post = lambda exchange: self.clock.callLater(1, self.serve, exchange)
+        running = [self.store.transact([], [Put("a", b"")]) for _ in range(10 * TURNS)]
+        self.clock.pump([0.25] * 45)
+        for one in running:
+            self.successResultOf(one)
+
+    def test_when_etcd_stops_answering_those_who_waited_are_told_in_time(self):
+        self.begin_session()
+        self.http.on_post = lambda exchange: self.clock.callLater(1, self.serve, exchange)
+        running = [self.store.transact([], [Put("a", b"")]) for _ in range(10 * TURNS)]
+        self.clock.pump([0.25] * 13)
+        self.http.on_post = lambda exchange: None
+        self.clock.pump([0.25] * 24)
+        outcomes = [one.addErrback(lambda failure: failure.trap(StoreUnavailableError)) for one in running]
+        answered = [self.successResultOf(one) for one in outcomes]
+        self.assertGreaterEqual(answered.count(StoreUnavailableError), 5 * TURNS)
+
     def test_everyone_who_waits_is_told_in_time_that_nothing_answers(self):
         self.faults = "s" * 1000
         running = [self.store.transact([], [Put("a", b"")]) for _ in range(100)]

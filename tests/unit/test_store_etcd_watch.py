@@ -152,6 +152,18 @@ class WatchTests(SynchronousTestCase):
         self.events(put(12), put(13))
         self.assertEqual(self.revisions(watcher), [11, 12, 13])
 
+    def test_a_stream_from_an_endpoint_that_gives_others_no_answer_is_begun_elsewhere(self):
+        watcher = self.watch()
+        self.created()
+        self.events(put(11))
+        stream = self.http.only
+        self.store.get("a")
+        self.clock.advance(1.7)
+        self.assertTrue(stream.cancelled)
+        self.assertEqual([exchange.url for exchange in self.http.waiting], [B, B])
+        self.assertEqual(self.http.waiting[0].request["create_request"]["start_revision"], 11)
+        self.assertEqual(watcher.lost, [])
+
     def test_one_that_never_opens_is_left_for_another_endpoint(self):
         self.watch()
         first = self.http.only
