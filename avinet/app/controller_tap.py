@@ -10,7 +10,7 @@ from twisted.python import usage
 
 from avinet.app.controller import Controller
 from avinet.app.facts import facts_of
-from avinet.app.role import REMOVED, RoleService, exit_with, own_pid_file, own_state_folder
+from avinet.app.role import REMOVED, RoleService, end_process, own_pid_file, own_state_folder
 from avinet.app.settings import ControllerSettings, load_controller_settings
 from avinet.app.steady import keep_steady
 from avinet.errors import AvinetError
@@ -63,7 +63,6 @@ def makeService(options: Options) -> IService:
 
     def removed(why: AvinetError) -> None:
         _log.critical("{title} stops: {why}", title=TITLE, why=str(why))
-        exit_with(REMOVED)
-        any_reactor.stop()
+        end_process(any_reactor, REMOVED)
 
     return RoleService(TITLE, any_reactor, any_reactor, start)

@@ -16,6 +16,7 @@ from pathlib import Path
 import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IReactorCore, IReactorTime
 from twisted.logger import Logger
 from twisted.python import usage
@@ -57,6 +58,13 @@ def exit_with(status: int) -> None:
         os._exit(status)
 
     atexit.register(leave)
+
+
+def end_process(reactor: IReactorCore, status: int) -> None:
+    """Stop everything, then end with ``status``; it may be said twice."""
+    exit_with(status)
+    with contextlib.suppress(ReactorNotRunning):
+        reactor.stop()
 
 
 def own_state_folder(folder: Path) -> None:
@@ -140,8 +148,7 @@ class RoleService(Service):
 
     def _give_up(self, why: str, status: int = START_FAILED) -> None:
         _log.critical("{title} cannot start: {why}", title=self.title, why=why)
-        exit_with(status)
-        self.reactor.stop()
+        end_process(self.reactor, status)
 
     async def _undo(self) -> None:
         if self._starting is not None:
