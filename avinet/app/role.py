@@ -31,7 +31,7 @@ STOP_TIMEOUT_S = 20.0
 """Below systemd's default of 90 s; whatever still hangs then is cut by the end of the process."""
 START_FAILED = 1
 """The exit status of a role that could not start."""
-REMOVED = 3
+REMOVED = 4
 """That of a controller which was removed from its cluster; the unit file does not start it again."""
 
 Start = Callable[[contextlib.AsyncExitStack], Awaitable[None]]

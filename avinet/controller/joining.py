@@ -147,9 +147,6 @@ class Joining:
         await self.holder.members.refresh()
         if claims.token is None:
             return self._answer(claims, await self._tell(claims))
-        outside = isinstance(self.growth, OutsideGrowth)
-        if not (claims.state_key or outside):
-            raise StateKeyMissingError
         # One after another: a request sent again while its first is under way is to find that done.
         await self._turn.acquire()
         try:
@@ -159,13 +156,17 @@ class Joining:
             else:
                 member = await self._join(claims, token, source)
             # Whoever has no state engine of its own asks for nothing there.
-            key = parse_line(claims.node_key if outside else claims.state_key)
+            key = parse_line(claims.state_key or claims.node_key)
             state = await self.growth.admit(member, key)
         finally:
             self._turn.release()
         return self._answer(claims, member, state)
 
     # A newcomer
+
+    @property
+    def _outside(self) -> bool:
+        return isinstance(self.growth, OutsideGrowth)
 
     def _joined(self, claims: ControllerClaims, token: JoinToken) -> Controller:
         """The same request once more."""
@@ -178,6 +179,8 @@ class Joining:
         name = ControllerName(claims.name)
         await self.growth.require()
         self._others(claims, token, self.holder.members.current)
+        if not (claims.state_key or self._outside):
+            raise StateKeyMissingError
         await self.tokens.claim(token, name, thumbprint(node_key))
         if token.replaces:
             await self.growth.dismiss(ControllerName(token.replaces))
@@ -202,8 +205,7 @@ class Joining:
         if token.replaces and before.by_name(token.replaces) is None:
             raise ReplacedGoneError(name=token.replaces)
         others = tuple(known for known in before.controllers if known.name != token.replaces)
-        outside = isinstance(self.growth, OutsideGrowth)
-        check_newcomer(others, claims.controller(""), own_engine=not outside)
+        check_newcomer(others, claims.controller(""), own_engine=not self._outside)
         check_node_key(others, claims.node_key)
         return others
 
