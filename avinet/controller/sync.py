@@ -279,8 +279,10 @@ class Sync(SessionListener):
                 self.times.refused(message.version)
                 tell_of_nack(self.emit, self.name_of(session.se), session.se, message)
                 self._tell_waiters()
-        elif isinstance(message, InForce):
+        elif isinstance(message, InForce) and self.leads:
             progress.reported(message.hash, now)
+        elif isinstance(message, InForce):
+            progress.attached(message.hash)  # by the leader's doing: nothing is held against it
         else:
             return
         self._tell_moves(session.se)

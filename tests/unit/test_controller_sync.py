@@ -5,10 +5,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.controller import push_frames, sync
 from avinet.controller.progress import PUSH_TIMEOUT_S
 from avinet.controller.versions import KEEP
-from avinet.model.ids import SeId
+from avinet.model.ids import ConfigVersion, SeId
 from avinet.model.placement import Engine
 from avinet.model.resources import EMPTY_STATE_HASH
-from avinet.wire.messages import LOG_LIMITS
+from avinet.wire.messages import LOG_LIMITS, InForce
 from tests.unit.config_kit import World, pool, run, service
 
 
@@ -607,6 +607,20 @@ class Leading(Case):
         self.assertEqual(len(machine.pushes), 2)
         machine.apply()
         self.assertTrue(self.sync.in_sync(machine.se))
+
+    def test_what_another_got_in_force_is_known_and_what_it_did_not_is_sent_at_once_by_who_leads_next(self):
+        machine = self.world.engine()
+        self.world.apply(pool(), service())
+        machine.apply()
+        self.sync.rest()
+        self.world.apply(pool("web", 81))
+        wanted = self.sync.wanted(machine.se).hash
+        for state, in_sync in ((wanted, True), ("another", False)):
+            self.sync.received(machine, InForce(version=ConfigVersion(1), hash=state))
+            self.assertIs(self.sync.in_sync(machine.se), in_sync)
+        pushed = len(machine.pushes)
+        self.sync.lead()
+        self.assertEqual(len(machine.pushes), pushed + 1)
 
     def test_orders_bear_the_term_of_who_leads_also_before_it_has_committed_anything(self):
         self.sync.rest()
