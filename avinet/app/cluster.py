@@ -65,8 +65,9 @@ class Cluster:
         stack.callback(lookout.stop)
         lookout.start()
 
-    async def open(self, store: Store, stack: contextlib.AsyncExitStack) -> None:
+    async def open(self, store: Store, growth: StateEngineGrowth, stack: contextlib.AsyncExitStack) -> None:
         """The list as the store has it, and this controller's entry as it should be, where that can be signed here."""
+        self.growth = growth
         await self.members.open(store)
         if not self.members.is_member:
             raise self._removal()

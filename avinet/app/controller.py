@@ -26,6 +26,7 @@ from avinet.app.renewal import Renewal, Shown
 from avinet.app.seats import seat_of, soon
 from avinet.app.settings import ControllerSettings
 from avinet.app.software import software_version
+from avinet.app.state_store import StateStore, StateStores
 from avinet.app.watchdog import Watchdog
 from avinet.controller.api_status import Whole, resident_kib
 from avinet.controller.attendance import Attendance
@@ -61,7 +62,6 @@ from avinet.ssh.scheduler import Priority
 from avinet.ssh.services import ServiceTable
 from avinet.store.eventlog import open_event_log
 from avinet.store.interface import Store
-from avinet.store.sqlite import open_sqlite_store
 from avinet.trust.node import ControllerIdentity
 from avinet.wire.messages import CONTROL_SERVICE
 from avinet.wire.registration import MetaInfo, registration_addresses
@@ -79,6 +79,7 @@ class Controller(SessionListener):
     removed: Callable[[AvinetError], None]
     cluster: Cluster = attrs.field(init=False)
     store: Store = attrs.field(init=False)
+    state: StateStore = attrs.field(init=False)
     seat: Seat = attrs.field(init=False)
     events: Events = attrs.field(init=False)
     records: Records = attrs.field(init=False)
@@ -107,7 +108,7 @@ class Controller(SessionListener):
         await self._open_events(stack)
         self._open_channels(stack)
         await self._open_store(stack)
-        await self.cluster.open(self.store, stack)
+        await self.cluster.open(self.store, self.state.growth, stack)
         self.watchdog = Watchdog(self.reactor, ControllerEvents(self.events.emit).blocked)
         self.watchdog.start()
         stack.callback(self.watchdog.stop)
@@ -181,9 +182,9 @@ class Controller(SessionListener):
         members.listen(lambda before, after: self.peers.update(after))
 
     async def _open_store(self, stack: contextlib.AsyncExitStack) -> None:
-        paths = self.identity.paths
-        self.store = await open_sqlite_store(paths.store, self.reactor)
-        stack.push_async_callback(awaited(self.store.close))
+        stores = StateStores(self.reactor, self.settings, self.identity, self.events.emit)
+        self.state = await stores.open(stack)
+        self.store = self.state.store
         self.seat = seat_of(self.store, self.peers.links, self.reactor, self.events.emit)
 
     def _make_sessions(self, stack: contextlib.AsyncExitStack) -> None:
@@ -350,9 +351,10 @@ class Controller(SessionListener):
             is_up=self.attendance.is_up,
             config=self.records.config,
             sync=self.sync,
-            not_ready=lambda: "" if self._ready else "it is starting",
+            not_ready=self._not_ready,
             reactor=self.watchdog.health,
             logins=self.channels.counts,
+            store=self.state.health,
         )
         api = OperatorApi(
             whole,
@@ -372,6 +374,12 @@ class Controller(SessionListener):
         return api.routes(self.reactor, more)
 
     # What the parts ask and tell
+
+    def _not_ready(self) -> str:
+        if not self._ready:
+            return "it is starting"
+        store = self.state.health()
+        return "" if store.has_leader else f"its store: {store.why}"
 
     def attached(self, session: SeSession) -> None:
         """An SE that has been here once may serve from now on, and needs its token and image no more."""

@@ -10,13 +10,15 @@ import stat
 import struct
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
 
+from avinet.app.doctor_store import store_findings
+from avinet.app.finding import FAILED, OK, WARNING, Finding, Findings
 from avinet.app.settings import ControllerSettings, SeSettings, load_controller_settings, load_se_settings
 from avinet.app.software import software_version
+from avinet.controller.state_engine_files import engine_files
 from avinet.dataplane.envoy_binary import find_envoy
 from avinet.errors import AvinetError
 from avinet.ports import holder_of, listens
@@ -41,18 +43,6 @@ OLDEST_PYTHON = (3, 11)
 _CREDENTIALS = struct.Struct("3i")
 """struct ucred: pid, uid, gid."""
 
-OK, WARNING, FAILED = "ok", "warning", "failed"
-
-
-@attrs.frozen
-class Finding:
-    """One thing that was looked at; ``advice`` says what to do when it is not ``ok``."""
-
-    check: str
-    outcome: str
-    found: str
-    advice: str = ""
-
 
 @attrs.frozen(kw_only=True)
 class Examination:
@@ -63,9 +53,6 @@ class Examination:
     se_state: Path | None = None
     se_config: Path | None = None
     now: float | None = None
-
-
-Findings = Iterator[Finding]
 
 
 def examine(what: Examination) -> list[Finding]:
@@ -129,6 +116,7 @@ def _controller(state: Path, config: Path | None, now: float) -> Findings:
             f"Start it: twistd -n avicontroller --state {state} (or systemctl start avicontroller).",
         )
     yield from _ports(settings, running=running)
+    yield from store_findings(paths, settings.store, running=running is not None)
     yield from _names(settings)
 
 
@@ -146,6 +134,7 @@ def _controller_secrets(paths: ControllerPaths) -> tuple[Path, ...]:
         paths.api_key,
         paths.admin_password,
         paths.api_socket,
+        *engine_files(paths.state).secrets,
     )
 
 

@@ -7,6 +7,8 @@ from avinet.trust.node import NodeFacts
 
 def facts_of(settings: ControllerSettings) -> NodeFacts:
     """How others reach this controller, by its settings."""
+    store = settings.store
+    own_engine = store.engine == "etcd" and not store.endpoints
     return NodeFacts(
         name=ControllerName(settings.name),
         addresses=settings.addresses,
@@ -15,4 +17,6 @@ def facts_of(settings: ControllerSettings) -> NodeFacts:
         registration_port=settings.registration.port,
         reverse_port=settings.ssh.reverse_port,
         api_names=settings.api_names,
+        state_client_port=store.client_port if own_engine else 0,
+        state_peer_port=store.peer_port if own_engine else 0,
     )

@@ -18,6 +18,7 @@ from avinet.app.cli.registration import ClusterTrust, ask_to_join
 from avinet.app.facts import facts_of
 from avinet.app.settings import ControllerSettings
 from avinet.app.software import software_version
+from avinet.controller.state_engine_files import engine_files
 from avinet.errors import AvinetError, Kind, error
 from avinet.model.membership import Controller, Membership
 from avinet.trust import keys
@@ -156,4 +157,5 @@ class Join:
 
 def join_of(paths: ControllerPaths, bundle: Bundle, settings: ControllerSettings) -> Join:
     """What these settings ask for."""
-    return Join(paths, bundle, facts_of(settings), None)
+    own_engine = settings.store.engine == "etcd" and not settings.store.endpoints
+    return Join(paths, bundle, facts_of(settings), engine_files(paths.state) if own_engine else None)

@@ -13,9 +13,12 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from avinet.controller.config_store import ConfigStore
+from avinet.controller.state_engine_files import engine_files
 from avinet.errors import AvinetError, Kind, error
+from avinet.store.interface import Store
 from avinet.store.sqlite import open_sqlite_store
 from avinet.store.threads import InPlace
+from avinet.trust.files import destroy, write_private
 from avinet.trust.locks import StateLock
 from avinet.trust.node import ControllerPaths, read_cluster
 
@@ -28,17 +31,36 @@ class NothingToRestoreError(AvinetError):
     state: Path
 
 
-def mark_restored(state: Path) -> int:
-    """Raise the incarnation of the stopped controller in ``state``; the new number.  ``StateFolderBusyError`` when it runs."""
+MARK = "restored"
+"""In a state folder whose store is in the state engine, which does not run now: the next start raises the incarnation."""
+
+
+def mark_restored(state: Path) -> int | None:
+    """Raise the incarnation of the stopped controller in ``state``; the new number, None when its next start does it.
+
+    ``StateFolderBusyError`` when it runs.
+    """
     read_cluster(state)
     paths = ControllerPaths(state)
-    if not paths.store.exists():
+    in_engine = not paths.store.exists() and engine_files(state).progress() is not None
+    if not paths.store.exists() and not in_engine:
         raise NothingToRestoreError(state=state)
     lock = StateLock.take(state, "avinet controller")
     try:
+        if in_engine:
+            write_private(state / MARK, b"")
+            return None
         return _now(Deferred.fromCoroutine(_mark(paths.store)))
     finally:
         lock.release()
+
+
+async def begin_if_marked(state: Path, store: Store) -> None:
+    """What ``mark_restored`` left to this start."""
+    mark = state / MARK
+    if mark.exists():
+        await ConfigStore(store).begin_incarnation(time.time())
+        destroy(mark)
 
 
 async def _mark(path: Path) -> int:

@@ -14,6 +14,7 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 
 import msgspec
 
+from avinet.app.store_settings import StoreSection, wrong_in
 from avinet.controller.config_store import HISTORY_BYTES, HISTORY_VERSIONS
 from avinet.controller.stragglers import STRAGGLER_S
 from avinet.errors import AvinetError, Kind, error
@@ -194,6 +195,7 @@ class ControllerSettings(_Section, frozen=True, kw_only=True):
     peers: PeersSection = PeersSection()
     config: ConfigSection = ConfigSection()
     logs: LogsSection = LogsSection()
+    store: StoreSection = StoreSection()
 
     @property
     def services(self) -> dict[str, int]:
@@ -345,6 +347,9 @@ def load_controller_settings(path: Path | None) -> ControllerSettings:
             file=str(path), where="[peers] backoff_base_s", why="it is larger than backoff_cap_s"
         )
     _check_memory(path, settings.ssh)
+    wrong = wrong_in(settings.store)
+    if wrong is not None:
+        raise SettingsError(file=str(path), where=f"[store] {wrong[0]}", why=wrong[1])
     return settings
 
 

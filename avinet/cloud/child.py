@@ -1,7 +1,7 @@
 """One child process, kept running: started, started again with back-off, stopped, never orphaned.
 
 Its output goes through a pipe into a log file that is rotated once, so that it takes at most twice
-``LOG_BYTES``.  The child gets SIGTERM when this process dies, however that happens (``avinet.cloud.launch``).
+``LOG_BYTES``.  The child gets a signal when this process dies, however that happens (``avinet.cloud.launch``).
 """
 
 import os
@@ -29,8 +29,15 @@ STEADY_S = 30.0
 """Having run this long, a child's next failure starts the back-off anew."""
 STOP_TIMEOUT_S = 10.0
 """From SIGTERM to SIGKILL; below the controller's own 20 s."""
+PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_RUNTIME_DIR", "VIRTUAL_ENV", "PYTHONPATH")
+"""What a child may need of the controller's environment; the rest may hold secrets."""
 
 _log = Logger()
+
+
+def passed_on() -> dict[str, str]:
+    """This process's environment as far as children get it."""
+    return {name: os.environ[name] for name in PASSED_ON if name in os.environ}
 
 
 @attrs.define
@@ -86,6 +93,8 @@ class Command:
     arguments: tuple[str, ...]
     folder: Path
     environment: dict[str, str] = attrs.field(repr=False, factory=dict)
+    at_our_death: signal.Signals = signal.SIGTERM
+    """What the child is sent when this process dies."""
 
 
 @attrs.define(eq=False)
@@ -122,7 +131,8 @@ class Child:
             self._again.cancel()
             self._again = None
         self._started_at = self.clock.seconds()
-        launcher = (sys.executable, "-m", "avinet.cloud.launch", str(os.getpid()))
+        parent = f"{os.getpid()}:{int(self.command.at_our_death)}"
+        launcher = (sys.executable, "-m", "avinet.cloud.launch", parent)
         try:
             self._process = self.processes.spawnProcess(
                 _Output(self.log, self._ended),

@@ -5,7 +5,6 @@ and meta-info until it enrolled, its state for good.  What ends the controller e
 planes go on and are adopted at the next start; deleting an SE ends its data plane too.
 """
 
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorProcess, IReactorTime
 from twisted.logger import Logger
 
-from avinet.cloud.child import Child, Command, RotatingLog
+from avinet.cloud.child import Child, Command, RotatingLog, passed_on
 from avinet.cloud.interface import CloudError
 from avinet.model.engine import SeRecord
 from avinet.model.ids import SeId
@@ -26,9 +25,6 @@ from avinet.trust.files import destroy, private_dir, write_private
 from avinet.wire.registration import MetaInfo
 
 LOG_NAME = "avise.log"
-PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_RUNTIME_DIR", "VIRTUAL_ENV", "PYTHONPATH")
-"""What an agent may need of the controller's environment; the rest may hold secrets."""
-
 _log = Logger()
 
 EndDataPlane = Callable[[Path], Deferred[None]]
@@ -127,10 +123,9 @@ class LocalCloud:
             arguments += ["--meta-info", str(folder / "meta-info.json")]
         if self.settings.config is not None:
             arguments += ["--config", str(self.settings.config)]
-        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         return Child(
             record.name,
-            Command(tuple(arguments), folder, environment),
+            Command(tuple(arguments), folder, passed_on()),
             RotatingLog(folder / LOG_NAME),
             self.processes,
             self.clock,

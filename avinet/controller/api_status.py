@@ -11,6 +11,7 @@ from avinet.controller.configuration import ConfigService
 from avinet.controller.engines import Engines
 from avinet.controller.session import SeSession
 from avinet.controller.sessions import Sessions
+from avinet.controller.state_engine_health import EMBEDDED, EngineHealth
 from avinet.controller.sync import Sync
 from avinet.errors import AvinetError, Kind, error
 from avinet.model.engine import SeState
@@ -94,6 +95,7 @@ class StatusAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """Resident, of this process."""
     reactor: ReactorHealth
     logins: StrangerCounts
+    store: EngineHealth
 
 
 class Runtime(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,6 +140,7 @@ class Whole:
     """Why no work should be given to this controller; empty when it may be."""
     reactor: Callable[[], ReactorHealth] = ReactorHealth
     logins: Callable[[], StrangerCounts] = StrangerCounts
+    store: Callable[[], EngineHealth] = lambda: EMBEDDED
 
     def state(self, se: SeId) -> SeState:
         """One SE's state as operators read it."""
@@ -183,6 +186,7 @@ class StatusApi:
                 memory_kib=resident_kib(),
                 reactor=whole.reactor(),
                 logins=whole.logins(),
+                store=whole.store(),
             )
         )
 

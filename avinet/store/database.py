@@ -160,6 +160,12 @@ class Database:
         ).fetchall()
         self._write([Delete(key.decode()) for (key,) in rows])
 
+    def leases(self) -> dict[LeaseId, float]:
+        """Those that live, and the seconds that are left of each."""
+        now = self._now()
+        rows = self._connection.execute("SELECT id, ends_at FROM lease ORDER BY id")
+        return {LeaseId(lease): max(0.0, ends_at - now) for lease, ends_at in rows}
+
     # inside
 
     def _commit(self, works: Sequence[Callable[["Database"], Any]]) -> list[Any]:

@@ -104,7 +104,7 @@ class RootCa:
         else:
             key = Ed25519PrivateKey.generate()
             write_private(key_path, _pem(key, passphrase))
-        certificate = _self_signed(key, cluster)
+        certificate = self_signed(key, f"avinet root {cluster}", ROOT_DAYS)
         write_public(certificate_path, certificate.public_bytes(Encoding.PEM))
         return cls(certificate, key_path, key)
 
@@ -164,20 +164,41 @@ class RootCa:
         names: list[x509.GeneralName],
         days: int,
     ) -> bytes:
-        now = dt.datetime.now(dt.UTC)
-        builder = (
-            _builder(self.certificate.subject, common_name, now + dt.timedelta(days=days))
-            .public_key(public_key)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(signs_certificates=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-            .add_extension(x509.SubjectAlternativeName(names), critical=False)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
-            )
+        subject = Subject(common_named(common_name), tuple(names), days)
+        return signed(self.certificate, self.key, public_key, subject).public_bytes(Encoding.PEM)
+
+
+@attrs.frozen
+class Subject:
+    """What a certificate says of its key: a title for people, who it is, for how long from now, and what for."""
+
+    title: x509.Name
+    names: tuple[x509.GeneralName, ...]
+    days: int
+    uses: tuple[x509.ObjectIdentifier, ...] = (ExtendedKeyUsageOID.SERVER_AUTH,)
+
+
+def signed(
+    issuer: x509.Certificate,
+    issuer_key: Ed25519PrivateKey,
+    public_key: Ed25519PublicKey | EllipticCurvePublicKey,
+    subject: Subject,
+) -> x509.Certificate:
+    """A certificate of a key that signs no others."""
+    end = dt.datetime.now(dt.UTC) + dt.timedelta(days=subject.days)
+    return (
+        _builder(issuer.subject, subject.title, end)
+        .public_key(public_key)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(signs_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(subject.uses), critical=False)
+        .add_extension(x509.SubjectAlternativeName(subject.names), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False
         )
-        return builder.sign(self.key, None).public_bytes(Encoding.PEM)
+        .sign(issuer_key, None)
+    )
 
 
 def names_of(pem: bytes) -> set[str]:
@@ -212,13 +233,13 @@ def days_left(pem: bytes, now: float) -> float:
     return (end.timestamp() - now) / 86400
 
 
-def _self_signed(key: Ed25519PrivateKey, cluster: ClusterId) -> x509.Certificate:
-    common_name = f"avinet root {cluster}"
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-    end = dt.datetime.now(dt.UTC) + dt.timedelta(days=ROOT_DAYS)
+def self_signed(key: Ed25519PrivateKey, common_name: str, days: int) -> x509.Certificate:
+    """A CA's own certificate; it signs those of keys, not of further CAs."""
+    subject = common_named(common_name)
+    end = dt.datetime.now(dt.UTC) + dt.timedelta(days=days)
     public = key.public_key()
     return (
-        _builder(subject, common_name, end)
+        _builder(subject, subject, end)
         .public_key(public)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(signs_certificates=True), critical=True)
@@ -227,10 +248,15 @@ def _self_signed(key: Ed25519PrivateKey, cluster: ClusterId) -> x509.Certificate
     )
 
 
-def _builder(issuer: x509.Name, common_name: str, not_after: dt.datetime) -> x509.CertificateBuilder:
+def common_named(text: str) -> x509.Name:
+    """A title of a common name alone, which holds 64 characters."""
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text[:64])])
+
+
+def _builder(issuer: x509.Name, title: x509.Name, not_after: dt.datetime) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])]))
+        .subject_name(title)
         .issuer_name(issuer)
         .serial_number(x509.random_serial_number())
         .not_valid_before(NOT_BEFORE)

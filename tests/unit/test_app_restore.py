@@ -3,15 +3,18 @@
 import os
 from pathlib import Path
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.app.restore import NothingToRestoreError, mark_restored
+from avinet.app.restore import NothingToRestoreError, begin_if_marked, mark_restored
 from avinet.controller.config_store import ConfigStore
 from avinet.controller.configuration import ConfigService
+from avinet.controller.state_engine_files import Progress, engine_files
 from avinet.model.fence import Fence
 from avinet.store.sqlite import open_sqlite_store
 from avinet.store.threads import InPlace
+from avinet.trust.files import private_dir
 from avinet.trust.locks import StateFolderBusyError, StateLock
 from avinet.trust.node import ControllerPaths, NotInitialisedError
 
@@ -30,8 +33,6 @@ class Restored(SynchronousTestCase):
         clock = Clock()
         store = self.successResultOf(open_sqlite_store(self.paths.store, clock, runner=InPlace()))
         service = ConfigService(ConfigStore(store), clock)
-        from twisted.internet.defer import Deferred
-
         self.successResultOf(Deferred.fromCoroutine(service.load()))
         self.successResultOf(Deferred.fromCoroutine(service.lead()))
         self.successResultOf(store.close())
@@ -46,7 +47,27 @@ class Restored(SynchronousTestCase):
 
     def test_twice_in_one_second_gives_two_incarnations(self) -> None:
         self.make()
-        self.assertLess(mark_restored(self.state), mark_restored(self.state))
+        self.assertLess(mark_restored(self.state) or 0, mark_restored(self.state) or 0)
+
+    def test_a_state_engine_that_does_not_run_is_told_by_the_next_start(self) -> None:
+        self.make()
+        files = engine_files(self.state)
+        private_dir(files.folder)
+        files.reached(Progress(phase="serving", initial_cluster=""))
+        self.paths.store.rename(self.paths.state / "kept")
+        self.assertIsNone(mark_restored(self.state))
+        (self.paths.state / "kept").rename(self.paths.store)
+        before = self.fence().incarnation
+        self.begin()
+        after = self.fence().incarnation
+        self.assertGreater(after, before)
+        self.begin()
+        self.assertEqual(self.fence().incarnation, after)
+
+    def begin(self) -> None:
+        store = self.successResultOf(open_sqlite_store(self.paths.store, Clock(), runner=InPlace()))
+        self.successResultOf(Deferred.fromCoroutine(begin_if_marked(self.state, store)))
+        self.successResultOf(store.close())
 
     def test_a_folder_without_a_controller_is_refused(self) -> None:
         self.assertRaises(NotInitialisedError, mark_restored, self.state)

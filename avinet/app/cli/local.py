@@ -146,7 +146,7 @@ def restored(where: Place, state: Path | None) -> None:
     if where.json:
         print_json({"incarnation": incarnation})
         return
-    print_facts({"incarnation": incarnation})
+    print_facts({"incarnation": "a new one, made by the next start" if incarnation is None else incarnation})
     click.echo("\nNext: start the controller (systemctl start avicontroller), then: avinet se list")
     click.echo("Delete again, at once, what was deleted since the backup; enrol anew what enrolled since.")
 

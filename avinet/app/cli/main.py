@@ -121,6 +121,19 @@ def _under_load(answer: dict[str, Any]) -> dict[str, str]:
     return shown
 
 
+def _store(store: dict[str, Any]) -> str:
+    """Its engine, and what it lacks."""
+    shown: list[str] = [store.get("engine", "")]
+    if store.get("version"):
+        shown[0] += f" {store['version']}"
+        shown.append("leads" if store["is_leader"] else "follows" if store["has_leader"] else "no leader")
+        quota = f" of {show_bytes(store['quota_bytes'])}" if store["quota_bytes"] else ""
+        shown.append(f"{show_bytes(store['db_bytes'])}{quota}")
+    if not store.get("well", True):
+        shown.append(f"not well: {store['why']}")
+    return ", ".join(shown)
+
+
 @cli.command(cls=Command)
 @place
 def status(where: Place) -> None:
@@ -141,6 +154,7 @@ def status(where: Place) -> None:
             "configuration": f"version {answer['config_version']}",
             "service engines": f"{engines['total']}: {engines['up']} up, {engines['in_sync']} in sync",
             "stragglers": late,
+            "store": _store(answer.get("store") or {}),
             "memory": show_bytes(answer["memory_kib"] * KIB),
             **_under_load(answer),
         }

@@ -1,0 +1,150 @@
+"""The controller's store, opened: the embedded file, its own etcd, or an etcd that others run.
+
+What the state folder says counts more than the setting: once the state engine is in use it stays so, since the file
+that the other engine would open is gone, and an empty store would forget every service engine.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+from twisted.internet.threads import deferToThread
+
+from avinet.app.listening import awaited
+from avinet.app.restore import begin_if_marked
+from avinet.app.settings import ControllerSettings
+from avinet.app.store_settings import StoreSection
+from avinet.controller.growth import NoGrowth, OutsideGrowth, StateEngineGrowth
+from avinet.controller.state_copy import TwoStoresError, move_in
+from avinet.controller.state_engine import READY_LIMIT_S, StateEngine
+from avinet.controller.state_engine_config import EnginePlan
+from avinet.controller.state_engine_files import EngineFiles, Progress, engine_files
+from avinet.controller.state_engine_health import EMBEDDED, Emit, EngineHealth, EngineWatch
+from avinet.errors import AvinetError, Kind, error
+from avinet.store.etcd import open_etcd_store
+from avinet.store.etcd_gateway import Gateway
+from avinet.store.etcd_http import EtcdAccess, TreqHttp
+from avinet.store.interface import Store
+from avinet.store.sqlite import open_sqlite_store
+from avinet.trust.files import private_dir, read_private
+from avinet.trust.node import ControllerIdentity
+from avinet.units import MIB
+
+
+@error
+class EndpointsGoneError(AvinetError):
+    """This controller's state is in an etcd that others run, and [store] endpoints does not say where. Set it as it was ({folder} says that it is so)."""
+
+    kind: ClassVar[Kind] = Kind.INVALID
+    folder: Path
+
+
+@error
+class EndpointsLateError(AvinetError):
+    """This controller's state is in an etcd of its own ({folder}), and [store] endpoints names another. Take endpoints out of the settings."""
+
+    kind: ClassVar[Kind] = Kind.INVALID
+    folder: Path
+
+
+@attrs.frozen
+class StateStore:
+    """The store, how its engine is, and who may be let in."""
+
+    store: Store
+    health: Callable[[], EngineHealth] = lambda: EMBEDDED
+    growth: StateEngineGrowth = attrs.field(factory=NoGrowth)
+
+
+@attrs.frozen(eq=False)
+class StateStores:
+    """Opens it.  ``emit`` is told when its engine is not well."""
+
+    reactor: Any
+    settings: ControllerSettings
+    identity: ControllerIdentity
+    emit: Emit
+
+    async def open(self, stack: contextlib.AsyncExitStack) -> StateStore:
+        """Whichever it is; what was in the embedded one moves in first."""
+        files = engine_files(self.identity.paths.state)
+        progress = files.progress()
+        if progress is None and self.settings.store.engine == "sqlite":
+            store = await open_sqlite_store(self.identity.paths.store, self.reactor)
+            stack.push_async_callback(awaited(store.close))
+            return StateStore(store)
+        external = self.settings.store.endpoints
+        if progress is not None and progress.external and not external:
+            raise EndpointsGoneError(folder=files.folder)
+        if progress is not None and external and not progress.external:
+            raise EndpointsLateError(folder=files.folder)
+        return await (self._open_external(files, stack) if external else self._open_own(files, stack))
+
+    async def _open_own(self, files: EngineFiles, stack: contextlib.AsyncExitStack) -> StateStore:
+        identity = self.identity
+        plan = plan_of(self.settings.store, identity)
+        if files.progress() is None:
+            files.make_first(plan.cluster, plan.name, plan.peer_url)
+        engine = StateEngine(plan, files, self.reactor, self.emit, deferToThread)
+        stack.push_async_callback(engine.stop)
+        progress = await engine.start()
+        engine.watch_it()
+        await engine.ready(math.inf if len(identity.membership.controllers) > 1 else READY_LIMIT_S)
+        progress = await engine.secure(progress)
+        store = await open_etcd_store(engine.access, self.reactor)
+        stack.push_async_callback(awaited(store.close))
+        await move_in(files, progress, store, identity.paths.store, deferToThread)
+        await begin_if_marked(identity.paths.state, store)
+        return StateStore(store, lambda: engine.health, engine)
+
+    async def _open_external(self, files: EngineFiles, stack: contextlib.AsyncExitStack) -> StateStore:
+        access = access_of(self.settings.store)
+        if access.password_file is not None:
+            read_private(access.password_file)
+        store = await open_etcd_store(access, self.reactor)
+        stack.push_async_callback(awaited(store.close))
+        old = self.identity.paths.store
+        progress = files.progress()
+        if progress is None:
+            if (await store.list("")).entries and old.exists():
+                raise TwoStoresError(store=old, engine=Path(access.endpoints[0]))
+            private_dir(files.folder)
+            progress = Progress(phase="copying", initial_cluster="", external=True)
+            files.reached(progress)
+        await move_in(files, progress, store, old, deferToThread)
+        await begin_if_marked(self.identity.paths.state, store)
+        gateway = Gateway(access, TreqHttp(self.reactor, access), self.reactor)
+        stack.push_async_callback(awaited(gateway.close))
+        watch = EngineWatch(gateway, self.reactor, self.emit)
+        stack.push_async_callback(watch.stop)
+        watch.start()
+        return StateStore(store, lambda: watch.health, OutsideGrowth())
+
+
+def plan_of(store: StoreSection, identity: ControllerIdentity) -> EnginePlan:
+    """What the settings say about this controller's own etcd."""
+    return EnginePlan(
+        cluster=identity.cluster,
+        name=identity.name,
+        client_port=store.client_port,
+        peer_port=store.peer_port,
+        binary=Path(store.etcd) if store.etcd else None,
+        quota_bytes=store.quota_mib * MIB,
+    )
+
+
+def access_of(store: StoreSection) -> EtcdAccess:
+    """What the settings say about an etcd that others run."""
+    path = {name: Path(text) for name in ("ca", "certificate", "key") if (text := getattr(store, name))}
+    return EtcdAccess(
+        endpoints=store.endpoints,
+        ca_file=path.get("ca"),
+        certificate_file=path.get("certificate"),
+        key_file=path.get("key"),
+        user=store.user,
+        password_file=Path(store.password_file) if store.password_file else None,
+        namespace=store.namespace,
+    )

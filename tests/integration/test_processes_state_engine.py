@@ -1,0 +1,73 @@
+"""A controller whose state is in an etcd of its own: real processes."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.integration.processes import free_port, until
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("etcd") is None, reason="no etcd: apt-get install etcd-server (make test-deps)"
+)
+
+
+def children_of(pid):
+    """Of a process, by name."""
+    found = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found[Path(f"/proc/{child}/comm").read_text().strip()] = int(child)
+    return found
+
+
+def with_engine(site):
+    """Its settings, with a state engine."""
+    path = site.write_settings()
+    site.client_url = f"https://127.0.0.1:{(port := free_port())}"
+    path.write_text(
+        path.read_text() + f'\n[store]\nengine = "etcd"\nclient_port = {port}\npeer_port = {free_port()}\n'
+    )
+    return site
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_controllers_state_moves_into_etcd_and_outlives_every_kill(site):
+    site.start()
+    made = site.client.post("/api/serviceengine", {"name": "before", "cloud": "manual"})
+    assert site.client.get("/api/status")["store"]["engine"] == "sqlite"
+    site.controller.stop()
+
+    with_engine(site).start()
+    names = lambda: {row["name"] for row in site.client.get("/api/serviceengine")["results"]}
+    assert names() == {"before"}
+    assert site.client.post("/api/serviceengine", {"name": "after", "cloud": "manual"})
+    store = site.client.get("/api/status")["store"]
+    assert (store["engine"], store["well"], store["is_leader"]) == ("etcd", True, True)
+    kept = [one.name for one in site.state.iterdir() if one.name.startswith("store.db")]
+    assert [name[:18] for name in kept] == ["store.db.migrated-"]
+
+    # etcd alone
+    engine = children_of(site.controller.pid)["etcd"]
+    os.kill(engine, signal.SIGKILL)
+    until(lambda: site.client.get("/api/status")["store"]["well"] is False)
+    until(lambda: site.client.get("/readyz")["status"] == "ok")
+    assert site.client.post("/api/serviceengine", {"name": "again", "cloud": "manual"})
+    codes = [event["code"] for event in site.client.get("/api/events")["results"]]
+    assert {"STATE_ENGINE_DOWN", "STATE_ENGINE_UP"} <= set(codes)
+
+    # the controller: nobody is left behind, and nothing is lost
+    engine = children_of(site.controller.pid)["etcd"]
+    site.controller.kill()
+    until(lambda: not alive(engine))
+    site.start()
+    assert names() == {"before", "after", "again"}
+    assert made
