@@ -27,6 +27,7 @@ from avinet.model.events import Level
 from avinet.model.logs import Drop, LogClass
 from avinet.se.log_turnover import Turnover
 from avinet.sqlite_file import StoreDamagedError
+from avinet.trust.files import private_dir
 
 TICK_S = 0.5
 """How often sizes are looked at: at 150 MiB/s a piece grows by 75 MiB meanwhile."""
@@ -198,6 +199,13 @@ class LogSpooler:
         files = self.source.log_files()
         try:
             await self.in_thread(spool.look_after)
+            if await self.in_thread(_make_folder, files):
+                await self._reopen()
+                self.tell(
+                    CODE,
+                    Level.ERROR,
+                    f"request logs are lost, nobody knows how many: {files.folder} was removed",
+                )
             waiting = await self.in_thread(_waiting, files)
             for log_class in self._turnover.due(waiting, self.clock.seconds()):
                 await self._set_aside(files, log_class)
@@ -270,6 +278,14 @@ class LogSpooler:
                     watcher()
         if done and piece.log_class is LogClass.FULL:
             self._turnover.made(services)
+
+
+def _make_folder(files: LogFiles) -> bool:
+    """Whether somebody has removed it: the data plane goes on writing to files that nobody can open.  Blocking."""
+    if files.folder.is_dir():
+        return False
+    private_dir(files.folder)
+    return True
 
 
 def _waiting(files: LogFiles) -> dict[LogClass, int]:

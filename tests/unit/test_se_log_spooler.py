@@ -1,5 +1,6 @@
 """The service that takes logs from a data plane into the spool: what it does when, and what it says when it cannot."""
 
+import shutil
 import tempfile
 from pathlib import Path
 from unittest import mock
@@ -271,6 +272,18 @@ class Troubles(Kit):
         self.assertEqual(totals.full.records + totals.drops[DropReason.SPOOL_FULL], 1000)
         self.assertGreater(totals.full.records, 0)
         self.assertEqual(set(totals.drops), {DropReason.SPOOL_FULL})
+
+    def test_a_folder_that_somebody_removes_is_made_anew_and_written_to(self):
+        self.spooler.start()
+        self.pass_s(1)
+        self.source.write(SIGNIFICANT, line(1, 1))
+        shutil.rmtree(self.source.files.folder)
+        self.pass_s(1)
+        (what,) = self.told
+        self.assertEqual((what[0], "was removed" in what[1]), (Level.ERROR, True))
+        self.source.write(SIGNIFICANT, line(1, 2))
+        self.pass_s(5)
+        self.assertEqual((len(self.heads()), len(self.told)), (1, 1))
 
     def test_room_is_kept_before_anything_is_taken_in(self):
         self.spooler.start()
