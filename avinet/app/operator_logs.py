@@ -111,12 +111,12 @@ def log_routes(logs: ControllerLogs, records: Records, reactor: Any) -> tuple[Ro
         lambda: in_thread(logs.ledger.last_arrival),
         lambda arrival: in_thread(lambda: logs.ledger.waits(arrival)),
     )
-    arrivals = Arrivals(wall)
+    search = StoreSearch(logs.store, logs.exports, in_thread)
+    arrivals = Arrivals(search, wall)
     logs.store.stored = arrivals.stored
     spools = Spools(logs.intake, known.selection)
     logs.intake.add_listener(spools)
     where = Whereabouts(
         spools.now, known.with_logs, known.connected, known.pulled, lambda: int(wall() * SECOND_US)
     )
-    search = StoreSearch(logs.store, logs.exports, in_thread)
     return (*pulls.routes(), *LogApi(search, where, arrivals, known.drops, reactor, wall).routes())

@@ -36,7 +36,7 @@ QUERY_TIMEOUT_S = 120.0
 """50 million records take seconds; the store itself gives up earlier, and says so."""
 EXPORT_TIMEOUT_S = 600.0
 MAX_TAILS = 50
-"""Each asks the store about each new file."""
+"""Each asks the store about each new file, once for all that ask the same."""
 RECORDS_HEADER = "X-Avinet-Records"
 """How many records are in the file."""
 
@@ -78,9 +78,6 @@ class LogSearch(Protocol):
 
     def ask(self, query: Query) -> Awaitable[Answer]:
         """The answer; ``missing`` has what is here and not in it, service engines are left to the caller."""
-
-    def ask_file(self, query: Query, name: str) -> Awaitable[Answer]:
-        """The answer of one file."""
 
     def check(self, query: Query) -> Awaitable[None]:
         """Refuse what its engine would refuse of any record."""
@@ -203,7 +200,7 @@ class LogApi:
         await self._check(asked.filter)
         if self._tails >= MAX_TAILS:
             raise TooManyTailsError(limit=MAX_TAILS)
-        source = TailSource(self.store, self.arrivals, tail_filter(asked.filter, full=wanted.full))
+        source = TailSource(self.arrivals, tail_filter(asked.filter, full=wanted.full), wanted.full)
         start = resume_from(request, self.arrivals.last_number)
         stream = EventStream(_Counted(source, self._count), start, self.clock)
         return Response(body=stream, content_type=EVENT_STREAM_TYPE)

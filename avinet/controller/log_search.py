@@ -1,7 +1,7 @@
 """The log store as the operator API asks it: what was received counts, files are unlinked as soon as they are open."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -49,9 +49,9 @@ class StoreSearch:
                 break
         return of_whole(answer, query)
 
-    async def ask_file(self, query: Query, name: str) -> Answer:
-        """Of one file."""
-        return await self.service.store.query(query, (name,))
+    async def ask_files(self, query: Query, names: Sequence[str]) -> Answer:
+        """Of these alone."""
+        return await self.service.store.query(query, names)
 
     async def check(self, query: Query) -> None:
         """Whether the store's engine takes it."""

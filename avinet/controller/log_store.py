@@ -149,8 +149,8 @@ class LogStoreService:
     clock: IReactorTime
     in_thread: Callable[..., Deferred[Any]]
     reported: Reported
-    stored: Callable[[str], None] = lambda name: None
-    """Told the name of each file that is new in the store."""
+    stored: Callable[..., None] = lambda name, significant: None
+    """Told the name of each file that is new in the store, and whether it may have ``significant`` records."""
     trouble: str = attrs.field(default="", init=False)
     """Why what was received waits, while it cannot be taken in."""
     _arrived_bytes: int = attrs.field(default=0, init=False)
@@ -235,7 +235,7 @@ class LogStoreService:
             self.reported.well()
         self.reported.taken(taken)
         for name in taken.files:
-            self.stored(name)
+            self.stored(name, significant=name not in taken.full_only)
         if taken.more or (taken.segments and self._hurried) or self._arrived_bytes >= GATHER_BYTES:
             self._take_in(0.0)
         elif self._arrived_bytes or taken.segments:

@@ -173,8 +173,8 @@ class Spool:
     def totals(self) -> SpoolTotals:
         """What is here, and what was lost since the spool was made."""
         with self._lock:
-            totals = self._index.totals(self._limits.max_bytes)
-        return msgspec.structs.replace(totals, growing_bytes=self._pieces.growing_bytes())
+            totals, taken = self._index.totals(self._limits.max_bytes), self._index.pieces()
+        return msgspec.structs.replace(totals, growing_bytes=self._pieces.growing_bytes(taken))
 
     # What comes in.
 

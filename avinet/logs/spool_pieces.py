@@ -7,6 +7,7 @@ index should be lost, it is known which pieces may have been taken in already.
 
 import contextlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
@@ -54,15 +55,13 @@ class Pieces:
                     found.append(Piece(path, LogClass(match[1]), int(match[2])))
         return sorted(found, key=lambda piece: (piece.log_class is LogClass.FULL, piece.number))
 
-    def growing_bytes(self) -> int:
-        """Of the full logs: the file that is being written, and those that are not taken in yet."""
+    def growing_bytes(self, taken: Mapping[str, int]) -> int:
+        """Of the full logs: the file that is being written, and of those that are not ``taken`` in yet what is left."""
         found = 0
-        for path in (
-            self._current(LogClass.FULL),
-            *(one.path for one in self.all() if one.log_class is LogClass.FULL),
-        ):
+        left = [(one.path, taken.get(one.name, 0)) for one in self.all() if one.log_class is LogClass.FULL]
+        for path, done in ((self._current(LogClass.FULL), 0), *left):
             with contextlib.suppress(FileNotFoundError):
-                found += path.stat().st_size
+                found += max(0, path.stat().st_size - done)
         return found
 
     def disk_bytes(self, log_class: LogClass) -> int:

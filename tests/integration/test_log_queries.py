@@ -48,12 +48,12 @@ class World:
     def __init__(self, folder):
         self.folder, self.spools, self.counter = folder, {SE: SpoolTotals()}, 0
         self.service, self.ledger = made(folder, [])
-        self.arrivals = arrivals = Arrivals(reactor.seconds)
+        search = StoreSearch(self.service, folder / "exports", deferToThread)
+        self.arrivals = arrivals = Arrivals(search, reactor.seconds)
         self.service.stored = arrivals.stored
         where = Whereabouts(
             lambda: self.spools, lambda: [(SE, "se-1")], lambda se: True, lambda se: False, lambda: T0_US
         )
-        search = StoreSearch(self.service, folder / "exports", deferToThread)
 
         async def no_drops():
             return ()

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from urllib.parse import quote
 
 import duckdb
-from twisted.internet.defer import succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -15,6 +15,7 @@ from avinet.controller.log_tail import REMEMBERED, Arrivals
 from avinet.controller.log_whereabouts import Spools, Whereabouts
 from avinet.logs.query.duckdb import duckdb_trial
 from avinet.logs.query.fields import FIELDS
+from avinet.logs.query.shapes import Records
 from avinet.logs.store.errors import LogAnswerTooLargeError, LogQueryRefusedError, LogStoreBusyError
 from avinet.model.ids import SeId
 from avinet.model.logs import ClassTotals, DropReason, Selection, SpoolTotals
@@ -45,18 +46,23 @@ class Store:
         """Records that one answer has room for."""
         self.exports = []
         self.trouble = []
+        self.hold = succeed(None)
+        """Fires when it may answer."""
 
     async def ask(self, query):
         self.memory.fill([row for rows in self.files.values() for row in rows])
         return self.memory.ask(query)
 
-    async def ask_file(self, query, name):
-        if name:
-            self.asked.append(name)
+    async def ask_files(self, query, names):
+        self.asked.append("+".join(names))
+        await self.hold
         if self.trouble:
             raise self.trouble.pop()
-        rows = self.files.get(name, ())
-        if min(query.shape.limit, len(rows) - query.shape.skip) > self.most:
+        rows = [row for name in names for row in self.files.get(name, ())]
+        if (
+            isinstance(query.shape, Records)
+            and min(query.shape.limit, len(rows) - query.shape.skip) > self.most
+        ):
             raise LogAnswerTooLargeError(why="records of a MiB")
         self.memory.fill(rows)
         return self.memory.ask(query)
@@ -87,7 +93,7 @@ class LogCase(SynchronousTestCase):
         self.clock = Clock()
         self.clock.rightNow = NOW_S
         self.store = Store()
-        self.arrivals = Arrivals(self.clock.seconds)
+        self.arrivals = Arrivals(self.store, self.clock.seconds)
         self.spools, self.pulled = {SE_1: SpoolTotals(), SE_2: SpoolTotals()}, set()
         where = Whereabouts(
             lambda: self.spools,
@@ -214,9 +220,9 @@ class TailTests(LogCase):
         self.addCleanup(connection.lose)
         return connection
 
-    def come(self, name, *rows):
+    def come(self, name, *rows, **about):
         self.store.files[name] = list(rows)
-        self.arrivals.stored(name)
+        self.arrivals.stored(name, **about)
 
     def seen(self, connection):
         data = [line[6:] for line in connection.transport.value().split(b"\n") if line.startswith(b"data: ")]
@@ -241,6 +247,37 @@ class TailTests(LogCase):
         self.assertEqual(self.store.asked, ["a", "b", "c"])
         self.come("d", record(status=500))
         self.assertEqual(len(self.seen(connection)), 1)
+
+    def test_what_many_ask_is_asked_once_whoever_of_them_leaves(self):
+        connections = [self.follow() for _ in range(5)]
+        self.store.hold = Deferred()
+        self.come("a", record(path="/1"))
+        connections[0].lose()
+        self.store.hold.callback(None)
+        self.assertEqual(["a"], self.store.asked)
+        for connection in connections[1:]:
+            self.assertEqual(["/1"], [row["path"] for row in self.seen(connection)])
+
+    def test_files_of_full_logs_are_asked_only_for_those_who_want_them(self):
+        connection = self.follow()
+        self.come("a", record(**{"class": "full"}), significant=False)
+        self.assertEqual([], self.store.asked)
+        full = self.follow(full="true")
+        self.come("b", record(path="/f", **{"class": "full"}), significant=False)
+        self.assertEqual(["b"], self.store.asked)
+        self.assertEqual((0, 1), (len(self.seen(connection)), len(self.seen(full))))
+
+    def test_who_comes_back_asks_about_many_files_at_once(self):
+        for number in range(130):
+            self.come(f"f{number:03d}", record(path=f"/{number}", status=500 if number == 70 else 200))
+        connection = self.follow(q="status=500", since=1)
+        self.assertEqual(["/70"], [row["path"] for row in self.seen(connection)])
+        asked = [name for name in self.store.asked if "+" in name]
+        self.assertEqual([64, 64, 2], [name.count("f") for name in asked])
+        self.assertEqual(64, len(self.store.asked) - len(asked))
+        self.store.asked.clear()
+        self.come("new", record(path="/new", status=500))
+        self.assertEqual((1, ["new"]), (len(self.seen(connection)), self.store.asked))
 
     def test_pages_of_one_file_hold_each_record_once(self):
         connection = self.follow(full="true")

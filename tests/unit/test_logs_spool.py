@@ -106,6 +106,13 @@ class Spooling(Kit):
         self.take_in()
         self.assertEqual(self.spool.totals().growing_bytes, len(line(2)))
 
+    def test_of_a_piece_that_is_half_taken_in_what_is_left_is_told(self):
+        self.write(FULL, line(1), line(2))
+        self.rotate(FULL)
+        (piece,) = self.spool.pieces()
+        self.spool._index.store((), (), piece.name, len(line(1)))
+        self.assertEqual(self.spool.totals().growing_bytes, len(line(2)))
+
     def test_all_is_as_it_was_after_a_restart(self):
         self.spooled(FULL, line(1), line(2))
         self.spooled(SIGNIFICANT, line(1, status=500))

@@ -56,6 +56,7 @@ from avinet.logs.store.surroundings import Surroundings
 from avinet.logs.store.upkeep import new_name, owner_of, partition, partition_of, to_merge, too_old
 from avinet.logs.store.workers import Asking, Workers, answer_as
 from avinet.model.ids import SeId
+from avinet.model.logs import LogClass
 from avinet.units import MIB
 
 TAKEN_RAW_BYTES = 512 * MIB
@@ -174,7 +175,10 @@ class EmbeddedLogStore:
         )
         file = _listed(name, written)
         await self._commit(file, segments, taken)
-        return taken if file is None else attrs.evolve(taken, files=(name,))
+        if file is None:
+            return taken
+        full_only = all(segment.head.log_class is LogClass.FULL for segment in segments)
+        return attrs.evolve(taken, files=(name,), full_only=(name,) if full_only else ())
 
     async def _suspect(self, segment: Segment, why: AvinetError) -> Taken:
         """It failed alone: once may be chance (a worker that somebody killed), twice is not."""

@@ -47,6 +47,8 @@ class Taken:
     bad_lines: tuple[BadLines, ...] = ()
     files: tuple[str, ...] = ()
     """Names of those that are new in the store."""
+    full_only: tuple[str, ...] = ()
+    """Those of them that have records of full logs alone."""
 
     def plus(self, other: "Taken") -> "Taken":
         """Both together; whether more wait is asked when all is taken."""
@@ -57,6 +59,7 @@ class Taken:
             self.bad + other.bad,
             self.bad_lines + other.bad_lines,
             self.files + other.files,
+            self.full_only + other.full_only,
         )
 
     @property
