@@ -408,6 +408,19 @@ class StoreTest(StoreCase):
         self.assertEqual(0, self.successResultOf(self.store.keep_up(Keeping(3_600_000_000, GIB))).removed)
         self.assertEqual(1, self.count())
 
+    def test_a_clock_that_was_behind_when_files_came_in_makes_them_no_older(self):
+        self.receive()
+        self.take()
+        year_us, right_us = 365 * 86_400_000_000, self.now_us
+        self.now_us -= year_us
+        self.open()
+        self.receive()
+        self.take()
+        self.now_us = right_us + 60_000_000
+        self.open()
+        self.assertEqual(0, self.successResultOf(self.store.keep_up(Keeping(year_us // 12, GIB))).removed)
+        self.assertEqual(2, self.count())
+
     def test_old_files_go(self):
         self.receive()
         self.take()

@@ -6,14 +6,15 @@ worker reads every value of the files that it named, and only one that fails alo
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 
 import attrs
 
 from avinet.errors import AvinetError
 from avinet.logs.entries import StoreFile
 from avinet.logs.ledger import Ledger
+from avinet.logs.store.folders import Folders
 from avinet.logs.store.jobs import Check, Checked, Done, Job
+from avinet.logs.store.surroundings import Surroundings
 from avinet.logs.store.upkeep import NAME
 
 CHECK_LIMIT_S = 600.0
@@ -23,14 +24,12 @@ _NAME = re.compile(NAME)
 
 @attrs.frozen(eq=False)
 class Damage:
-    """``check`` has a worker do a job, ``lost`` is told of each file and why it cannot be read."""
+    """``check`` has a worker do a job; ``around.lost`` is told of each file and why it cannot be read."""
 
     ledger: Ledger
-    store: Path
-    bad: Path
+    folders: Folders
     check: Callable[[Job, float], Awaitable[Done]]
-    in_thread: Callable[..., Awaitable[object]]
-    lost: Callable[[StoreFile, str], None]
+    around: Surroundings
 
     async def set_aside(self, said: str, files: Sequence[StoreFile]) -> bool:
         """Those of ``files`` that cannot be read, after an engine has ``said`` what it did not like.
@@ -38,7 +37,9 @@ class Damage:
         Whether there is any reason to try again without them: they went, or were gone already.
         """
         named = set(_NAME.findall(said))
-        suspects = {str(self.store / one.name): one for one in files if not named or one.name in named}
+        suspects = {
+            str(self.folders.store / one.name): one for one in files if not named or one.name in named
+        }
         if not suspects:
             return False
         try:
@@ -49,18 +50,13 @@ class Damage:
             return False
         for one in checked.damaged:
             file = suspects[one.path]
-            if await self.in_thread(self._remove, file):
-                self.lost(file, one.why)
+            if await self.around.in_thread(self._remove, file):
+                self.around.lost(file, one.why)
         return True
 
     def _remove(self, file: StoreFile) -> bool:
         """Whether it was listed until now: it may have been merged meanwhile."""
         if not self.ledger.delist(file.name):
             return False
-        self.bad.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = self.store / file.name
-        try:
-            path.replace(self.bad / path.name)
-        except FileNotFoundError:
-            return True
+        self.folders.set_file_aside(file.name)
         return True

@@ -53,7 +53,7 @@ from avinet.logs.store.parquet import beside_of
 from avinet.logs.store.reading import Readers
 from avinet.logs.store.shares import evicted, heavy, owners, to_evict
 from avinet.logs.store.surroundings import Surroundings
-from avinet.logs.store.upkeep import new_name, owner_of, partition, partition_of, to_merge, too_old
+from avinet.logs.store.upkeep import Stamps, new_name, owner_of, partition, partition_of, to_merge, too_old
 from avinet.logs.store.workers import Asking, Workers, answer_as
 from avinet.model.ids import SeId
 from avinet.model.logs import LogClass
@@ -87,17 +87,11 @@ class EmbeddedLogStore:
     """Each was alone in a job that failed."""
     _heavy: frozenset[SeId] = attrs.field(default=frozenset(), init=False)
     """Whose logs go into files of their own."""
+    _stamps: Stamps = attrs.field(factory=Stamps, init=False)
 
     @property
     def _damage(self) -> Damage:
-        return Damage(
-            self.ledger,
-            self.folders.store,
-            self.folders.bad,
-            self.workers.querying.ask,
-            self.around.in_thread,
-            self.around.lost,
-        )
+        return Damage(self.ledger, self.folders, self.workers.querying.ask, self.around)
 
     def start(self) -> Deferred[Mended]:
         """Remove what a crash left, have the ledger and the files fit each other, then work."""
@@ -112,6 +106,7 @@ class EmbeddedLogStore:
             _log.info("removed {count} files of the log store that others have in them", count=mended.removed)
         if mended.noteworthy:
             await in_thread(self.ledger.note_mended, self._now_us(), mended)
+        self._stamps.saw(file.name for file in await in_thread(self.ledger.files))
         self.workers.ingesting.start()
         return mended
 
@@ -141,7 +136,7 @@ class EmbeddedLogStore:
         return attrs.evolve(taken, more=bool(waiting) and behind.raw_bytes >= TAKEN_RAW_BYTES // 4)
 
     async def _take_these(self, where: tuple[str, str], segments: Sequence[Segment]) -> Taken:
-        name = new_name(where[0], self._now_us(), where[1])
+        name = new_name(where[0], self._stamps.at(self._now_us()), where[1])
         bad_lines = self.folders.bad / f"{Path(name).name}.ndjson"
         job = Ingest(
             segments=tuple(
@@ -340,7 +335,7 @@ class EmbeddedLogStore:
         return found
 
     async def _merge(self, group: Sequence[StoreFile]) -> None:
-        name = new_name(partition_of(group[0].name), self._now_us(), owner_of(group[0].name))
+        name = new_name(partition_of(group[0].name), self._stamps.at(self._now_us()), owner_of(group[0].name))
         sources = tuple(str(self.folders.store / file.name) for file in group)
         job = Merge(sources=sources, target=str(self.folders.store / name))
         written = await self._written(self.workers.ingesting, job, name)

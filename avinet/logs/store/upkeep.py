@@ -10,6 +10,8 @@ import re
 import secrets
 from collections.abc import Iterable, Sequence
 
+import attrs
+
 from avinet.logs.entries import StoreFile
 from avinet.units import DAY_S, HOUR_S, MIB
 
@@ -46,6 +48,25 @@ def new_name(where: str, taken_us: int, owner: str = "") -> str:
     """A file's name in a partition; ``owner`` marks one of a single service engine."""
     end = f"-{owner}" if owner else ""
     return f"{where}-{taken_us // 1_000_000:08x}-{secrets.token_hex(4)}{end}.parquet"
+
+
+@attrs.define
+class Stamps:
+    """When files are taken in: not before one that is there already, though the clock has gone back, or starts behind.
+
+    A file with a stamp of last year would be too old once the clock is right again.
+    """
+
+    _last_us: int = attrs.field(default=0, init=False)
+
+    def saw(self, names: Iterable[str]) -> None:
+        """Files that are there."""
+        self._last_us = max(self._last_us, *map(taken_us, names), 0)
+
+    def at(self, now_us: int) -> int:
+        """Of one that is taken in now."""
+        self._last_us = max(self._last_us, now_us)
+        return self._last_us
 
 
 def is_name(name: str) -> bool:
