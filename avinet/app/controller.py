@@ -351,7 +351,7 @@ class Controller(SessionListener):
             is_up=self.attendance.is_up,
             config=self.records.config,
             sync=self.sync,
-            not_ready=self._not_ready,
+            not_ready=lambda: self.state.lack if self._ready else "it is starting",
             reactor=self.watchdog.health,
             logins=self.channels.counts,
             store=self.state.health,
@@ -374,12 +374,6 @@ class Controller(SessionListener):
         return api.routes(self.reactor, more)
 
     # What the parts ask and tell
-
-    def _not_ready(self) -> str:
-        if not self._ready:
-            return "it is starting"
-        store = self.state.health()
-        return "" if store.has_leader else f"its store: {store.why}"
 
     def attached(self, session: SeSession) -> None:
         """An SE that has been here once may serve from now on, and needs its token and image no more."""

@@ -58,6 +58,12 @@ class StateStore:
     health: Callable[[], EngineHealth] = lambda: EMBEDDED
     growth: StateEngineGrowth = attrs.field(factory=NoGrowth)
 
+    @property
+    def lack(self) -> str:
+        """Why no work should be given to this controller; empty when it may be."""
+        health = self.health()
+        return "" if health.has_leader else f"its store: {health.why}"
+
 
 @attrs.frozen(eq=False)
 class StateStores:
