@@ -104,6 +104,12 @@ class QueryTests(CliCase):
         self.assertNotIn("\x1b", found.stdout)
         self.assertNotIn("\u202e", found.stdout)
 
+    def test_one_long_value_does_not_make_every_row_as_long(self):
+        rows = [{"path": "/" + "a" * 50_000, "count": 2}, *({"path": f"/{n}", "count": 1} for n in range(99))]
+        found = self.ask("/api/logs/query?q=&top=path", {"results": rows, "missing": []}, "--top", "path")
+        self.assertLess(len(found.stdout), 100_000)
+        self.assertIn("a" * 50_000, found.stdout)
+
     def test_what_is_not_here_yet_is_said_with_how_to_get_it(self):
         silent = {"se": "se-3", "se_uuid": "u3", "why": "has not said yet what it keeps"}
         body = {"count": 0, "missing": [MISSING, silent]}

@@ -13,6 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 _GAP = "  "
+MAX_PADDED = 200
+"""Characters that a column is wide at most: one client with a path of 60 KB would make each row of an answer as long."""
 _GOOD = frozenset({"UP", "active", "ok", "yes"})
 _BAD = frozenset({"DOWN", "QUARANTINED", "DELETED", "revoked", "error", "failed", "no"})
 _WAITING = frozenset({"PENDING", "CREATING", "ENROLLED", "DISABLED", "expired", "spent", "warning"})
@@ -85,7 +87,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty:
         Console().print(table)
         return
     lines = [[column.upper() for column in columns], *cells]
-    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+    widths = [min(max(len(line[index]) for line in lines), MAX_PADDED) for index in range(len(columns))]
     for line in lines:
         click.echo(_GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
