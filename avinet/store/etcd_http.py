@@ -6,11 +6,14 @@ stopped would otherwise keep it open by not answering TLS's goodbye.
 """
 
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
 import attrs
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
@@ -54,7 +57,7 @@ class EtcdAccess:
     endpoints: tuple[str, ...]
     """URLs of the gateway, the nearest first: ``https://127.0.0.1:2379``.  Without TLS on loopback only."""
     ca_file: Path | None = None
-    """PEM; the only authority that is believed."""
+    """PEM; the only authority that is believed (or authorities, while one replaces the other)."""
     certificate_file: Path | None = None
     """PEM, without a common name: etcd's gateway refuses who has one, since it is not the user that it names."""
     key_file: Path | None = None
@@ -114,10 +117,13 @@ class TreqHttp:
 
 def _check_url(url: str) -> None:
     parts = urlsplit(url)
-    local = parts.hostname in {"localhost", "::1"} or (parts.hostname or "").startswith("127.")
+    try:
+        local = ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        local = False
     if parts.scheme != "https" and not (parts.scheme == "http" and local):
         raise StoreUnavailableError(
-            where=url, detail="an endpoint is an https URL; http would show the password to the network"
+            where=url, detail="an endpoint is an https URL; http is for addresses of loopback only"
         )
 
 
@@ -236,7 +242,9 @@ class _Tls:
 
 def _options(host: str, authority: bytes, certificate: bytes, key: bytes) -> IOpenSSLClientConnectionCreator:
     own = PrivateCertificate.fromCertificateAndKeyPair(Certificate.loadPEM(certificate), KeyPair.load(key, 1))
-    trust = trustRootFromCertificates([Certificate.loadPEM(authority)])
+    # More than one while an authority is being replaced.
+    authorities = [one.public_bytes(Encoding.PEM) for one in x509.load_pem_x509_certificates(authority)]
+    trust = trustRootFromCertificates([Certificate.loadPEM(one) for one in authorities])
     return optionsForClientTLS(host, trustRoot=trust, clientCertificate=own)
 
 

@@ -25,6 +25,7 @@ from avinet.store.etcd_gateway import NOT_FOUND, Gateway, RefusedError
 from avinet.store.etcd_leases import Leases
 from avinet.store.etcd_messages import (
     Keyspace,
+    RangeAnswer,
     Request,
     TxnAnswer,
     nested,
@@ -238,6 +239,8 @@ class Turns:
             if ended.lost:
                 detail = "the session with it ended, so what became of a lost transaction is not known"
                 result = Failure(self._unavailable(detail))
+        except RefusedError as refused:
+            result = Failure(refused.told())
         except Exception:  # noqa: BLE001 - the edge: who asked is told
             result = Failure()
         (session.free if turn.doubt is None else session.doubtful).append(turn)
@@ -257,7 +260,11 @@ class Turns:
                 "kv/txn", self._request(session, turn, tag, work), TxnAnswer, deadline=deadline
             )
         except RefusedError as refused:
-            done_at = await self._surely(session, turn, deadline, lost=refused.lost)
+            done_at = None
+            if isinstance(refused.means, StoreFullError):
+                done_at = await self._done_all_the_same(turn, tag, deadline)
+            if done_at is None:
+                done_at = await self._surely(session, turn, deadline, lost=refused.lost)
             if done_at is not None:
                 return Outcome(succeeded=True, revision=done_at)
             raise await self._meaning(refused, session, work, deadline) from refused
@@ -276,6 +283,15 @@ class Turns:
                 return Outcome(succeeded=True, revision=done_at)
         done_at = await self._surely(session, turn, deadline, lost=reply.lost)
         return outcome if done_at is None else Outcome(succeeded=True, revision=done_at)
+
+    async def _done_all_the_same(self, turn: _Turn, tag: bytes, deadline: float) -> int | None:
+        """etcd does the transaction that makes it full, and says that it was too full (``quotaApplierV3``)."""
+        reply = await self._gateway.ask("kv/range", {"key": turn.key}, RangeAnswer, deadline=deadline)
+        if not reply.answer.kvs or reply.answer.kvs[0].value != tag:
+            return None
+        turn.revision = reply.answer.kvs[0].mod_revision
+        turn.doubt = None
+        return turn.revision
 
     async def _surely(self, session: _Session, turn: _Turn, deadline: float, *, lost: bool) -> int | None:
         """Make sure that a transaction which was not done never will be; the revision if it was after all."""

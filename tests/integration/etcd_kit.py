@@ -48,6 +48,12 @@ def write_certificates(folder):
             .not_valid_before(now - timedelta(days=1))
             .not_valid_after(now + timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=number == 0, path_length=None), critical=True)
+            .add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(keys[number].public_key()), critical=False
+            )
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(keys[0].public_key()), critical=False
+            )
         )
         if number:
             address = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])

@@ -67,18 +67,37 @@ async def filled(store, key, value):
 
 
 @pytest_twisted.ensureDeferred
-async def test_another_authority_is_not_believed(cluster, tmp_path):
+async def test_strangers_are_not_believed_and_renewed_files_are(cluster, tmp_path):
     write_certificates(tmp_path)
-    access = cluster.access(timeout_s=0.5)
-    stranger = attrs.evolve(access, ca_file=tmp_path / "ca.pem")
-    with pytest.raises(StoreUnavailableError, match="certificate verify failed"):
-        await open_etcd_store(stranger, reactor)
-    unknown = attrs.evolve(access, certificate_file=tmp_path / "node.pem", key_file=tmp_path / "node.key")
-    with pytest.raises(StoreUnavailableError):
-        await open_etcd_store(unknown, reactor)
     (tmp_path / "password").write_text("guess")
+    right = cluster.access(timeout_s=0.3)
+    wrong = attrs.evolve(right, ca_file=tmp_path / "ca.pem")
+    with pytest.raises(StoreUnavailableError, match="certificate verify failed"):
+        await open_etcd_store(wrong, reactor)
+    wrong = attrs.evolve(right, password_file=tmp_path / "password")
     with pytest.raises(StoreUnavailableError, match="user avinet"):
-        await open_etcd_store(attrs.evolve(access, password_file=tmp_path / "password"), reactor)
+        await open_etcd_store(wrong, reactor)
+    wrong = attrs.evolve(right, certificate_file=tmp_path / "node.pem", key_file=tmp_path / "node.key")
+    store = EtcdStore(Gateway(wrong, TreqHttp(reactor, wrong), reactor))
+    with pytest.raises(StoreUnavailableError):
+        await store.get("a")
+    for name in ("node.pem", "node.key"):
+        (tmp_path / name).write_bytes((cluster.folder / name).read_bytes())
+    assert await again(store) is None
+    await store.close()
+    both = tmp_path / "both.pem"
+    both.write_bytes((tmp_path / "ca.pem").read_bytes() + (cluster.folder / "ca.pem").read_bytes())
+    store = await open_etcd_store(attrs.evolve(right, ca_file=both, timeout_s=5.0), reactor)
+    await store.close()
+
+
+async def again(store):
+    for _ in range(50):
+        try:
+            return await store.get("a")
+        except StoreUnavailableError:
+            pass
+    raise AssertionError("it never went on")
 
 
 class Hostile(Protocol):
@@ -107,11 +126,12 @@ class Hostile(Protocol):
 
 
 @asynccontextmanager
-async def hostile(first, again=b""):
+async def hostile(first, again=b"", **options):
     factory = Factory.forProtocol(Hostile)
     factory.script, factory.open, factory.said = (first, again), 0, 0
     port = reactor.listenTCP(0, factory, interface="127.0.0.1")
-    access = EtcdAccess((f"http://127.0.0.1:{port.getHost().port}",), timeout_s=0.2)
+    scheme = "https" if options else "http"
+    access = EtcdAccess((f"{scheme}://127.0.0.1:{port.getHost().port}",), timeout_s=0.2, **options)
     store = EtcdStore(Gateway(access, TreqHttp(reactor, access), reactor))
     try:
         yield store, factory
@@ -166,6 +186,17 @@ async def test_what_is_no_etcd_is_given_up_in_time_and_in_memory(first, again, l
 
 
 @pytest_twisted.ensureDeferred
+async def test_who_never_says_a_word_of_tls_is_let_go_of(cluster):
+    access = cluster.access()
+    files = {name: getattr(access, name) for name in ("ca_file", "certificate_file", "key_file")}
+    async with hostile(b"", **files) as (store, factory):
+        store.watch("", 1, print, print)
+        with pytest.raises(StoreUnavailableError):
+            await store.get("a")
+        assert factory.open
+
+
+@pytest_twisted.ensureDeferred
 async def test_an_answer_a_byte_at_a_time_is_an_answer():
     answer = json.dumps({"header": {"revision": "5"}}).encode()
     pieces = iter(
@@ -192,6 +223,9 @@ async def test_an_answer_a_byte_at_a_time_is_an_answer():
     await port.stopListening()
 
 
-def test_a_password_is_not_sent_in_the_clear_over_a_network():
+@pytest.mark.parametrize(
+    "url", ["http://10.0.0.1:2379", "http://127.0.0.1.example:2379", "ftp://127.0.0.1", "etcd"]
+)
+def test_a_password_is_not_sent_in_the_clear_over_a_network(url):
     with pytest.raises(StoreUnavailableError, match="https"):
-        TreqHttp(reactor, EtcdAccess(("http://10.0.0.1:2379",)))
+        TreqHttp(reactor, EtcdAccess((url,)))

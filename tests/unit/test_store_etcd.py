@@ -1,5 +1,7 @@
 """The store's reads on etcd: pages of one revision, and whatever else is not a transaction or a watch."""
 
+import random
+
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -7,7 +9,7 @@ from avinet.store.etcd import FIRST_PAGE, LARGEST_PAGE, MAX_WAITING, READS, Etcd
 from avinet.store.etcd_gateway import MAX_ANSWER_BYTES, Gateway
 from avinet.store.etcd_http import EtcdAccess
 from avinet.store.etcd_messages import Keyspace, end_of
-from avinet.store.interface import Compare, LeaseId, Put, StoreLimitError, StoreUnavailableError
+from avinet.store.interface import Compare, Entry, LeaseId, Put, StoreLimitError, StoreUnavailableError
 from tests.unit.gateway_double import HttpDouble, decoded, encoded
 
 NOTHING_LEFT = {"code": 11, "message": "etcdserver: mvcc: required revision has been compacted"}
@@ -107,6 +109,52 @@ class ListTests(Case):
     def test_the_stores_own_keys_are_not_listed(self):
         self.serve([(b"\0turn", b""), (b"a", b"")])
         self.assertEqual([e.key for e in self.successResultOf(self.store.list("")).entries], ["a"])
+
+
+class DamageTests(Case):
+    """Whatever an answer looks like."""
+
+    def test_any_damage_is_an_entry_or_an_error_of_ours(self):
+        self.serve([(b"a", b"value")])
+        self.successResultOf(self.store.get("a"))
+        answer = (
+            b'{"header":{"revision":"7"},"kvs":[{"key":"YQ==","value":"dmFsdWU=","mod_revision":"3",'
+            b'"create_revision":"2","lease":"5"}],"count":"1"}'
+        )
+        for seed in range(500):
+            chance = random.Random(seed)
+            data = bytearray(answer)
+            for _ in range(chance.randint(1, 4)):
+                place = chance.randrange(len(data))
+                data[place : place + chance.randint(0, 3)] = chance.choice(
+                    [
+                        b"",
+                        b'"',
+                        b"}",
+                        b"9",
+                        b"\0",
+                        b"\xff",
+                        b"e",
+                        b"-",
+                        b"{",
+                        b"[",
+                        bytes([chance.randrange(256)]),
+                    ]
+                )
+
+            def on_post(exchange, data=bytes(data)):
+                exchange.say(data)
+                exchange.done.callback(200)
+
+            self.http.on_post = on_post
+            asking = self.store.get("a")
+            self.clock.pump([0.5] * 11)
+            result = []
+            asking.addBoth(result.append)
+            if hasattr(result[0], "trap"):
+                result[0].trap(StoreUnavailableError)
+            else:
+                self.assertIsInstance(result[0], Entry | None)
 
 
 class NamespaceTests(Case):

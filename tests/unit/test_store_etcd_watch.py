@@ -1,6 +1,7 @@
 """A watch on etcd tells each change once and in order, whatever becomes of its streams."""
 
 import json
+import random
 
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
@@ -252,6 +253,41 @@ class WatchTests(SynchronousTestCase):
                 self.assertFalse(exchange.open)
                 self.clock.advance(0.5)
                 self.assertEqual((self.http.only.url, watcher.changes, watcher.lost), (B, [], []))
+
+    def test_any_damage_leads_to_another_stream_or_to_changes_in_order(self):
+        line = json.dumps(
+            {"result": {"header": self.header(12), "events": [put(11), removal(12, "b"), put(13, lease=4)]}}
+        ).encode()
+        for seed in range(500):
+            chance = random.Random(seed)
+            data = bytearray(line + b"\n" + line + b"\n")
+            for _ in range(chance.randint(1, 4)):
+                place = chance.randrange(len(data))
+                data[place : place + chance.randint(0, 3)] = chance.choice(
+                    [
+                        b"",
+                        b'"',
+                        b"}",
+                        b"9",
+                        b"\n",
+                        b"\0",
+                        b"\xff",
+                        b"e",
+                        b"-",
+                        b"{",
+                        bytes([chance.randrange(256)]),
+                    ]
+                )
+            self.setUp()
+            watcher = self.watch()
+            self.created()
+            exchange = self.http.only
+            exchange.say(bytes(data))
+            revisions = self.revisions(watcher)
+            self.assertEqual(revisions, sorted(revisions))
+            self.assertTrue(all(revision > 10 for revision in revisions))
+            self.assertLessEqual({type(why) for why in watcher.lost}, {CompactedError})
+            watcher.watch.cancel()
 
     def test_a_revision_without_end_is_given_up(self):
         self.patch(etcd_watch, "MAX_HELD_BYTES", 1000)
