@@ -79,14 +79,18 @@ class Pulls(LogListener):
         """Load them; before any link."""
 
         def load() -> list[tuple[int, PullRecord, list[PullShare]]]:
-            return [
-                (
-                    int(key),
-                    msgspec.msgpack.decode(body, type=PullRecord),
-                    [PullShare.of(share) for share in self.ledger.shares(key)],
-                )
-                for key, body in self.ledger.pulls()
-            ]
+            found = []
+            for key, body in self.ledger.pulls():
+                try:
+                    shares = [PullShare.of(share) for share in self.ledger.shares(key)]
+                    found.append((int(key), msgspec.msgpack.decode(body, type=PullRecord), shares))
+                except (msgspec.MsgspecError, ValueError) as why:
+                    # A byte of it was changed on the disk: it is asked for again, what did not come is on the SEs.
+                    self._log.error(
+                        "pull {pull} cannot be read and is forgotten: {why}", pull=key, why=str(why)
+                    )
+                    self.ledger.forget_pull(key)
+            return found
 
         for number, record, shares in await self.intake.threads.commits.run(load):
             self._pulls[number] = _Pull(number, record, {share.se: share for share in shares})

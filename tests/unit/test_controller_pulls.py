@@ -3,7 +3,7 @@
 from twisted.internet.defer import Deferred
 
 from avinet.controller import pulls as pulls_module
-from avinet.controller.pull_records import PullEndedError, PullUnknownError, TooManyPullsError
+from avinet.controller.pull_records import PullEndedError, PullUnknownError, TooManyPullsError, ledger_key
 from avinet.model.logs import LogClass
 from avinet.units import KIB
 from avinet.wire import log_messages as m
@@ -39,6 +39,14 @@ class Pulls(Fleet):
         self.start_controller()
         self.assertEqual([pull.id for pull in self.pulls.all()], [5, 4, 3])
         self.assertEqual(self.pull(), 6)
+
+    def test_that_cannot_be_read_are_forgotten_and_the_others_go_on(self):
+        one, other = self.pull(), self.pull()
+        self.ledger.put_pull(ledger_key(one), b"\x81\xa1a\x01")
+        self.ledger.close()
+        self.start_controller()
+        self.assertEqual([pull.id for pull in self.pulls.all()], [other])
+        self.flushLoggedErrors()
 
     def test_that_are_paused_stay_so_over_a_restart_and_resume(self):
         self.engine.log_bulk(FULL, 50 * KIB)
