@@ -15,7 +15,7 @@ import attrs
 
 from avinet.app.cli.client import Client
 from avinet.app.cli.errors import ControllerUnreachableError, RefusedError
-from avinet.app.demo.ports import DemoPorts, choose_ports
+from avinet.app.demo.ports import ControllerPorts, choose_ports
 from avinet.trust.files import private_dir
 from avinet.trust.node import ControllerPaths
 from avinet.units import KIB
@@ -39,7 +39,7 @@ class BenchController:
 
     folder: Path
     profiles: Path | None = None
-    ports: DemoPorts = attrs.field(factory=lambda: choose_ports(0), init=False)
+    ports: ControllerPorts = attrs.field(factory=lambda: choose_ports(0).controllers[0], init=False)
     starts: int = attrs.field(default=0, init=False)
     _process: subprocess.Popen[bytes] | None = attrs.field(default=None, init=False)
 

@@ -65,7 +65,7 @@ def compare(files: Files, loads: tuple[Load, ...], rounds: int, for_s: float) ->
 
 
 def _avinet(stack: contextlib.ExitStack, files: Files, data: int) -> tuple[str, int]:
-    port = choose_ports(0).reverse
+    port = choose_ports(0).controllers[0].reverse
     identity = os.fspath(files.identity)
     controller = stack.enter_context(
         Worker(
@@ -79,7 +79,7 @@ def _avinet(stack: contextlib.ExitStack, files: Files, data: int) -> tuple[str, 
 
 
 def _openssh(stack: contextlib.ExitStack, files: Files, data: int) -> tuple[str, int]:
-    port = choose_ports(0).reverse
+    port = choose_ports(0).controllers[0].reverse
     server = stack.enter_context(
         sshd.stock_sshd(files.folder / "sshd-forward", files.public, "GatewayPorts clientspecified")
     )

@@ -42,7 +42,7 @@ def stock_sshd(folder: Path, authorized: str, *more: str) -> Iterator[int]:
     """Its port, on loopback; ``more`` are lines of its configuration."""
     private_dir(folder)
     Path("/run/sshd").mkdir(exist_ok=True)  # it wants it to exist
-    port = choose_ports(0).ssh
+    port = choose_ports(0).controllers[0].ssh
     write_private(folder / "host", keys.openssh_private(keys.generate()))
     (folder / "authorized").write_text(authorized + "\n")
     settings = (

@@ -18,12 +18,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import attrs
 import msgspec
 
 from avinet.app.cli.client import Client
-from avinet.app.demo.plan import DemoPlan
-from avinet.app.demo.ports import DemoPorts
+from avinet.app.demo.plan import ControllerPlan, DemoPlan
+from avinet.app.demo.ports import ControllerPorts, DemoPorts
 from avinet.cloud.launch import PARENT_GONE
 from avinet.dataplane.envoy import stop_data_plane
 from avinet.errors import AvinetError
@@ -171,11 +173,13 @@ class Site:
         self.folder = Path(folder)
         self.name = name
         private_dir(self.folder)
-        self.ports = DemoPorts(*(free_port() for _ in range(5)), tuple(free_port() for _ in range(2)))
-        self.plan = DemoPlan(self.folder, self.ports, (), controller=name)
+        own = ControllerPorts(*(free_port() for _ in range(6)))
+        ports = DemoPorts((own,), free_port(), (free_port(), free_port()))
+        self.ports = SimpleNamespace(**attrs.asdict(own), service=ports.service, backends=ports.backends)
+        self.plan = DemoPlan(self.folder, (ControllerPlan(name, self.folder, own),), ports, ())
         self.control = control
         self.control_port = free_port()
-        self.state = self.plan.controller_state
+        self.state = self.plan.first.state
         self.paths = ControllerPaths(self.state)
         self.client = Client.unix(self.paths.api_socket)
         self.processes = []
@@ -187,7 +191,7 @@ class Site:
     # The controller
 
     def write_settings(self, control=None):
-        text = self.plan.controller_settings().split("[control]")[0]
+        text = self.plan.first.settings_text().split("[control]")[0]
         text += f"[control]\nport = {self.control_port}\nreport_interval_s = 2.0\n{control or self.control}"
         write_private(self.plan.settings("controller"), text.encode())
         return self.plan.settings("controller")

@@ -169,7 +169,7 @@ def restored(where: Place, state: Path | None) -> None:
     type=click.IntRange(1, 3),
     default=1,
     show_default=True,
-    help="This version runs one.",
+    help="1, or 3 that form a cluster (needs etcd; as root each gets a network namespace of its own).",
 )
 @click.option("--engines", type=click.IntRange(1, MAX_ENGINES), default=2, show_default=True)
 @click.option("--no-traffic", is_flag=True, help="Send no requests.")

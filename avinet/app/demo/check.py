@@ -85,11 +85,11 @@ class Check:
 
     def _certificate(self) -> None:
         plan = self.stage.plan
-        paths = ControllerPaths(plan.controller_state)
-        name = controller_dns_name(read_cluster(plan.controller_state)[0])
+        paths = ControllerPaths(plan.first.state)
+        name = controller_dns_name(read_cluster(plan.first.state)[0])
         context = ssl.create_default_context(cafile=os.fspath(paths.root_pem))
         with (
-            socket.create_connection(("127.0.0.1", plan.ports.registration), 5) as plain,
+            socket.create_connection((plan.first.address, plan.first.ports.registration), 5) as plain,
             context.wrap_socket(plain, server_hostname=name) as tls,
         ):
             version = tls.version()
@@ -101,7 +101,7 @@ class Check:
         if ssh is None:
             self._note("OpenSSH is not installed: commands on SEs were not tried with it", holds=True)
             return
-        paths = ControllerPaths(plan.controller_state)
+        paths = ControllerPaths(plan.first.state)
         for row in self.stage.engine_rows():
             options = ("-F", "none", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes")
             known = ("-o", "StrictHostKeyChecking=yes", "-o", f"UserKnownHostsFile={paths.known_hosts}")
@@ -109,10 +109,10 @@ class Check:
                 "-i",
                 os.fspath(paths.id_se),
                 "-p",
-                str(plan.ports.reverse),
+                str(plan.first.ports.reverse),
                 f"aviseuser@{row['loopback']}",
             )
-            command = (ssh, *options, *known, *where, "echo hello; exit 7")
+            command = plan.first.inside(ssh, *options, *known, *where, "echo hello; exit 7")
             ran = subprocess.run(command, capture_output=True, text=True, timeout=SSH_TIMEOUT_S, check=False)
             what = f"ssh runs a command on {row['name']} at {row['loopback']} and gets its exit status"
             holds = ran.returncode == 7 and ran.stdout.strip() == "hello"

@@ -28,8 +28,8 @@ class Facts:
 
     def _content(self, rows: list[dict[str, object]]) -> dict[str, object]:
         plan = self.stage.plan
-        paths = ControllerPaths(plan.controller_state)
-        cluster, name = read_cluster(plan.controller_state)
+        paths = ControllerPaths(plan.first.state)
+        cluster, _ = read_cluster(plan.first.state)
         return {
             "folder": str(plan.folder),
             "cluster_uuid": cluster,
@@ -40,19 +40,23 @@ class Facts:
             "admin_password_file": str(paths.admin_password),
             "controllers": [
                 {
-                    "name": name,
-                    "ssh": f"127.0.0.1:{plan.ports.ssh}",
-                    "registration": f"127.0.0.1:{plan.ports.registration}",
-                    "api": f"https://127.0.0.1:{plan.ports.api}",
-                    "state": str(plan.controller_state),
-                    "pid": self._pid(plan.controller),
+                    "name": one.name,
+                    "ssh": f"{one.address}:{one.ports.ssh}",
+                    "registration": f"{one.address}:{one.ports.registration}",
+                    "api": f"https://{one.address}:{one.ports.api}",
+                    "state": str(one.state),
+                    "namespace": one.namespace,
+                    "id_se": str(ControllerPaths(one.state).id_se),
+                    "reverse_port": one.ports.reverse,
+                    "pid": self._pid(one.name),
                 }
+                for one in plan.controllers
             ],
             "service_engines": [
                 {
                     "uuid": row["uuid"],
                     "name": row["name"],
-                    "loopback": f"{row['loopback']}:{plan.ports.reverse}",
+                    "loopback": f"{row['loopback']}:{plan.first.ports.reverse}",
                     "state": str(self._state(str(row["name"]))),
                     "pid": self._pid(str(row["name"])),
                     "key": str(SePaths(self._state(str(row["name"]))).se_key),

@@ -18,7 +18,8 @@ from twisted.web.client import Agent, HTTPConnectionPool
 
 from avinet.app.demo.check import Check
 from avinet.app.demo.facts import Facts
-from avinet.app.demo.plan import BACKENDS, DemoPlan
+from avinet.app.demo.namespaces import Namespaces, NoNamespacesError
+from avinet.app.demo.plan import BACKENDS, DemoPlan, controller_plans
 from avinet.app.demo.ports import choose_ports
 from avinet.app.demo.screen import Screen, Seen
 from avinet.app.demo.stage import Stage
@@ -27,6 +28,8 @@ from avinet.errors import AvinetError, Kind, error
 from avinet.trust.files import private_dir
 
 REFRESH_S = 1.0
+SIZES = (1, 3)
+"""Two lose their majority with either of them, and so are worse than one."""
 
 _log = Logger()
 
@@ -54,8 +57,8 @@ class DemoOptions:
 
     def validate(self) -> None:
         """Refuse what cannot be run."""
-        if self.controllers != 1:
-            raise DemoOptionsError(what=f"this version runs one controller, not {self.controllers}")
+        if self.controllers not in SIZES:
+            raise DemoOptionsError(what=f"a cluster has 1 or 3 controllers, not {self.controllers}")
         if self.folder is not None and self.folder.exists() and any(self.folder.iterdir()):
             raise DemoOptionsError(what=f"{self.folder} is not empty; name a new folder, or remove it")
 
@@ -162,6 +165,16 @@ class Demo:
         stopping.addBoth(lambda _: self.reactor.stop())
 
 
+def _namespaces(controllers: int) -> tuple[Namespaces | None, str]:
+    """One for each of several controllers, or why not."""
+    if controllers == 1:
+        return None, ""
+    try:
+        return Namespaces.make(controllers), ""
+    except NoNamespacesError as why:
+        return None, str(why)
+
+
 def run(options: DemoOptions) -> int:
     """Run a demo until it is stopped; the exit status."""
     options.validate()
@@ -169,14 +182,22 @@ def run(options: DemoOptions) -> int:
     folder = Path(tempfile.mkdtemp(prefix="avinet-demo-")) if options.folder is None else options.folder
     folder = private_dir(folder.absolute())
     names = tuple(f"se-{number}" for number in range(1, options.engines + 1))
-    plan = DemoPlan(folder, choose_ports(len(BACKENDS)), names)
+    namespaces, why = _namespaces(options.controllers)
     from twisted.internet import reactor
 
-    with (folder / "demo.log").open("w") as log:
-        globalLogBeginner.beginLoggingTo([textFileLogObserver(log)], redirectStandardIO=False)
-        demo = Demo(reactor, options, plan)
-        reactor.callWhenRunning(demo.start)
-        reactor.run()
+    try:
+        ports = choose_ports(len(BACKENDS), options.controllers)
+        plan = DemoPlan(folder, controller_plans(folder, ports, namespaces), ports, names)
+        with (folder / "demo.log").open("w") as log:
+            globalLogBeginner.beginLoggingTo([textFileLogObserver(log)], redirectStandardIO=False)
+            demo = Demo(reactor, options, plan)
+            if why:
+                demo.screen.say(f"{why} Their state engines are linked directly, not through SSH.")
+            reactor.callWhenRunning(demo.start)
+            reactor.run()
+    finally:
+        if namespaces is not None:
+            namespaces.remove()
     if own_folder and not demo.status:
         shutil.rmtree(folder, ignore_errors=True)
     sys.stdout.flush()

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import attrs
 
-from avinet.app.demo.ports import DemoPorts
+from avinet.app.demo.namespaces import Namespaces, inside
+from avinet.app.demo.ports import ControllerPorts, DemoPorts
 
 SERVICE = "demo-web"
+LOOPBACK = "127.0.0.1"
 BACKENDS = ("backend-1", "backend-2")
 REPORT_INTERVAL_S = 2.0
 """Far below the product's 60 s: a demo should show what it does."""
@@ -15,23 +17,110 @@ DRAIN_S = 5
 
 
 @attrs.frozen
+class ControllerPlan:
+    """One controller of a demo."""
+
+    name: str
+    folder: Path
+    """The demo's."""
+    ports: ControllerPorts
+    address: str = LOOPBACK
+    namespace: str = ""
+    """The network namespace that it runs in; empty: this machine's own."""
+    lone: bool = True
+    """Whether it is the only one, and so keeps its state without an engine."""
+
+    @property
+    def state(self) -> Path:
+        """Its state folder."""
+        return self.folder / self.name
+
+    @property
+    def settings(self) -> Path:
+        """Its settings file."""
+        return self.folder / f"{self.name}.toml"
+
+    @property
+    def bundle(self) -> Path:
+        """With which it joins the first one."""
+        return self.folder / f"{self.name}.bundle"
+
+    def inside(self, *arguments: str) -> tuple[str, ...]:
+        """A command that runs where it runs."""
+        return (*inside(self.namespace), *arguments)
+
+    def settings_text(self) -> str:
+        """TOML; on an address that only this machine reaches."""
+        ports = self.ports
+        store = (
+            ""
+            if self.lone
+            else f"""
+[store]
+engine = "etcd"
+client_port = {ports.client}
+peer_port = {ports.peer}
+"""
+        )
+        return f"""\
+[controller]
+name = "{self.name}"
+addresses = ["{self.address}"]
+
+[ssh]
+bind = "{self.address}"
+port = {ports.ssh}
+reverse_port = {ports.reverse}
+
+[registration]
+bind = "{self.address}"
+port = {ports.registration}
+
+[api]
+bind = "{self.address}"
+port = {ports.api}
+{store}
+[control]
+report_interval_s = {REPORT_INTERVAL_S}
+"""
+
+
+def controller_plans(
+    folder: Path, ports: DemoPorts, namespaces: Namespaces | None = None, name: str = "controller"
+) -> tuple[ControllerPlan, ...]:
+    """One for each controller that there are ports for, numbered from 1."""
+    lone = len(ports.controllers) == 1
+    return tuple(
+        ControllerPlan(
+            f"{name}-{number}",
+            folder,
+            own,
+            LOOPBACK if namespaces is None else namespaces.address(number),
+            "" if namespaces is None else namespaces.name(number),
+            lone,
+        )
+        for number, own in enumerate(ports.controllers, 1)
+    )
+
+
+@attrs.frozen
 class DemoPlan:
     """``folder`` holds everything; each process has a folder of its own in it."""
 
     folder: Path
+    controllers: tuple[ControllerPlan, ...]
     ports: DemoPorts
     engines: tuple[str, ...]
-    controller: str = "controller-1"
+
+    @property
+    def first(self) -> ControllerPlan:
+        """The controller that is there first, and has the root key."""
+        return self.controllers[0]
 
     @property
     def facts(self) -> Path:
         """What programs read about the running demo."""
         return self.folder / "demo.json"
-
-    @property
-    def controller_state(self) -> Path:
-        """The controller's state folder."""
-        return self.folder / self.controller
 
     @property
     def image(self) -> Path:
@@ -51,34 +140,9 @@ class DemoPlan:
         """What an SE is told at its creation."""
         return self.folder / f"{name}.meta-info.json"
 
-    def settings(self, role: str) -> Path:
-        """A role's settings file."""
+    def settings(self, role: str = "se") -> Path:
+        """A settings file; the SEs share theirs."""
         return self.folder / f"{role}.toml"
-
-    def controller_settings(self) -> str:
-        """TOML; everything listens on loopback only."""
-        ports = self.ports
-        return f"""\
-[controller]
-name = "{self.controller}"
-addresses = ["127.0.0.1"]
-
-[ssh]
-bind = "127.0.0.1"
-port = {ports.ssh}
-reverse_port = {ports.reverse}
-
-[registration]
-bind = "127.0.0.1"
-port = {ports.registration}
-
-[api]
-bind = "127.0.0.1"
-port = {ports.api}
-
-[control]
-report_interval_s = {REPORT_INTERVAL_S}
-"""
 
     def engine_settings(self) -> str:
         """TOML; one worker an Envoy is plenty here."""

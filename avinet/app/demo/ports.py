@@ -16,7 +16,9 @@ LOWEST = 20_000
 USUAL_EPHEMERAL = 32_768
 """Where the kernel's range for outgoing connections begins, unless configured otherwise (ip(7))."""
 ENOUGH = 1_000
-"""Candidates to try; a demo takes seven ports."""
+"""Candidates to try; a demo takes seven ports, and six more for each further controller."""
+PORTS_EACH = 6
+"""Of a controller."""
 _RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
@@ -29,14 +31,24 @@ class NoFreePortsError(AvinetError):
 
 
 @attrs.frozen
-class DemoPorts:
-    """The ports of one demo; all on loopback addresses."""
+class ControllerPorts:
+    """The ports of one controller."""
 
     ssh: int
     registration: int
     api: int
     reverse: int
     """Bound on every address of the device ``lo``; each SE has its own."""
+    client: int
+    """Its state engine's, on 127.0.0.1, where there are several controllers."""
+    peer: int
+
+
+@attrs.frozen
+class DemoPorts:
+    """The ports of one demo, free on every address of this machine."""
+
+    controllers: tuple[ControllerPorts, ...]
     service: int
     """Where the virtual service answers."""
     backends: tuple[int, ...]
@@ -72,7 +84,9 @@ def _free(count: int) -> list[int]:
     raise NoFreePortsError(count=count)
 
 
-def choose_ports(backends: int) -> DemoPorts:
+def choose_ports(backends: int, controllers: int = 1) -> DemoPorts:
     """Ports that were free a moment ago; whoever takes one first makes the start fail with a clear line."""
-    ssh, registration, api, reverse, service, *servers = _free(5 + backends)
-    return DemoPorts(ssh, registration, api, reverse, service, tuple(servers))
+    service, *others = _free(1 + backends + PORTS_EACH * controllers)
+    servers, rest = others[:backends], others[backends:]
+    each = (rest[start : start + PORTS_EACH] for start in range(0, len(rest), PORTS_EACH))
+    return DemoPorts(tuple(ControllerPorts(*ports) for ports in each), service, tuple(servers))

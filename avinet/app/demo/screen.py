@@ -55,8 +55,10 @@ class Screen:
         plan = self.plan
         self.say(f"everything is in {plan.folder}")
         self.say(f"the virtual service answers at {plan.url}")
-        self.say(f"in another terminal: {exported(plan.controller_state)}; avinet se list")
-        self.say(f"its ports are free ones rather than the usual: {plan.settings('controller')}")
+        self.say(f"in another terminal: {exported(plan.first.state)}; avinet se list")
+        self.say(f"its ports are free ones rather than the usual: {plan.first.settings}")
+        if len(plan.controllers) > 1:
+            self.say("its controllers: avinet cluster status; end one: kill -9 PID, see demo.json")
         if self.console.is_terminal and not self.console.stderr:
             self._live = Live(console=self.console, auto_refresh=False)
             self._live.start()

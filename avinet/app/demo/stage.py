@@ -5,6 +5,7 @@ writes to a log of its own.  Envoys outlive their agents by design, so the end o
 """
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from avinet.app.cli.client import Client
-from avinet.app.demo.plan import BACKENDS, DemoPlan
+from avinet.app.demo.plan import BACKENDS, ControllerPlan, DemoPlan
 from avinet.cloud.child import Child, Command, RotatingLog
 from avinet.dataplane.envoy import stop_data_plane
 from avinet.errors import AvinetError, Kind, error
@@ -29,6 +30,8 @@ READY_TIMEOUT_S = 60.0
 """A controller starts in 2 s on an idle machine."""
 IN_SYNC_TIMEOUT_S = 120.0
 """Enrolment, Envoy's start and the first health checks take 5 s on an idle machine."""
+JOIN_TIMEOUT_S = 60.0
+"""The state engine takes a new member in 3 s after the last one."""
 POLL_S = 0.1
 MAX_DEATHS = 3
 """Children that die while the demo comes up; what fails so often will not mend itself."""
@@ -58,24 +61,27 @@ class Stage:
 
     @property
     def client(self) -> Client:
-        """The operator API over the controller's socket."""
-        return Client.unix(ControllerPaths(self.plan.controller_state).api_socket)
+        """The operator API over the socket of the first controller that runs."""
+        for one in self.plan.controllers:
+            child = self.children.get(one.name)
+            if child is not None and child.pid is not None:
+                return self.client_of(one)
+        return self.client_of(self.plan.first)
+
+    def client_of(self, one: ControllerPlan) -> Client:
+        """The operator API over one controller's socket."""
+        return Client.unix(ControllerPaths(one.state).api_socket)
 
     async def raise_all(self, say: Callable[[str], None]) -> None:
         """From nothing to a virtual service in force on every SE."""
         plan = self.plan
         private_dir(plan.folder)
-        write_private(plan.settings("controller"), plan.controller_settings().encode())
-        write_private(plan.settings("se"), plan.engine_settings().encode())
+        write_private(plan.settings(), plan.engine_settings().encode())
         for name, port in zip(BACKENDS, plan.ports.backends, strict=True):
             self._run(name, sys.executable, "-m", "avinet.app.demo.backend", name, str(port))
-        say("starting the controller")
-        self._run(
-            plan.controller,
-            *self._twistd("avicontroller"),
-            *("--state", str(plan.controller_state), "--config", str(plan.settings("controller"))),
-        )
-        await self._until(self._ready, "the controller", READY_TIMEOUT_S)
+        for number, one in enumerate(plan.controllers, 1):
+            say(f"starting {one.name}" if number == 1 else f"{one.name} joins")
+            await self._start_controller(one, number)
         say("building the SE image")
         await deferToThread(self._build_image)
         for name in plan.engines:
@@ -86,6 +92,18 @@ class Stage:
         await deferToThread(self._apply)
         say("waiting until every SE has it in force")
         await self._until(self.in_sync, "the service engines", IN_SYNC_TIMEOUT_S)
+
+    async def _start_controller(self, one: ControllerPlan, number: int) -> None:
+        """The first makes the cluster; each other one joins it, and is awaited before the next."""
+        write_private(one.settings, one.settings_text().encode())
+        if number > 1:
+            await deferToThread(self._join, one)
+        self._run(
+            one.name,
+            *one.inside(*self._twistd("avicontroller")),
+            *("--state", str(one.state), "--config", str(one.settings)),
+        )
+        await self._until(lambda: self._ready(one, number), one.name, READY_TIMEOUT_S)
 
     def _twistd(self, role: str) -> tuple[str, ...]:
         return (
@@ -101,7 +119,7 @@ class Stage:
         self._run(
             name,
             *self._twistd("avise"),
-            *("--state", str(plan.engine_state(name)), "--config", str(plan.settings("se"))),
+            *("--state", str(plan.engine_state(name)), "--config", str(plan.settings())),
             *("--image", str(plan.image), "--meta-info", str(plan.meta_info(name))),
         )
 
@@ -123,8 +141,33 @@ class Stage:
 
     # Steps of raise_all; these block, and run in threads
 
-    def _ready(self) -> bool:
-        return bool(self.client.get("/readyz").get("status") == "ok")
+    def _ready(self, one: ControllerPlan, number: int) -> bool:
+        client = self.client_of(one)
+        if client.get("/readyz").get("status") != "ok":
+            return False
+        if number == 1:
+            return True
+        status = client.get("/api/cluster")
+        roles = [member["role"] for member in status["members"]]
+        return bool(status["quorum"]) and len(roles) == number and "unreachable" not in roles
+
+    def _join(self, one: ControllerPlan) -> None:
+        """As an operator does: a bundle from a member, carried to the new one's machine."""
+        avinet = (sys.executable, "-c", "from avinet.app.cli.main import main; main()", "--state")
+        at_first = (*avinet, str(self.plan.first.state), "cluster", "bundle", "--out", str(one.bundle))
+        at_new = one.inside(
+            *(*avinet, str(one.state), "cluster", "join", str(one.bundle), "--config", str(one.settings))
+        )
+        for command in (at_first, at_new):
+            try:
+                ran = subprocess.run(
+                    command, capture_output=True, text=True, timeout=JOIN_TIMEOUT_S, check=False
+                )
+            except subprocess.TimeoutExpired as why:
+                raise self._failed(f"{one.name} has not joined after {JOIN_TIMEOUT_S:.0f} s") from why
+            if ran.returncode:
+                raise self._failed(f"{one.name} cannot join: {ran.stderr.strip()}")
+        one.bundle.unlink()
 
     def _build_image(self) -> None:
         with open(self.plan.image, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:
@@ -165,18 +208,17 @@ class Stage:
             else:
                 last = "not yet"
             if len(self.died) >= (MAX_DEATHS if self.restart else 1):
-                raise DemoFailedError(what=self.died[-1], folder=self.plan.folder, tail=self._tail())
+                raise self._failed(self.died[-1])
             if self.reactor.seconds() > end:
-                raise DemoFailedError(
-                    what=f"{who} took over {limit_s:.0f} s ({last})",
-                    folder=self.plan.folder,
-                    tail=self._tail(),
-                )
+                raise self._failed(f"{who} took over {limit_s:.0f} s ({last})")
             await deferLater(self.reactor, POLL_S)
 
+    def _failed(self, what: str) -> DemoFailedError:
+        return DemoFailedError(what=what, folder=self.plan.folder, tail=self._tail())
+
     def _tail(self) -> str:
-        """The end of the log of whoever died last, or of the controller."""
-        name = self.died[-1].split(":")[0] if self.died else self.plan.controller
+        """The end of the log of whoever died last, or of the first controller."""
+        name = self.died[-1].split(":")[0] if self.died else self.plan.first.name
         try:
             return f"\n--- {name}.log\n" + (self.plan.folder / f"{name}.log").read_text()[-LOG_TAIL_CHARS:]
         except OSError:
