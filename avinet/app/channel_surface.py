@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Mapping
 from functools import partial
+from ipaddress import ip_address
 from typing import Any
 
 import attrs
@@ -81,6 +82,11 @@ class ChannelSurface:
         """Its network is an SE's from now on, as far as the SSH server's bounds go."""
         if after.lifecycle in LOGS_IN and after.source and (before is None or before.source != after.source):
             self._server.gate.know(after.source)
+
+    def expect(self, address: str) -> None:
+        """Another controller comes from there; a name says nothing until it has been here."""
+        with contextlib.suppress(ValueError):
+            self._server.gate.know(str(ip_address(address)))
 
     def drop(self, owner: str) -> None:
         """Cut every connection of an SE, or of another ``Login.owner``."""

@@ -178,7 +178,7 @@ class Controller(SessionListener):
         self.channels.open(stack)
         if len(membership.controllers) > 1:
             self.channels.listen(stack)
-        self.peers.start(membership, self.channels.drop, stack)
+        self.peers.start(membership, self.channels, stack)
         members.listen(lambda before, after: self.peers.update(after))
 
     async def _open_store(self, stack: contextlib.AsyncExitStack) -> None:

@@ -5,13 +5,14 @@ A controller that is alone in the membership list has all of this and opens noth
 
 import contextlib
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.internet.defer import Deferred
 
+from avinet.app.channel_surface import ChannelSurface
 from avinet.app.channel_terms import terms_of
 from avinet.app.settings import PeersSection, SshSection
 from avinet.controller.engines import Emit
@@ -42,6 +43,8 @@ class ControllerPeers:
     events: PeerEvents
     _memory: list[ProcessMemory] = attrs.field(repr=False)
     """The process's, once the SSH server has it."""
+    expect: Callable[[str], None] = attrs.field(default=lambda address: None, init=False)
+    """Who comes from there is no stranger to the SSH server's bounds."""
 
     @classmethod
     def make(  # noqa: PLR0913 - what a controller is made of, each once
@@ -96,9 +99,13 @@ class ControllerPeers:
         self._memory.append(memory)
         return {USER: ControllerAccount(self.permits.keys, self.links.services, self.events, memory)}
 
-    def start(self, membership: Membership, drop: Any, stack: contextlib.AsyncExitStack) -> None:
-        """Dial, and let in; ``drop`` cuts an owner's logins at the SSH server."""
-        self.links.drop = lambda name: drop(owner_of(name))
+    def start(
+        self, membership: Membership, channels: ChannelSurface, stack: contextlib.AsyncExitStack
+    ) -> None:
+        """Dial, and let in."""
+        self.links.drop = lambda name: channels.drop(owner_of(name))
+        self.links.denied = self.events.denied
+        self.expect = channels.expect
         mine = membership.by_name(self.links.me)
         if mine is not None:
             self.ports.offer(*state_ports(mine))
@@ -111,6 +118,9 @@ class ControllerPeers:
 
     def update(self, membership: Membership) -> None:
         """A newer list."""
+        for controller in membership.controllers:
+            for address in controller.addresses:
+                self.expect(address)
         self.permits.update(membership)
         self.links.update(membership)
         self.ports.update(membership)

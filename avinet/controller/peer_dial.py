@@ -135,16 +135,28 @@ class PeerDialer:
 
     async def _run(self) -> None:
         while True:
-            begun = self.clock.seconds()
-            channel, asked_s = await self._round()
-            if channel is not None:
-                try:
-                    await self._serve(channel)
-                finally:
-                    self._let_go()
-                if self.clock.seconds() - begun >= STABLE_S:
-                    self.backoff.reset()
+            asked_s = None
+            try:
+                asked_s = await self._once()
+            except CancelledError:
+                raise
+            except Exception:  # noqa: BLE001 - whatever it is, a controller is dialed for ever
+                self._log.failure("a defect in dialing {name}", name=self.controller.name)
             await self._wait(self.backoff.next_wait_s(asked_s))
+
+    async def _once(self) -> float | None:
+        """Dial, and serve until it is lost; what a server that is full asks us to wait."""
+        begun = self.clock.seconds()
+        channel, asked_s = await self._round()
+        if channel is None:
+            return asked_s
+        try:
+            await self._serve(channel)
+        finally:
+            self._let_go()
+        if self.clock.seconds() - begun >= STABLE_S:
+            self.backoff.reset()
+        return None
 
     async def _wait(self, seconds: float) -> None:
         pause = self._pause = Deferred()

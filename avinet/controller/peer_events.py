@@ -5,6 +5,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from avinet.controller.engines import Emit
 from avinet.controller.peers import PeerListener, Peers
+from avinet.errors import AvinetError
 from avinet.model.events import Level
 from avinet.model.ids import ControllerName
 
@@ -61,6 +62,11 @@ class PeerEvents(PeerListener):
         self._lost.add(name)
         text = f"Controller {name} cannot be reached from {self.peers.me}: {why[:500]}"
         self.emit("CONTROLLER_LOST", Level.ERROR, name, text, name=name, why=why[:500], reason="link")
+
+    def denied(self, name: ControllerName, why: AvinetError) -> None:
+        """It was dialed, and one of both does not believe the other."""
+        text = f"Controller {name} is there and not linked: {why}"
+        self.emit("CONTROLLER_LINK_DENIED", Level.ERROR, name, text, name=name, reason=why.reason)
 
     # The SSH server's ``ControllerObserver``
 

@@ -30,7 +30,7 @@ from avinet.controller.peers import (
     PeerView,
     PortView,
 )
-from avinet.errors import AvinetError
+from avinet.errors import AvinetError, Kind
 from avinet.model.ids import ControllerName
 from avinet.model.membership import Controller, Membership
 from avinet.model.sight import majority_lost
@@ -65,6 +65,8 @@ class PeerLinks:
     clock: IReactorTime
     drop: Callable[[ControllerName], None] = lambda name: None
     """Cut every login of a controller, those without a session too."""
+    denied: Callable[[ControllerName, AvinetError], None] = lambda name, why: None
+    """A controller showed another host key than its own, or does not know ours."""
     wall: Callable[[], float] = time.time
     services: Services[ControllerPeer] = attrs.field(factory=Services, init=False)
     ports: Callable[[ControllerName], tuple[PortView, ...]] = attrs.field(default=lambda name: (), init=False)
@@ -152,7 +154,10 @@ class PeerLinks:
 
     def status(self) -> tuple[PeerView, ...]:
         """See ``Peers``."""
-        return tuple(self._view(name, self._others[name]) for name in sorted(self._others))
+        return tuple(
+            other.view(self.me, self.sees(name), self.ports(name))
+            for name, other in sorted(self._others.items(), key=lambda item: item[0])
+        )
 
     # Ports, for what is not one of the services
 
@@ -272,6 +277,8 @@ class PeerLinks:
         other = self._others.get(controller.name)
         if other is not None and other.lanes[lane].session is None:
             other.lanes[lane].why = str(why).rstrip(".")
+        if why.kind is Kind.DENIED:
+            self.denied(controller.name, why)
 
     # What sessions ask and tell
 
@@ -384,20 +391,6 @@ class PeerLinks:
         if session.lane is Lane.STATE and session.their is not None and session.listed < number:
             session.listed = number
             session.send(PeerMembership(document=document))
-
-    def _view(self, name: ControllerName, other: Other) -> PeerView:
-        their = other.session.their if other.session is not None else None
-        return PeerView(
-            name=name,
-            live=other.session is not None,
-            dials=self.me < name,
-            state=other.lanes[Lane.STATE].view(),
-            bulk=other.lanes[Lane.BULK].view(),
-            sees=tuple(sorted(self.sees(name))),
-            software=their.software if their is not None else "",
-            membership=their.membership if their is not None else 0,
-            ports=self.ports(name),
-        )
 
     def _tell(self, call: Callable[[PeerListener], None]) -> None:
         for listener in tuple(self._listeners):

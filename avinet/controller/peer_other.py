@@ -1,6 +1,6 @@
 """One other controller: its two connections, or the lack of them, what it has said, and what is asked of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, succeed
 from avinet.controller.peer_dial import PeerDialer
 from avinet.controller.peer_session import PeerSession
 from avinet.controller.peer_state import Heard
-from avinet.controller.peers import Lane, LaneView
+from avinet.controller.peers import Lane, LaneView, PeerView, PortView
 from avinet.model.ids import BootId, ClusterId, ControllerName
 from avinet.model.membership import Controller, Membership
 from avinet.wire.peer_messages import (
@@ -78,6 +78,23 @@ class Other:
     def session(self) -> PeerSession | None:
         """Of the state connection, while it is live."""
         return self.lanes[Lane.STATE].session
+
+    def view(
+        self, me: ControllerName, sees: Iterable[ControllerName], ports: tuple[PortView, ...]
+    ) -> PeerView:
+        """For status; ``sees`` is whom it sees."""
+        their = self.session.their if self.session is not None else None
+        return PeerView(
+            name=self.controller.name,
+            live=self.session is not None,
+            dials=me < self.controller.name,
+            state=self.lanes[Lane.STATE].view(),
+            bulk=self.lanes[Lane.BULK].view(),
+            sees=tuple(sorted(sees)),
+            software=their.software if their is not None else "",
+            membership=their.membership if their is not None else 0,
+            ports=ports,
+        )
 
 
 def refusal(

@@ -226,9 +226,9 @@ class PeerSession:
                 raise RemoteProtocolError(protocol=PEER.vocabulary.protocol, detail=detail)
 
     def link_lost(self, why: str) -> None:
-        """The channel is gone; so is the connection."""
+        """The channel is gone; so is the connection, once it has taken the goodbye that we may have said."""
         if self._end(why):
-            self.connection.abort()
+            self.connection.close(why)
 
     # Inside.
 

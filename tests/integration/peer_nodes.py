@@ -110,7 +110,7 @@ class Node:
     def start(self):
         self.channels.open(self.stack)
         self.channels.listen(self.stack)
-        self.peers.start(self.membership, self.channels.drop, self.stack)
+        self.peers.start(self.membership, self.channels, self.stack)
 
     async def stop(self):
         await self.stack.aclose()

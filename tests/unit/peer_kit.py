@@ -90,8 +90,10 @@ class Node:
             Lists(lambda: (self.world.membership.number, "the list"), self._take),
             self.clock,
             lambda name: self.server.drop(owner_of(name)),
+            lambda name, why: self.denied.append((name, why.reason)),
             self.clock.seconds,
         )
+        self.denied = []
         memory = ProcessMemory()
         account = ControllerAccount(self.permits.keys, self.links.services, Refusals(self), memory)
         access = Access({}, ServiceTable(), ReverseListeners(None, self.clock), memory, {USER: account})

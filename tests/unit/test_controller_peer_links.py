@@ -1,8 +1,10 @@
 """Three controllers with real SSH in memory: who sees whom, whatever the network, the list or a peer does."""
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec import msgpack
 from msgspec.structs import replace
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.protocol import Protocol
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.controller.peer_permits import permits_of
@@ -12,7 +14,18 @@ from avinet.ssh.client import SecureChannel
 from avinet.ssh.errors import AuthRefusedError, ChannelRefusedError, ForwardRefusedError
 from avinet.ssh.scheduler import Priority
 from avinet.trust.controller_keys import ControllerKeys
-from avinet.wire.peer_messages import PEER_PORT
+from avinet.wire.codec import FrameDecoder
+from avinet.wire.peer_messages import (
+    PEER,
+    PEER_PORT,
+    PeerGoodbye,
+    PeerHello,
+    PeerMembership,
+    PeerPing,
+    PeerPong,
+    PeerState,
+    PeerUnsupported,
+)
 from tests.unit.peer_kit import World, line
 from tests.unit.ssh_pipe import Collector, Echo
 
@@ -192,6 +205,7 @@ class TheList(Case):
         self.world.run(10)
         self.assertEqual(self.lives(), {"a": "", "b": "c", "c": "b"})
         self.assertIn("does not accept the key", self.a.status()[0].state.why)
+        self.assertIn(("b", "auth-refused"), self.world["a"].denied)
         self.assertEqual(self.world["b"].server.login_count, 0)
 
     def test_has_new_ones_dialed(self):
@@ -207,6 +221,20 @@ class TheList(Case):
         self.world.run(2)
         self.assertEqual(self.lives(), {"a": "c", "b": "c", "c": "ab"})
         self.assertIn("host key", self.a.status()[0].state.why)
+        self.assertIn(("b", "host-key-mismatch"), self.world["a"].denied)
+
+    def test_and_defects_end_no_dialing(self):
+        reach = self.world["a"].links.reach
+        for dialer in self.a._others["b"].dialers:
+            dialer.reach = type(reach)(reach.resolve, lambda *how: fail(ZeroDivisionError()), reach.random)
+        self.world.reset("a", "b")
+        self.world.run(2)
+        self.assertEqual(self.a.live, {"c"})
+        self.assertTrue(self.flushLoggedErrors(ZeroDivisionError))
+        for dialer in self.a._others["b"].dialers:
+            dialer.reach = reach
+        self.world.run(10)
+        self.assertEqual(self.a.live, {"b", "c"})
 
     def test_that_says_another_address_ends_the_wait(self):
         self.world["b"].kill()
@@ -347,7 +375,7 @@ class Services(ServiceCase):
         self.failureResultOf(opening, PeerUnreachableError)
 
 
-class HostilePeers(ServiceCase):
+class HostileCase(ServiceCase):
     """With a good key, and not our software."""
 
     def channel(self, node="a", target="b", **how) -> SecureChannel:
@@ -360,6 +388,8 @@ class HostilePeers(ServiceCase):
         self.world.pump()
         return self.failureResultOf(opening, AvinetError).value
 
+
+class HostilePeers(HostileCase):
     def test_reach_nothing_but_what_their_line_says(self):
         channel = self.channel()
         other = self.world["c"].facts.state_client_port
@@ -441,6 +471,122 @@ class HostilePeers(ServiceCase):
             self.failureResultOf(one) for one in openings if isinstance(one.result, object) and _failed(one)
         ]
         self.assertEqual(len(refused), 600 - 512)
+
+
+class Speaker(Protocol):
+    """Says frames of its own making, and keeps what it hears."""
+
+    def __init__(self, *frames):
+        self.frames, self.heard, self.over = frames, [], False
+        self.decoder = FrameDecoder(vocabulary=PEER.vocabulary)
+
+    def connectionMade(self):
+        for frame in self.frames:
+            self.say(frame)
+
+    def say(self, frame):
+        self.transport.write(frame if isinstance(frame, bytes) else PEER.encode(frame))
+
+    def dataReceived(self, data):
+        self.decoder.feed(data)
+        while (message := self.decoder.next_message()) is not None:
+            self.heard.append(message)
+
+    def connectionLost(self, reason):
+        self.over = True
+
+
+HELLO = PeerHello(
+    name="a", cluster="cluster", lane="state", boot="x", protocol=1, oldest_protocol=1, software="1.0"
+)
+
+
+class OddSpeakers(HostileCase):
+    def speak(self, *frames):
+        speaker = Speaker(*frames)
+        opening = self.channel().open(PEER_PORT, speaker, priority=Priority.CONTROL)
+        self.world.pump()
+        self.successResultOf(opening)
+        return speaker
+
+    def goodbye(self, *frames):
+        speaker = self.speak(*frames)
+        self.world.run(0.1)
+        self.assertTrue(speaker.over)
+        (said,) = [message for message in speaker.heard if isinstance(message, PeerGoodbye)]
+        self.assertEqual(self.world["b"].links.live, {"a", "c"})
+        return said.reason
+
+    def test_are_refused_by_what_is_wrong_with_their_hello(self):
+        for change, reason in (
+            ({"name": "c"}, "refused"),
+            ({"name": "b"}, "refused"),
+            ({"cluster": "another"}, "refused"),
+            ({"lane": "fast"}, "refused"),
+            ({"protocol": 9, "oldest_protocol": 9}, "version"),
+        ):
+            self.assertEqual(self.goodbye(replace(HELLO, **change)), reason, change)
+
+    def test_are_cut_when_they_speak_out_of_turn(self):
+        for frame in (
+            PeerPing(id=1, sent_at=0.0),
+            PeerState(whole=True),
+            PeerMembership(document="x"),
+            b"\xff\xff\xff\xff",
+            b"\0\0\0\1\xc1",
+            b"\0\0\x20\0" + bytes(8192),
+        ):
+            self.assertEqual(self.goodbye(frame), "protocol")
+
+    def test_are_cut_when_they_do_not_speak(self):
+        speaker = self.speak()
+        self.world.run(6)
+        self.assertTrue(speaker.over)
+
+    def test_are_given_up_when_they_answer_nothing(self):
+        speaker = self.speak(replace(HELLO, lane="bulk"))
+        self.world.run(2)
+        self.assertTrue(speaker.over)
+
+    def test_are_cut_when_they_publish_in_bulk_or_too_much_or_twice(self):
+        for lane, *frames in (
+            ("bulk", PeerState(whole=True)),
+            ("state", PeerState(whole=True), PeerState(whole=True)),
+            ("state", PeerState(whole=True, put={"k": bytes(5000)})),
+            ("state", HELLO),
+        ):
+            speaker = self.speak(replace(HELLO, lane=lane), *frames)
+            self.world.run(0.1)
+            self.assertIsInstance(speaker.heard[-1], PeerGoodbye)
+            self.assertTrue(speaker.over)
+            self.world.run(6)
+
+    def test_are_told_of_words_that_are_not_known(self):
+        word = msgpack.encode({"t": "peer-dance"})
+        speaker = self.speak(HELLO, len(word).to_bytes(4, "big") + word)
+        self.world.run(0.1)
+        self.assertIn(PeerUnsupported(tag_="peer-dance"), speaker.heard)
+        self.assertFalse(speaker.over)
+
+    def test_that_flood_wait_in_their_own_memory(self):
+        speaker = self.speak(HELLO)
+        pings = b"".join(PEER.encode(PeerPing(id=n, sent_at=0.0)) for n in range(60_000))
+        speaker.say(pings)
+        self.world.pump()
+        pongs = sum(isinstance(message, PeerPong) for message in speaker.heard)
+        self.assertLess(pongs, 10_000)
+        session = next(one for one in self.world["b"].links._sessions if one.their and one.their.boot == "x")
+        self.assertLess(session.protocol.decoder.buffered_bytes, 3_000_000)
+
+    def test_that_send_lists_have_one_looked_at_at_a_time(self):
+        looked = []
+        lists = self.world["b"].links.lists
+        self.world["b"].links.lists = type(lists)(
+            lists.current, lambda document: (looked.append(document), Deferred())[1]
+        )
+        self.speak(HELLO, *(PeerMembership(document=str(n)) for n in range(50)))
+        self.world.run(0.1)
+        self.assertEqual(looked, ["0"])
 
 
 def _failed(opening):
