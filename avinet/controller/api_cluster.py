@@ -121,7 +121,7 @@ class ClusterApi:
     async def show(self, request: Request) -> Response:
         """``GET /api/cluster``."""
         members = self.holder.members
-        current, holder = members.current, await self.holder.name()
+        current, holder = members.current, await self.holder.name_by_now()
         rows = []
         for controller in current.controllers:
             standing = self.sight.of(controller.name)

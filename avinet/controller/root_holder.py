@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import ClassVar
 
 import attrs
+from twisted.internet.defer import Deferred, TimeoutError  # noqa: A004 - Twisted's own name
 
 from avinet.controller.members import Members
 from avinet.errors import AvinetError, Kind, error
@@ -19,6 +20,8 @@ from avinet.trust.membership import changed, sign_membership
 
 HOLDER = "root-holder"
 """The store's key: the name of the controller that has the root key, or had it when it was started last."""
+LOOK_S = 1.0
+"""A status is worth no longer a wait; a store with a quorum answers within milliseconds."""
 MAX_ATTEMPTS = 5
 """Against another who changes the list at the same time; people do that, not programs."""
 
@@ -73,10 +76,12 @@ class RootHolder:
 
     members: Members
     root: RootCa
+    _last: ControllerName | None = attrs.field(default=None, init=False)
 
     async def open(self) -> None:
         """Tell the others, once the store is there."""
         store, me = self.members.store, self.members.name.encode()
+        await self.name()
         for _ in range(MAX_ATTEMPTS):
             entry = await store.get(HOLDER)
             mine = entry is not None and entry.value == me
@@ -92,7 +97,16 @@ class RootHolder:
         if self.root.has_key:
             return self.members.name
         entry = await self.members.store.get(HOLDER)
-        return None if entry is None else ControllerName(entry.value.decode())
+        self._last = None if entry is None else ControllerName(entry.value.decode())
+        return self._last
+
+    async def name_by_now(self) -> ControllerName | None:
+        """The same, or what was known last where the store does not answer at once."""
+        asking: Deferred[ControllerName | None] = Deferred.fromCoroutine(self.name())
+        try:
+            return await asking.addTimeout(LOOK_S, self.members.clock)
+        except (AvinetError, TimeoutError):
+            return self._last
 
     async def require(self) -> None:
         """``RootElsewhereError`` or ``RootNowhereError`` unless it is here."""

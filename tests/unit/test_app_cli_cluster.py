@@ -1,0 +1,149 @@
+"""``avinet cluster`` against recorded answers."""
+
+import json
+from unittest import mock
+
+import msgspec
+
+from avinet.app.cli.errors import CONFLICT, DENIED, INTERRUPTED, INVALID, NOT_FOUND, UNAVAILABLE
+from avinet.app.join import Join
+from avinet.controller.join_tokens import JoinTokenSpentError
+from avinet.trust.bundle import Bundle
+from avinet.trust.files import write_private
+from avinet.trust.membership import sign_membership
+from tests.unit import signing_kit
+from tests.unit.api_double import Answer, problem
+from tests.unit.cli_kit import CliCase
+from tests.unit.trust_kit import mode
+
+ROW = {
+    "name": "c1",
+    "role": "leader",
+    "software": "1.0",
+    "rtt_ms": None,
+    "why": "",
+    "addresses": ["192.0.2.1"],
+    "ssh_port": 22,
+    "registration_port": 8443,
+    "root_key": True,
+    "links": [],
+    "ports": [],
+}
+STATUS = {
+    "cluster": "u",
+    "name": "c1",
+    "membership": 4,
+    "quorum": True,
+    "root_holder": "c1",
+    "members": [ROW, {**ROW, "name": "c2", "role": "unreachable", "why": "it does not answer"}],
+    "warnings": ["Have 3."],
+}
+
+
+class Case(CliCase):
+    def setUp(self):
+        super().setUp()
+        root = signing_kit.root_in_memory()
+        self.bundle = Bundle(
+            cluster=signing_kit.CLUSTER,
+            root=root.pem.decode(),
+            membership=sign_membership(root.key, signing_kit.membership(root)),
+            controllers=("192.0.2.1:8443",),
+            token="avt1.a.secret",
+            expires_at=0.0,
+        )
+        self.out = self.api.state / "bundle"
+
+
+class Operators(Case):
+    def test_status_shows_every_controller_and_notes_on_stderr(self):
+        self.answers["GET", "/api/cluster"] = Answer(body=STATUS)
+        result = self.run_cli("cluster", "status")
+        for part in ("c1", "leader", "c2", "unreachable", "it does not answer", "root key", "yes"):
+            self.assertIn(part, result.stdout)
+        self.assertIn("Have 3.", result.stderr)
+        self.assertEqual(json.loads(self.answer_of("cluster", "status", "--json")), STATUS)
+
+    def test_without_quorum_or_root_it_says_what_that_means(self):
+        self.answers["GET", "/api/cluster"] = Answer(body={**STATUS, "quorum": False, "root_holder": None})
+        shown = self.answer_of("cluster", "status")
+        self.assertIn("nothing can be changed", shown)
+        self.assertIn("nobody can join", shown)
+
+    def test_a_bundle_goes_to_a_file_of_ours_alone_and_not_to_the_screen(self):
+        self.answers["POST", "/api/cluster/bundle"] = Answer(201, msgspec.to_builtins(self.bundle))
+        for more in ((), ("--json",)):
+            shown = self.run_cli("cluster", "bundle", "--out", str(self.out), *more)
+            self.assertEqual(shown.exit_code, 0)
+            self.assertNotIn("avt1", shown.output)
+            self.assertEqual(mode(self.out), 0o600)
+            self.assertEqual(msgspec.json.decode(self.out.read_bytes(), type=Bundle), self.bundle)
+            self.out.unlink()
+        self.assertEqual(self.api.asked[0].json, {})
+
+    def test_a_bundle_that_is_refused_leaves_no_file(self):
+        self.answers["POST", "/api/cluster/bundle"] = problem(409, "state-engine-alone", "Alone.")
+        result = self.run_cli("cluster", "bundle", "--out", str(self.out))
+        self.assertEqual((result.exit_code, list(self.api.state.glob("*bundle*"))), (CONFLICT, []))
+
+    def test_a_place_is_given_after_asking(self):
+        self.answers["POST", "/api/cluster/bundle"] = Answer(201, msgspec.to_builtins(self.bundle))
+        arguments = ("cluster", "replace", "c2", "--out", str(self.out))
+        with mock.patch("avinet.app.cli.asking.at_terminal", return_value=True):
+            self.assertEqual(self.run_cli(*arguments, text="n\n").exit_code, INTERRUPTED)
+        self.assertEqual(self.api.asked, [])
+        self.answer_of(*arguments, "--yes")
+        self.assertEqual(self.api.asked[0].json, {"replaces": "c2"})
+
+    def test_removing_asks_and_says_what_came_of_it(self):
+        done = {"name": "c2", "membership": 5, "warnings": ["Have 3."]}
+        self.answers["DELETE", "/api/cluster/controller/c2"] = Answer(body=done)
+        with mock.patch("avinet.app.cli.asking.at_terminal", return_value=True):
+            self.assertEqual(self.run_cli("cluster", "remove", "c2", text="n\n").exit_code, INTERRUPTED)
+        result = self.run_cli("cluster", "remove", "c2", "--yes")
+        self.assertIn("list 5", result.stdout)
+        self.assertIn("Have 3.", result.stderr)
+        self.assertEqual(json.loads(self.answer_of("cluster", "remove", "c2", "--yes", "--json")), done)
+
+    def test_refusals_have_their_exit_status(self):
+        for status, expected in ((404, NOT_FOUND), (409, CONFLICT), (503, UNAVAILABLE), (403, DENIED)):
+            self.answers["DELETE", "/api/cluster/controller/c2"] = problem(status, "why", "So.")
+            result = self.run_cli("cluster", "remove", "c2", "--yes")
+            self.assertEqual((result.exit_code, result.stderr), (expected, "avinet: So.\n"))
+
+
+class Joining(Case):
+    def join(self, *more):
+        return self.run_cli("cluster", "join", str(self.out), "--state", str(self.api.state / "new"), *more)
+
+    def test_it_says_what_was_made_and_what_comes_next(self):
+        write_private(self.out, msgspec.json.encode(self.bundle))
+        self.patch(Join, "run", lambda join: join.bundle.verified())
+        shown = self.join()
+        self.assertEqual(shown.exit_code, 0, shown.output)
+        for part in (signing_kit.CLUSTER, "c1", "twistd -n avicontroller", f"delete {self.out}"):
+            self.assertIn(part, shown.stdout)
+        made = json.loads(self.join("--json").stdout)
+        self.assertEqual((made["controllers"], made["membership"]), (["c1"], 1))
+
+    def test_what_goes_wrong_is_a_line_and_a_status(self):
+        self.assertEqual(self.join().exit_code, NOT_FOUND)
+        write_private(self.out, b"{}")
+        self.assertEqual(self.join().exit_code, INVALID)
+        write_private(self.out, msgspec.json.encode(self.bundle))
+
+        def spent(join):
+            raise JoinTokenSpentError(token="a")
+
+        self.patch(Join, "run", spent)
+        result = self.join()
+        self.assertEqual(result.exit_code, CONFLICT)
+        self.assertIn("avinet cluster bundle", result.stderr)
+        self.out.chmod(0o644)
+        self.assertEqual(self.join().exit_code, DENIED)
+        self.assertNotIn("secret", result.output)
+
+    def test_it_works_on_this_machine_alone(self):
+        write_private(self.out, msgspec.json.encode(self.bundle))
+        result = self.run_cli("--api", "https://c1", "cluster", "join", str(self.out))
+        self.assertEqual(result.exit_code, INVALID)
