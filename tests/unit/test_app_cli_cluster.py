@@ -100,6 +100,8 @@ class Operators(Case):
         self.answers["DELETE", "/api/cluster/controller/c2"] = Answer(body=done)
         with mock.patch("avinet.app.cli.asking.at_terminal", return_value=True):
             self.assertEqual(self.run_cli("cluster", "remove", "c2", text="n\n").exit_code, INTERRUPTED)
+        self.assertEqual(self.run_cli("cluster", "remove", "c2").exit_code, INVALID)
+        self.assertEqual(self.api.asked, [])
         result = self.run_cli("cluster", "remove", "c2", "--yes")
         self.assertIn("list 5", result.stdout)
         self.assertIn("Have 3.", result.stderr)

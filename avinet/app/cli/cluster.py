@@ -147,7 +147,11 @@ def remove(where: Place, name: str, yes: bool) -> None:  # noqa: FBT001 - click'
 
     It may be running or lost. Its state folder is of no use afterwards; to come back it joins anew.
     """
-    ask(f"Remove controller {name}? Its certificate is revoked for good.", yes=yes)
+    ask(
+        f"Remove controller {name}? Its certificate is revoked for good.",
+        yes=yes,
+        needs_yes="avinet cluster remove",
+    )
     answer = where.client().delete(path_to(BASE, "controller", name))
     if where.json:
         print_json(answer)
