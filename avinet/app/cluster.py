@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 from avinet.app.list_lookout import ListLookout
 from avinet.app.own_entry import OwnEntry
 from avinet.app.software import software_version
-from avinet.controller.api_cluster import ClusterApi, Sight, Standing
+from avinet.controller.api_cluster import ClusterApi, HandOn, Sight, Standing
 from avinet.controller.engines import Emit
 from avinet.controller.failure_budget import FailureBudget
 from avinet.controller.growth import NoGrowth, StateEngineGrowth
@@ -90,7 +90,7 @@ class Cluster:
             self.emit,
         )
 
-    def api(self, peers: Peers) -> ClusterApi:
+    def api(self, peers: Peers, hand_on: HandOn) -> ClusterApi:
         """What operators ask; ``peers`` say how the others stand."""
 
         def standing(name: ControllerName) -> Standing:
@@ -108,7 +108,7 @@ class Cluster:
 
         removal = Removal(self.holder, self.growth, self.emit)
         sight = Sight(standing, lambda: not peers.majority_lost(peers.me))
-        return ClusterApi(self.holder, removal, self._tokens(), self.growth, sight, self.emit)
+        return ClusterApi(self.holder, removal, self._tokens(), self.growth, sight, self.emit, hand_on)
 
     def _tokens(self) -> JoinTokens:
         return JoinTokens(self.members.store, self.clock)

@@ -21,6 +21,7 @@ from avinet.app.local_machines import local_cloud, require_local_envoy
 from avinet.app.operator_api import OperatorApi
 from avinet.app.operator_logs import log_routes
 from avinet.app.operator_surface import OperatorSurface
+from avinet.app.peer_api import PeerApi
 from avinet.app.records import Records
 from avinet.app.renewal import Renewal, Shown
 from avinet.app.seats import seat_of, soon
@@ -38,10 +39,12 @@ from avinet.controller.enrolment import Enrolment
 from avinet.controller.events import Events
 from avinet.controller.expiry import CertificateExpiry
 from avinet.controller.failure_budget import FailureBudget
+from avinet.controller.forwarding import Forwarding
 from avinet.controller.goodbyes import Goodbyes
 from avinet.controller.images import Images
 from avinet.controller.machines import Machines
 from avinet.controller.peer_other import Lists, PeerAbout
+from avinet.controller.peers import PEER_API
 from avinet.controller.placement_view import PlacementView
 from avinet.controller.registration_api import RegistrationApi
 from avinet.controller.reports import AttendanceEvents, ChannelEvents, ControllerEvents, SessionEvents
@@ -96,9 +99,12 @@ class Controller(SessionListener):
     services: ServiceTable = attrs.field(factory=ServiceTable, init=False)
     channels: ChannelSurface = attrs.field(init=False)
     peers: ControllerPeers = attrs.field(init=False)
+    peer_api: PeerApi = attrs.field(init=False)
+    forwarding: Forwarding = attrs.field(init=False)
     watchdog: Watchdog = attrs.field(init=False)
     _shown: Shown = attrs.field(init=False)
     started_at: float = attrs.field(default=0.0, init=False)
+    _registration_routes: tuple[Route, ...] = attrs.field(default=(), init=False)
     _ready: bool = attrs.field(default=False, init=False)
 
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
@@ -116,10 +122,12 @@ class Controller(SessionListener):
         self.records = await Records.load(
             self.seat.store, self.settings, paths, self.events.emit, self.reactor
         )
-        stack.callback(self.records.stop)
+        stack.callback(self.records.config_mirror.stop)
         for mirror in self.records.mirrors:
             self.seat.follow(mirror)
         await self.seat.prepare(self.records.lead)
+        settled = self.records.config_mirror.settled
+        self.forwarding = Forwarding(self.seat, self.peers.links, self.reactor, settled)
         self.commands = EngineCommands(self.records.engines)
         self._make_sessions(stack)
         # Before the fleet comes: it looks at all that there is.
@@ -178,6 +186,8 @@ class Controller(SessionListener):
         self.channels.open(stack)
         if len(membership.controllers) > 1:
             self.channels.listen(stack)
+        self.peer_api = PeerApi(self.reactor)
+        self.peers.links.offer(PEER_API, self.peer_api.build)
         self.peers.start(membership, self.channels, stack)
         members.listen(lambda before, after: self.peers.update(after))
 
@@ -279,7 +289,9 @@ class Controller(SessionListener):
         api = RegistrationApi(
             enrolment, lambda: members.document, self.settings.services, self.cluster.joining()
         )
-        site = BoundedSite(Router(api.routes(), self.reactor), self.reactor)
+        self._registration_routes = api.routes()
+        router = Router(self._registration_routes, self.reactor, elsewhere=self.forwarding)
+        site = BoundedSite(router, self.reactor)
         place = Place(settings.port, "[registration] port", settings.bind)
         port = listen_tls(self.reactor, place, site, self._shown.registration)
         stack.push_async_callback(awaited(port.stopListening))
@@ -311,7 +323,9 @@ class Controller(SessionListener):
     async def _listen_api(self, stack: contextlib.AsyncExitStack) -> None:
         surface = OperatorSurface(self.reactor, self.settings.api, self.identity, self.events.emit)
         await surface.open(self.seat, stack)
-        await surface.listen(self._routes(surface), self._shown.api, stack)
+        routes = self._routes(surface)
+        self.peer_api.serve((*routes, *self._registration_routes), self.seat, surface.audit.ended)
+        await surface.listen(routes, self.forwarding, self._shown.api, stack)
 
     def _renew_in_time(self, stack: contextlib.AsyncExitStack) -> None:
         renewal = Renewal(
@@ -368,7 +382,7 @@ class Controller(SessionListener):
         )
         more = (
             *surface.routes(),
-            *self.cluster.api(self.peers.links).routes(),
+            *self.cluster.api(self.peers.links, self.forwarding.ask).routes(),
             *log_routes(self.logs, self.records, self.reactor),
         )
         return api.routes(self.reactor, more)

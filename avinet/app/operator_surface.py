@@ -22,6 +22,7 @@ from avinet.controller.operators import Credentials, LocalGuard, Operators, Requ
 from avinet.controller.reports import ControllerEvents
 from avinet.controller.seat import Seat
 from avinet.controller.users import Users
+from avinet.rest.elsewhere import Elsewhere
 from avinet.rest.listen import Place, listen_tls, listen_unix
 from avinet.rest.route import Route
 from avinet.rest.router import Router
@@ -86,10 +87,12 @@ class OperatorSurface:
             *audit_routes(self.audit, self.reactor),
         )
 
-    async def listen(self, routes: tuple[Route, ...], options: Any, stack: contextlib.AsyncExitStack) -> None:
-        """Serve ``routes`` on both."""
+    async def listen(
+        self, routes: tuple[Route, ...], elsewhere: Elsewhere, options: Any, stack: contextlib.AsyncExitStack
+    ) -> None:
+        """Serve ``routes`` on both; what another controller must do is done ``elsewhere``."""
         settings, reactor = self.settings, self.reactor
-        router = Router(routes, reactor, self.operators)
+        router = Router(routes, reactor, self.operators, elsewhere)
         self.known.users.listen(lambda name: router.end_streams(lambda who: who.user == name))
         self.known.tokens.ended = lambda token: router.end_streams(
             lambda who: (who.user, who.token) == (token.user, token.name)
@@ -97,6 +100,6 @@ class OperatorSurface:
         site = BoundedSite(router, reactor)
         port = listen_tls(reactor, Place(settings.port, "[api] port", settings.bind), site, options)
         stack.push_async_callback(awaited(port.stopListening))
-        local = BoundedSite(Router(routes, reactor, LocalGuard(self.audit.ended)), reactor)
+        local = BoundedSite(Router(routes, reactor, LocalGuard(self.audit.ended), elsewhere), reactor)
         unix = listen_unix(reactor, self.identity.paths.api_socket, local)
         stack.push_async_callback(awaited(unix.stopListening))

@@ -1,6 +1,5 @@
 """What a controller knows from its store, put together and loaded: configuration, SEs and their permits, image keys."""
 
-from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -33,9 +32,9 @@ class Records:
     engines: Engines
     groups: Groups
     image_keys: ImageKeys
+    config_mirror: ConfigMirror
     mirrors: tuple[Mirror, ...]
     """What is to follow the store, where others write to it, too."""
-    stop: Callable[[], None]
 
     @classmethod
     async def load(
@@ -72,7 +71,7 @@ class Records:
         await image_keys.load()
         config.listen(lambda _: permits.update_all(engines.all()))
         mirror = ConfigMirror(config, wall)
-        return cls(config, engines, groups, image_keys, (mirror, tokens, engines, image_keys), mirror.stop)
+        return cls(config, engines, groups, image_keys, mirror, (mirror, tokens, engines, image_keys))
 
     async def lead(self, term: int) -> None:
         """What only who writes may do to what it has loaded, in this term."""

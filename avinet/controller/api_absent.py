@@ -38,6 +38,7 @@ def absent_routes() -> tuple[Route, ...]:
             summary="Not offered.",
             request=bytes,
             statuses=said,
+            leader=False,
         )
         for kind in KINDS
     )
@@ -50,5 +51,6 @@ def absent_routes() -> tuple[Route, ...]:
             summary="Not offered.",
             request=bytes,
             statuses=said,
+            leader=False,
         ),
     )

@@ -224,6 +224,7 @@ class ClusterApi:
                     503: "No controller has the root key, or the store cannot be reached.",
                 },
                 role=Role.ADMIN,
+                leader=False,  # who has the root key does it
             ),
             Route(
                 method="DELETE",
@@ -238,6 +239,7 @@ class ClusterApi:
                     503: "The root key is elsewhere, or the store cannot be reached.",
                 },
                 role=Role.ADMIN,
+                leader=False,
                 timeout_s=CHANGE_TIMEOUT_S,
             ),
         )

@@ -161,6 +161,7 @@ class LoginApi:
                 summary="End the session.",
                 response=dict[str, str],
                 role=Role.READ_ONLY,
+                leader=False,  # sessions are each controller's own
             ),
             Route(
                 method="GET",

@@ -305,6 +305,7 @@ class PullApi:
                 summary="Fetch full logs from service engines into this controller's store; it goes on by itself.",
                 request=PullWish,
                 response=PullRow,
+                leader=False,
                 statuses={201: "It has begun.", 404: "No such service engine or virtual service.", 409: "There is no service engine."},
             ),
             Route(method="GET", path=BASE, handler=self.list, summary="Every pull, newest first.", response=PullList),
@@ -323,6 +324,7 @@ class PullApi:
                     handler=self._changed(change),
                     summary=summary,
                     response=PullRow,
+                    leader=False,
                     statuses={200: "Done.", **none, 409: "It has ended."},
                 )
                 for name, change, summary in changes

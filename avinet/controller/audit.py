@@ -50,6 +50,10 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
     count: int
     """How many like it this entry stands for."""
+    asked_at: str = ""
+    """The controller that was asked, where this one did it for another."""
+    done_by: str = ""
+    """The controller that it was handed on to, which has an entry of the same ``request_id``."""
 
 
 def entry_of(event: Event) -> AuditEntry:
@@ -70,6 +74,8 @@ def entry_of(event: Event) -> AuditEntry:
         reason=str(facts.get("reason", "")),
         request_id=str(facts.get("request_id", "")),
         count=event.count,
+        asked_at=str(facts.get("asked_at", "")),
+        done_by=str(facts.get("done_by", "")),
     )
 
 
@@ -97,6 +103,10 @@ class Audit:
             "status": access.status,
             "request_id": access.request_id,
         }
+        if access.asked_at:
+            facts["asked_at"] = access.asked_at
+        if access.done_by:
+            facts["done_by"] = access.done_by
         if access.reason:
             facts["reason"] = access.reason
         subject = source_of(access.peer) if who is None else who.user
@@ -150,4 +160,6 @@ def _sentence(access: Access) -> str:
     place = f" from {access.peer}" if access.peer else ""
     about = f" ({access.object})" if access.object else ""
     end = f"refused: {access.reason}" if access.reason else _outcome(access)
-    return f"{name}{by}{place}: {access.method} {access.path[:MAX_PATH]}{about}: {end}."
+    at = f" at {access.asked_at}" if access.asked_at else ""
+    elsewhere = f" by {access.done_by}" if access.done_by else ""
+    return f"{name}{by}{place}{at}: {access.method} {access.path[:MAX_PATH]}{about}: {end}{elsewhere}."

@@ -4,6 +4,7 @@ The store's head tells that there is a newer version; what it did is read then, 
 so that each of the two finds the other whole.
 """
 
+import contextlib
 from collections.abc import Sequence
 
 import attrs
@@ -50,6 +51,12 @@ class ConfigMirror:
         if self._reading is None:
             self._reading = Deferred.fromCoroutine(self._read())
             self._reading.addBoth(self._ended)
+
+    async def settled(self) -> None:
+        """Once what was heard of has been read; not at all while the store does not answer."""
+        if self._reading is not None:
+            with contextlib.suppress(AvinetError):
+                await self.config.catch_up(self._told)
 
     async def _read(self) -> None:
         read = 0

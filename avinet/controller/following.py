@@ -133,6 +133,11 @@ class Following:
         """How old what the mirrors say may be: the time since the store was heard last, in seconds."""
         return max(0.0, self.clock.seconds() - self._heard_at)
 
+    @property
+    def revision(self) -> int:
+        """The newest that the mirrors have."""
+        return self._followed
+
     def caught_up(self, revision: int) -> Deferred[bool]:
         """Fires once the mirrors have ``revision``; with False when that takes too long, and they list anew."""
         if not self._running or self._followed >= revision:

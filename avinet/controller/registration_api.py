@@ -94,13 +94,14 @@ class RegistrationApi:
                 409: "The token or the key is bound to another machine.",
                 410: "This service engine was deleted.",
                 429: "Too many failures from this address.",
-                503: "The store cannot be reached; nothing was spent.",
+                503: "The store cannot be reached or has no quorum; nothing was spent.",
                 507: "The controller's disk is full; nothing was spent.",
             },
             consumes=(REQUEST_CONTENT_TYPE,),
             body_bytes=MAX_REQUEST_BYTES,
             timeout_s=ENROL_TIMEOUT_S,
             auth=Auth.ANYONE,
+            leader=True,
         )
         members = Route(
             method="GET",

@@ -53,6 +53,13 @@ class Seat(Protocol):
     def stale_s(self) -> float:
         """How old what is known of the store may be, in seconds."""
 
+    @property
+    def revision(self) -> int:
+        """The store's, that the mirrors have."""
+
+    async def caught_up(self, revision: int) -> None:
+        """Once the mirrors have ``revision``, or that takes too long."""
+
     def follow(self, mirror: Mirror) -> None:
         """Keep ``mirror``, which has loaded, what the store says."""
 
@@ -85,6 +92,14 @@ class OwnSeat:
     def role(self) -> Role:
         """It leads, in a term that was never elected."""
         return Role(leads=True, leader=self.me)
+
+    @property
+    def revision(self) -> int:
+        """Nobody asks."""
+        return 0
+
+    async def caught_up(self, revision: int) -> None:
+        """It is."""
 
     def follow(self, mirror: Mirror) -> None:
         """Nobody else changes anything."""
@@ -142,6 +157,15 @@ class SharedSeat:
     def stale_s(self) -> float:
         """Since the store was heard last."""
         return self.following.stale_s
+
+    @property
+    def revision(self) -> int:
+        """As followed."""
+        return self.following.revision
+
+    async def caught_up(self, revision: int) -> None:
+        """As followed."""
+        await self.following.caught_up(revision)
 
     def follow(self, mirror: Mirror) -> None:
         """By the watch."""

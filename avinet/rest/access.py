@@ -91,6 +91,10 @@ class Access:
     """It changes nothing by its nature."""
     dry_run: bool = False
     """It was asked to change nothing."""
+    asked_at: str = ""
+    """The other controller that was asked for it, on the one that did it."""
+    done_by: str = ""
+    """The other controller that it was handed on to, on the one that was asked."""
 
 
 class Guard(Protocol):

@@ -127,6 +127,10 @@ def _responses(route: Route, schema_of: dict[str, Any]) -> dict[str, Any]:
         statuses[403] = "The login may not do this; the answer names the role that may."
     if not route.reads:
         statuses |= {503: "The store does not answer, or too much is under way.", 507: "The disk is full."}
+    if route.leader:
+        statuses[502] = (
+            "It was handed on to the cluster's leader, whose answer was lost: it may have been done."
+        )
     statuses |= route.statuses
     responses: dict[str, Any] = {}
     for status, text in sorted(statuses.items()):

@@ -50,6 +50,13 @@ class Request:
     """IP address of the caller; empty on a UNIX socket."""
     login: Principal | None = None
     """Who is calling, where the route asks for it."""
+    target: str = ""
+    """The first line's: path and query, as they came."""
+    raw: Callable[[], bytes] = attrs.field(default=lambda: b"", repr=False)
+    """The body as it came, for whoever hands it on."""
+    request_id: str = ""
+    handed_on: bool = False
+    """Whether another process was asked for it, and asks this one."""
 
     @property
     def principal(self) -> str | None:
@@ -69,6 +76,10 @@ class Response:
     """Values of ``Set-Cookie``, a field each."""
     login: Principal | None = None
     """Who it turned out to be, where that was the question."""
+    done_by: str = ""
+    """The other process that it was handed on to."""
+    reason: str = ""
+    """The stable word of a refusal that was made there."""
 
     @property
     def streamed(self) -> bool:
@@ -110,12 +121,18 @@ class Route:
     reads: bool = attrs.field()
     """Whether it changes nothing, whatever its method; told by the method unless it is given."""
     auth: Auth = Auth.OPERATOR
+    leader: bool = attrs.field()
+    """Whether only the leader of a cluster may do it; told by whether it changes something, unless it is given."""
     role: Role | None = None
     """The least role that may call; by default ``read-only`` for reads and ``operator`` for the rest."""
 
     @reads.default
     def _reads_by_method(self) -> bool:
         return self.method in READS
+
+    @leader.default
+    def _leader_by_effect(self) -> bool:
+        return not self.reads and self.auth is Auth.OPERATOR
 
     @property
     def least_role(self) -> Role:

@@ -34,6 +34,16 @@ from avinet.rest.access import (
     require_role,
 )
 from avinet.rest.decoding import decode_body, decode_query
+from avinet.rest.elsewhere import (
+    REASON_HEADER,
+    SHOWN_STALE_S,
+    STALE_HEADER,
+    Elsewhere,
+    FindOrigin,
+    Here,
+    Origin,
+    direct,
+)
 from avinet.rest.openapi import Info, openapi
 from avinet.rest.problem import (
     MalformedRequestError,
@@ -70,6 +80,8 @@ class _Exchange:
     object: str = ""
     reads: bool = False
     dry_run: bool = False
+    origin: Origin | None = None
+    done_by: str = ""
 
     @property
     def method(self) -> str:
@@ -78,6 +90,8 @@ class _Exchange:
     @property
     def peer(self) -> str:
         """IP address; empty on a UNIX socket."""
+        if self.origin is not None:
+            return self.origin.peer
         host: str = getattr(self.web.getClientAddress(), "host", "")
         return host
 
@@ -93,6 +107,8 @@ class _Exchange:
             object=self.object,
             reads=self.reads,
             dry_run=self.dry_run,
+            asked_at="" if self.origin is None else self.origin.asked_at,
+            done_by=self.done_by,
         )
 
 
@@ -102,10 +118,19 @@ class Router(Resource):
     isLeaf = True
     _log = Logger()
 
-    def __init__(self, routes: Iterable[Route], clock: IReactorTime, guard: Guard | None = None) -> None:
+    def __init__(
+        self,
+        routes: Iterable[Route],
+        clock: IReactorTime,
+        guard: Guard | None = None,
+        elsewhere: Elsewhere | None = None,
+        find_origin: FindOrigin = direct,
+    ) -> None:
         super().__init__()
         self._clock = clock
         self._guard = NoLogins() if guard is None else guard
+        self._elsewhere = Here() if elsewhere is None else elsewhere
+        self._find_origin = find_origin
         self._streams: dict[Any, Principal | None] = {}
         """What is being streamed, to whom."""
         self._table: dict[tuple[str, ...], dict[str, Route]] = {}
@@ -147,6 +172,7 @@ class Router(Resource):
             answered = await self._respond(exchange)
             exchange.principal = answered.login or exchange.principal
             exchange.object = object_of(answered.body)
+            exchange.done_by, reason = answered.done_by, answered.reason
             response = _encoded(answered)
         except CancelledError:
             return
@@ -165,6 +191,11 @@ class Router(Resource):
         self._guard.ended(exchange.access(response, reason))
         if not web._disconnected and not web.finished:  # noqa: SLF001 - twisted.web has no public word for it
             web.setHeader("X-Request-Id", exchange.request_id)
+            if exchange.origin is not None:
+                for name, value in {REASON_HEADER: reason, **self._elsewhere.marks()}.items():
+                    web.setHeader(name, value)
+            if exchange.reads and self._elsewhere.stale_s >= SHOWN_STALE_S:
+                web.setHeader(STALE_HEADER, str(int(self._elsewhere.stale_s)))
             await self._send(exchange, response)
         elif response.streamed:
             response.body.stopProducing()  # it may hold a file
@@ -182,6 +213,10 @@ class Router(Resource):
             for name, values in web.requestHeaders.getAllRawHeaders()
         }
         caller = Caller(exchange.peer, method, headers)
+        origin = self._find_origin(caller)
+        if origin is not None:
+            exchange.origin, exchange.request_id = origin, origin.request_id
+            caller = attrs.evolve(caller, peer=origin.peer)
         self._guard.admit(caller)
         if method == "OPTIONS":
             _, methods, _ = self._methods(target)
@@ -200,9 +235,14 @@ class Router(Resource):
             headers=headers,
             peer=caller.peer,
             login=exchange.principal,
+            target=target,
+            raw=lambda: _whole(web),
+            request_id=exchange.request_id,
+            handed_on=origin is not None,
         )
         exchange.dry_run = getattr(request.query, "dry_run", False)
-        handling = Deferred.fromCoroutine(_await(route.handler(request)))
+        answer = self._elsewhere.hand_on(request) if route.leader else None
+        handling = Deferred.fromCoroutine(_await(answer or route.handler(request)))
         if not route.reads:
             # As when its client leaves: a write is let finish, since half of it may be done.  Only the answer goes.
             handling = self._apart(handling, route)
@@ -299,6 +339,13 @@ class Router(Resource):
             if request.producer is not None:  # one that was told to stop
                 request.unregisterProducer()
             request.finish()
+
+
+def _whole(web: WebRequest) -> bytes:
+    if web.content is None:
+        return b""
+    web.content.seek(0)
+    return bytes(web.content.read())
 
 
 def problem_response(error: AvinetError) -> Response:

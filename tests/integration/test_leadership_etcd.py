@@ -51,7 +51,7 @@ class Controller:
     async def stop(self):
         with contextlib.suppress(Exception):
             await self.seat.stop()
-        self.records.stop()
+        self.records.config_mirror.stop()
         await self.raw.close()
 
     @property
