@@ -25,6 +25,7 @@ from avinet.app.peer_api import PeerApi
 from avinet.app.records import Records
 from avinet.app.renewal import Renewal, Shown
 from avinet.app.seats import seat_of, soon
+from avinet.app.session_terms import session_settings
 from avinet.app.settings import ControllerSettings
 from avinet.app.software import software_version
 from avinet.app.state_store import StateStore, StateStores
@@ -49,7 +50,7 @@ from avinet.controller.placement_view import PlacementView
 from avinet.controller.registration_api import RegistrationApi
 from avinet.controller.reports import AttendanceEvents, ChannelEvents, ControllerEvents, SessionEvents
 from avinet.controller.seat import Duty, OwnSeat, Seat
-from avinet.controller.session import SeSession, SessionSettings
+from avinet.controller.session import SeSession
 from avinet.controller.sessions import About, CurrentList, Knowledge, SessionListener, Sessions
 from avinet.controller.sync import Sync
 from avinet.controller.traffic import FleetTraffic
@@ -64,7 +65,6 @@ from avinet.rest.site import BoundedSite
 from avinet.ssh.scheduler import Priority
 from avinet.ssh.services import ServiceTable
 from avinet.store.eventlog import open_event_log
-from avinet.store.interface import Store
 from avinet.trust.node import ControllerIdentity
 from avinet.wire.messages import CONTROL_SERVICE
 from avinet.wire.registration import MetaInfo, registration_addresses
@@ -81,7 +81,6 @@ class Controller(SessionListener):
     identity: ControllerIdentity
     removed: Callable[[AvinetError], None]
     cluster: Cluster = attrs.field(init=False)
-    store: Store = attrs.field(init=False)
     state: StateStore = attrs.field(init=False)
     seat: Seat = attrs.field(init=False)
     events: Events = attrs.field(init=False)
@@ -104,7 +103,6 @@ class Controller(SessionListener):
     watchdog: Watchdog = attrs.field(init=False)
     _shown: Shown = attrs.field(init=False)
     started_at: float = attrs.field(default=0.0, init=False)
-    _registration_routes: tuple[Route, ...] = attrs.field(default=(), init=False)
     _ready: bool = attrs.field(default=False, init=False)
 
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
@@ -114,7 +112,7 @@ class Controller(SessionListener):
         await self._open_events(stack)
         self._open_channels(stack)
         await self._open_store(stack)
-        await self.cluster.open(self.store, self.state.growth, stack)
+        await self.cluster.open(self.state.store, self.state.growth, stack)
         self.watchdog = Watchdog(self.reactor, ControllerEvents(self.events.emit).blocked)
         self.watchdog.start()
         stack.callback(self.watchdog.stop)
@@ -122,12 +120,9 @@ class Controller(SessionListener):
         self.records = await Records.load(
             self.seat.store, self.settings, paths, self.events.emit, self.reactor
         )
-        stack.callback(self.records.config_mirror.stop)
-        for mirror in self.records.mirrors:
-            self.seat.follow(mirror)
-        await self.seat.prepare(self.records.lead)
-        settled = self.records.config_mirror.settled
-        self.forwarding = Forwarding(self.seat, self.peers.links, self.reactor, settled)
+        stack.callback(self.records.stop)
+        await self.records.follow(self.seat)
+        self.forwarding = Forwarding(self.seat, self.peers.links, self.reactor, self.records.settled)
         self.commands = EngineCommands(self.records.engines)
         self._make_sessions(stack)
         # Before the fleet comes: it looks at all that there is.
@@ -139,9 +134,9 @@ class Controller(SessionListener):
         )
         self.records.engines.listen(self.logs.record_changed)
         self._listen_ssh(stack)
-        await self._listen_registration(stack)
+        registration = await self._listen_registration(stack)
         await self._start_machines(stack)
-        await self._listen_api(stack)
+        await self._listen_api(registration, stack)
         self._renew_in_time(stack)
         await self._watch_expiry()
         stack.push_async_callback(self.seat.stop)
@@ -194,13 +189,12 @@ class Controller(SessionListener):
     async def _open_store(self, stack: contextlib.AsyncExitStack) -> None:
         stores = StateStores(self.reactor, self.settings, self.identity, self.events.emit)
         self.state = await stores.open(stack)
-        self.store = self.state.store
-        self.seat = seat_of(self.store, self.peers.links, self.reactor, self.events.emit)
+        self.seat = seat_of(self.state.store, self.peers.links, self.reactor, self.events.emit)
 
     def _make_sessions(self, stack: contextlib.AsyncExitStack) -> None:
         settings, identity, records = self.settings, self.identity, self.records
         config, engines, emit = records.config, records.engines, self.events.emit
-        control = settings.control
+        terms = session_settings(settings.control)
         self.sessions = Sessions(
             self.reactor,
             About(identity.name, identity.cluster, software_version()),
@@ -209,18 +203,12 @@ class Controller(SessionListener):
                 fence=lambda: config.fence,
                 quarantine=self._quarantine,
             ),
-            SessionSettings(
-                heartbeat_interval_s=control.heartbeat_interval_s,
-                heartbeat_misses=control.heartbeat_misses,
-                report_interval_s=control.report_interval_s,
-                rtt_high_s=control.rtt_warning_ms / 1000,
-                rtt_clear_s=control.rtt_warning_ms / 1000 * 6 / 7,
-            ),
+            terms,
         )
         self.attendance = Attendance(
             self.peers.links,
             self.reactor,
-            control.heartbeat_interval_s * control.heartbeat_misses,
+            terms.heartbeat_interval_s * terms.heartbeat_misses,
             self.sessions.expect,
         )
         self.candidates = Candidates(engines, self.reactor, records.groups.down_delay_s)
@@ -276,7 +264,7 @@ class Controller(SessionListener):
         stack.push_async_callback(awaited(self.sessions.stop))
         self.channels.listen(stack)
 
-    async def _listen_registration(self, stack: contextlib.AsyncExitStack) -> None:
+    async def _listen_registration(self, stack: contextlib.AsyncExitStack) -> tuple[Route, ...]:
         settings, records = self.settings.registration, self.records
         enrolment = Enrolment(
             self.identity.cluster,
@@ -289,12 +277,13 @@ class Controller(SessionListener):
         api = RegistrationApi(
             enrolment, lambda: members.document, self.settings.services, self.cluster.joining()
         )
-        self._registration_routes = api.routes()
-        router = Router(self._registration_routes, self.reactor, elsewhere=self.forwarding)
+        routes = api.routes()
+        router = Router(routes, self.reactor, elsewhere=self.forwarding)
         site = BoundedSite(router, self.reactor)
         place = Place(settings.port, "[registration] port", settings.bind)
         port = listen_tls(self.reactor, place, site, self._shown.registration)
         stack.push_async_callback(awaited(port.stopListening))
+        return routes
 
     async def _start_machines(self, stack: contextlib.AsyncExitStack) -> None:
         identity = self.identity
@@ -320,11 +309,11 @@ class Controller(SessionListener):
         addresses = registration_addresses(self.cluster.members.current)
         return MetaInfo(cluster=self.identity.cluster, controllers=addresses, token=token)
 
-    async def _listen_api(self, stack: contextlib.AsyncExitStack) -> None:
+    async def _listen_api(self, more: tuple[Route, ...], stack: contextlib.AsyncExitStack) -> None:
         surface = OperatorSurface(self.reactor, self.settings.api, self.identity, self.events.emit)
         await surface.open(self.seat, stack)
         routes = self._routes(surface)
-        self.peer_api.serve((*routes, *self._registration_routes), self.seat, surface.audit.ended)
+        self.peer_api.serve((*routes, *more), self.seat, surface.audit.ended)
         await surface.listen(routes, self.forwarding, self._shown.api, stack)
 
     def _renew_in_time(self, stack: contextlib.AsyncExitStack) -> None:

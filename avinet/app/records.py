@@ -17,6 +17,7 @@ from avinet.controller.groups import Groups
 from avinet.controller.image_keys import ImageKeys
 from avinet.controller.permits import PermitFiles, PermitRules, Permits
 from avinet.controller.reports import ConfigEvents
+from avinet.controller.seat import Seat
 from avinet.controller.tokens import Tokens
 from avinet.model.ids import SeId
 from avinet.store.interface import Store
@@ -72,6 +73,20 @@ class Records:
         config.listen(lambda _: permits.update_all(engines.all()))
         mirror = ConfigMirror(config, wall)
         return cls(config, engines, groups, image_keys, mirror, (mirror, tokens, engines, image_keys))
+
+    async def follow(self, seat: Seat) -> None:
+        """Stay what the store says, and do what is due whenever this controller leads."""
+        for mirror in self.mirrors:
+            seat.follow(mirror)
+        await seat.prepare(self.lead)
+
+    async def settled(self) -> None:
+        """Once the configuration, which takes longer to follow than the rest, is what was heard of."""
+        await self.config_mirror.settled()
+
+    def stop(self) -> None:
+        """Follow no more."""
+        self.config_mirror.stop()
 
     async def lead(self, term: int) -> None:
         """What only who writes may do to what it has loaded, in this term."""

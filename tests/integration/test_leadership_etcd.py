@@ -42,16 +42,14 @@ class Controller:
             lambda code, *told, **facts: self.events.append(code),
             reactor,
         )
-        for mirror in self.records.mirrors:
-            self.seat.follow(mirror)
-        await self.seat.prepare(self.records.lead)
+        await self.records.follow(self.seat)
         await self.seat.sit()
         return self
 
     async def stop(self):
         with contextlib.suppress(Exception):
             await self.seat.stop()
-        self.records.config_mirror.stop()
+        self.records.stop()
         await self.raw.close()
 
     @property
