@@ -21,7 +21,7 @@ from avinet.logs.incoming import IncomingLogs, LogStoreFullError, Part, is_full
 from avinet.model.events import Level
 from avinet.model.ids import SeId
 from avinet.model.logs import SegmentHead, SpoolTotals
-from avinet.wire.log_messages import PUSHED, Dropped, Pause, Planned, PullDone, Resume
+from avinet.wire.log_messages import PUSHED, Dropped, LogWelcome, Pause, Planned, PullDone, Resume
 
 KEPT_AT_ONCE = 256
 """Segments in one transaction; some 100 ms of fsyncs side by side."""
@@ -182,7 +182,7 @@ class LogIntake:
         if held is not None and held[1] is part:
             del self._claims[key]
 
-    def partials(self, link: LogLink, incarnation: str) -> Deferred[tuple[dict[str, int], int]]:
+    def partials(self, link: LogLink, incarnation: str) -> Deferred[LogWelcome]:
         """Once an older link of the same kind has let go of its files."""
         key = (link.se, link.live)
         older, self._links[key] = self._links.get(key), link
@@ -195,10 +195,12 @@ class LogIntake:
                 ending.ended.addCallback(_pass_on, done)
                 waiting.append(done)
 
-        def look() -> tuple[dict[str, int], int]:
-            return (
-                self.logs.partials(link.se, busy),
-                self.logs.ledger.drops_position(link.se, incarnation),
+        def look() -> LogWelcome:
+            ledger = self.logs.ledger
+            return LogWelcome(
+                partials=self.logs.partials(link.se, busy),
+                drops_position=ledger.drops_position(link.se, incarnation),
+                last_counter=ledger.last_counter(link.se, incarnation),
             )
 
         busy: set[str] = set()

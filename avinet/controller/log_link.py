@@ -195,13 +195,12 @@ class LogLink(TwistedProtocol):
         self._incarnation = message.incarnation
         self.owner.spool(self, message.totals, message.incarnation, message.below)
 
-        def found(answer: tuple[dict[str, int], int]) -> None:
+        def found(welcome: LogWelcome) -> None:
             self._greeting = False
-            partials, position = answer
             if self._lost:
                 return
-            self._receiving.hello(partials)
-            self.send(LogWelcome(partials=partials, drops_position=position))
+            self._receiving.hello(welcome.partials)
+            self.send(welcome)
             self.owner.link_ready(self)
             self._settle()
 

@@ -9,7 +9,7 @@ from avinet.controller.log_writes import Writes
 from avinet.logs.entries import Segment
 from avinet.logs.incoming import Part
 from avinet.model.logs import SegmentHead, SpoolTotals
-from avinet.wire.log_messages import Dropped, Planned, PullDone
+from avinet.wire.log_messages import Dropped, LogWelcome, Planned, PullDone
 
 Link_contra = TypeVar("Link_contra", contravariant=True)
 
@@ -38,8 +38,8 @@ class LinkOwner(Protocol[Link_contra]):
     def release(self, part: Part) -> None:
         """Nobody writes it any more."""
 
-    def partials(self, link: Link_contra, incarnation: str) -> Deferred[tuple[dict[str, int], int]]:
-        """What is on disk of the SE's segments that have not come whole, and the position of its drops."""
+    def partials(self, link: Link_contra, incarnation: str) -> Deferred[LogWelcome]:
+        """What to welcome it with: what is on disk here of its segments and drops."""
 
     def add_drops(self, link: Link_contra, message: Dropped) -> Deferred[None]:
         """Fires when they are in the ledger."""

@@ -251,6 +251,16 @@ class Ledger:
 
     # What SEs dropped.
 
+    def last_counter(self, se: SeId, incarnation: str) -> int:
+        """The highest of the spool's segments that came; 0 when none did."""
+        with self._reading() as connection:
+            row = connection.execute(
+                "SELECT max((SELECT coalesce(max(counter), 0) FROM segment WHERE se = ?1 AND incarnation = ?2),"
+                " (SELECT coalesce(max(known_below) - 1, 0) FROM spool WHERE se = ?1 AND incarnation = ?2))",
+                (se, incarnation),
+            ).fetchone()
+        return max(0, int(row[0]))
+
     def drops_position(self, se: SeId, incarnation: str) -> int:
         """How far the spool's list of drops is known; 0 for not at all."""
         with self._reading() as connection:

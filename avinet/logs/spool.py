@@ -112,6 +112,11 @@ class Spool:
         """The newest segment's; 0 before the first."""
         return self._index.counter
 
+    def set_back(self, counter: int, position: int) -> bool:
+        """``SpoolIndex.set_back``."""
+        with self._working, self._lock:
+            return self._index.set_back(counter, position)
+
     def pending(self, selection: Selection, up_to: int | None, after: int, limit: int) -> list[SegmentHead]:
         """The oldest ``limit`` (1,000 at most) of a selection with ``after`` < counter <= ``up_to``, by counter."""
         with self._lock:
@@ -142,10 +147,7 @@ class Spool:
         self._lent.difference_update(names)
 
     def acknowledge(self, names: Sequence[str]) -> None:
-        """They are kept elsewhere, for good: they go.  Names that are gone already are fine.
-
-        Their bytes go with ``sweep`` and ``enforce``.
-        """
+        """They are kept elsewhere, for good: they go, their bytes with ``sweep``.  Names that are gone already are fine."""
         with self._lock:
             self._leavings.add(*self._forget(names, None))
         self.give_back(names)
@@ -162,10 +164,9 @@ class Spool:
             self._refuse(placed, why)
 
     def drops_since(self, position: int, limit: int = MAX_TOLD) -> tuple[tuple[Drop, ...], int]:
-        """The next ``limit`` drops after ``position``, and the position of the last of them.
+        """The next ``limit`` drops after ``position``, and the position of the last of them: again, and perhaps more.
 
-        The same position brings the same drops again, and perhaps more, whoever asks; the oldest of very many that were
-        told are forgotten.  Positions only grow, from one incarnation to the next as well.
+        The oldest of very many that were told are forgotten.  Positions only grow, from one incarnation to the next as well.
         """
         with self._lock:
             return self._index.drops_since(position, limit)
@@ -356,7 +357,7 @@ class Spool:
             return False
         with self._lock:
             oldest = self._index.oldest(log_class, EVICTED_AT_ONCE + len(self._lent))
-            chosen = sorted(oldest, key=self._is_lent)[:EVICTED_AT_ONCE]
+            chosen = sorted(oldest, key=lambda each: each.head.name in self._lent)[:EVICTED_AT_ONCE]
             sizes = accumulate((each.head.size for each in chosen), initial=0)
             enough = sum(gone < size or number < count for number, gone in enumerate(sizes))
             names = [each.head.name for each in chosen[:enough]]
@@ -368,13 +369,10 @@ class Spool:
         """Whether some went that ended before; one that is being sent is gone soon anyway."""
         with self._lock:
             old = self._index.ended_before(before_us, EVICTED_AT_ONCE + len(self._lent))
-            names = [each.head.name for each in old if not self._is_lent(each)]
+            names = [each.head.name for each in old if each.head.name not in self._lent]
             gone, left = self._forget(names, DropReason.EXPIRED)
         self._clear(gone, left)
         return bool(gone)
-
-    def _is_lent(self, placed: Placed) -> bool:
-        return placed.head.name in self._lent
 
     def _refuse(self, placed: Placed, why: str) -> None:
         self._log.error("segment {name} is set aside: {why}", name=placed.head.name, why=why)

@@ -44,6 +44,8 @@ class SpoolIndex:
             raise StoreDamagedError(where=str(path), detail="it does not say whose it is")
         self.incarnation, self._counter = found
         self.losses = Losses(connection)
+        self._opened: tuple[int, int] | None = self._counter, self.losses.position()
+        """What the last segment and the last loss were; None once somebody has said what came to them."""
         self._held = {name: self._totals("WHERE log_class = ?", (name.value,)) for name in LogClass}
 
     @classmethod
@@ -74,6 +76,23 @@ class SpoolIndex:
         """Let go of the file; its log is merged into it."""
         with _translated(self._path):
             self._connection.close()
+
+    def set_back(self, counter: int, position: int) -> bool:
+        """A controller knows of segments up to ``counter`` and of losses up to ``position``; whether this is an older copy.
+
+        Then what was made since it was opened has names that stand for other things there, and gets others.  Asked once,
+        before anything is sent.
+        """
+        opened, self._opened = self._opened, None
+        if opened is None or (counter <= opened[0] and position <= opened[1]):
+            return False
+        shift = max(counter, self._counter) - opened[0]
+        with self._changing() as execute:
+            execute("UPDATE segment SET counter = counter + ? WHERE counter > ?", (shift, opened[0]))
+            execute("UPDATE spool SET counter = ?", (self._counter + shift,))
+            self.losses.set_back(position, opened[1])
+        self._counter += shift
+        return True
 
     def require(self) -> None:
         """``StoreDamagedError`` when somebody has removed the file: what is written to it would be gone with us."""

@@ -84,6 +84,18 @@ class Losses:
         )
         return drops, rows[-1][0] if rows else position
 
+    def position(self) -> int:
+        """The last one's."""
+        found: int = self._execute("SELECT seq FROM sqlite_sequence WHERE name = 'loss'").fetchone()[0]
+        return found
+
+    def set_back(self, position: int, opened: int) -> None:
+        """Those after ``opened`` come after ``position``, up to which a controller has others."""
+        shift = max(position, self.position()) - opened
+        self._execute("UPDATE loss SET position = position + ? WHERE position > ?", (shift, opened))
+        self._execute("UPDATE sqlite_sequence SET seq = seq + ? WHERE name = 'loss'", (shift,))
+        self._execute("UPDATE spool SET told = MAX(told, ?)", (position,))
+
     def totals(self) -> dict[DropReason, int]:
         """Records lost since the spool was made."""
         return {DropReason(reason): records for reason, records in self._execute("SELECT * FROM lost")}

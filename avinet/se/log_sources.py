@@ -47,6 +47,9 @@ class SpoolReader(Protocol):
     def last_counter(self) -> int:
         """The newest segment's."""
 
+    def set_back(self, counter: int, position: int) -> bool:
+        """A controller has segments and drops up to there; whether the spool is an older copy of itself."""
+
     def pending(self, selection: Selection, up_to: int | None, after: int, limit: int) -> list[SegmentHead]:
         """The oldest of a selection."""
 
@@ -100,6 +103,8 @@ class Outgoing:
     """The channel is gone, and why."""
     channel: LogChannel | None = attrs.field(default=None, init=False)
     welcomed: bool = attrs.field(default=False, init=False)
+    _early: list[LogMessage] | None = attrs.field(default=None, init=False, repr=False)
+    """What came right behind the welcome, while the spool is asked whether it fits."""
     _looking: bool = attrs.field(default=False, init=False)
     _held: set[str] = attrs.field(factory=set, init=False, repr=False)
     timers: Timers = attrs.field(init=False, repr=False)
@@ -120,16 +125,42 @@ class Outgoing:
 
     def message_received(self, channel: LogChannel, message: LogMessage) -> None:
         """What both services take."""
-        if isinstance(message, LogWelcome):
+        if self._early is not None:
+            self._early.append(message)
+        elif isinstance(message, LogWelcome):
             self.timers.cancel("hello")
-            self.welcomed = True
-            channel.sending.welcomed(message.partials)
-            self.begin(message)
-            return
-        if not self.welcomed:
+            self._early = []
+            self.blocking(self._compare, message).addCallback(self._welcome, channel, message).addErrback(
+                self.failed
+            )
+        elif not self.welcomed:
             raise RemoteProtocolError(
                 protocol=PROTOCOL, detail=f"{type(message).__name__} before log-welcome"
             )
+        else:
+            self._take(channel, message)
+
+    def _compare(self, welcome: LogWelcome) -> None:
+        """In a thread."""
+        if self.source.spool.set_back(welcome.last_counter, welcome.drops_position):
+            self._log.warn(
+                "the log spool is an older copy of itself: what is new gets numbers after what was sent"
+            )
+
+    def _welcome(self, _: object, channel: LogChannel, welcome: LogWelcome) -> None:
+        early, self._early = self._early, None
+        if self.channel is not channel:
+            return
+        self.welcomed = True
+        channel.sending.welcomed(welcome.partials)
+        self.begin(welcome)
+        try:
+            for message in early or ():
+                self._take(channel, message)
+        except RemoteProtocolError as failure:
+            channel.cut(str(failure))
+
+    def _take(self, channel: LogChannel, message: LogMessage) -> None:
         if isinstance(message, Ack):
             self._acknowledged(channel, message.names)
         elif isinstance(message, Refuse):

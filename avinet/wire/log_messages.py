@@ -72,6 +72,8 @@ class LogWelcome(LogMessage, tag="log-welcome", frozen=True, kw_only=True):
     """Of segments that were not finished: how many bytes are on disk here."""
     drops_position: Count = 0
     """The last ``Dropped`` of this incarnation that is on disk here."""
+    last_counter: Count = 0
+    """The highest of this incarnation that came here.  If the spool has not come so far it was set back, to an older copy."""
 
 
 class Pull(LogMessage, tag="pull", frozen=True, kw_only=True):

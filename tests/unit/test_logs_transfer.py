@@ -1,5 +1,7 @@
 """Logs on their way: pushed and pulled over a real secure channel, broken off anywhere, and each line there once."""
 
+import shutil
+
 from twisted.internet.defer import fail
 
 from avinet.controller.log_intake import Threads
@@ -373,6 +375,47 @@ class Broken(Fleet):
         self.assertEqual(self.state_of(pull), "done")
         self.assertEqual([one.head for one in self.ledger.waiting(2**62)], [second])
         self.assertEqual([one.drop.reason for one in self.ledger.drops()], [DropReason.CORRUPT])
+
+    def test_a_spool_that_is_set_back_to_an_older_copy_loses_nothing_of_what_is_new(self):
+        def drop(number):
+            self.engine.spool.note(
+                [Drop(reason=DropReason.TORN, log_class=FULL, first_us=number * 10**9, records=number)]
+            )
+
+        def attached():
+            self.attach()
+            for _ in range(2):
+                self.pump()
+                self.clock.advance(11)
+            self.pump()
+
+        copy = self.folder / "copy"
+        self.engine.log_bulk(SIGNIFICANT, 100 * KIB)
+        drop(1)
+        attached()
+        self.lose()
+        self.engine.spool.close()
+        shutil.copytree(self.engine.folder, copy)
+        self.engine.open()
+        for number in (2, 3):
+            self.engine.log_bulk(SIGNIFICANT, 100 * KIB)
+            drop(number)
+        attached()
+        self.lose()
+        self.engine.spool.close()
+        shutil.rmtree(self.engine.folder)
+        copy.rename(self.engine.folder)
+        self.engine.open()
+        self.engine.log_bulk(SIGNIFICANT, 100 * KIB)
+        drop(4)
+        attached()
+        self.engine.log_bulk(SIGNIFICANT, 100 * KIB)
+        drop(5)
+        self.engine.shipper.new_segments()
+        self.clock.advance(11)
+        self.pump()
+        self.assert_all_here(SIGNIFICANT)
+        self.assertEqual([one.drop.records for one in self.ledger.drops()], [1, 2, 3, 4, 5])
 
     def test_a_segment_whose_file_is_gone_is_lost_and_the_rest_comes(self):
         self.engine.log_bulk(FULL, 1 * MIB)
