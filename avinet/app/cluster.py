@@ -45,6 +45,7 @@ class Cluster:
     members: Members = attrs.field(init=False)
     holder: RootHolder = attrs.field(init=False)
     entry: OwnEntry = attrs.field(init=False)
+    lookout: ListLookout = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         identity = self.identity
@@ -58,12 +59,12 @@ class Cluster:
         self.members.listen(self._changed)
         self.holder = RootHolder(self.members, identity.root)
         self.entry = OwnEntry(self.holder, self.facts)
+        self.lookout = ListLookout(self.members, identity.root_pem.decode(), self.clock)
 
     def watch(self, stack: contextlib.AsyncExitStack) -> None:
         """Hear from the others, whatever becomes of the store."""
-        lookout = ListLookout(self.members, self.identity.root_pem.decode(), self.clock)
-        stack.callback(lookout.stop)
-        lookout.start()
+        stack.callback(self.lookout.stop)
+        self.lookout.start()
 
     async def open(self, store: Store, growth: StateEngineGrowth, stack: contextlib.AsyncExitStack) -> None:
         """The list as the store has it, and this controller's entry as it should be, where that can be signed here."""

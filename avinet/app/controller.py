@@ -185,6 +185,7 @@ class Controller(SessionListener):
         self.peers.links.offer(PEER_API, self.peer_api.build)
         self.peers.start(membership, self.channels, stack)
         members.listen(lambda before, after: self.peers.update(after))
+        self.peers.links.listen(self.cluster.lookout)
 
     async def _open_store(self, stack: contextlib.AsyncExitStack) -> None:
         stores = StateStores(self.reactor, self.settings, self.identity, self.events.emit)

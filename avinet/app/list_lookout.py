@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
@@ -17,8 +17,12 @@ from twisted.logger import Logger
 from avinet.app.cli.registration import ClusterTrust, fetch_list
 from avinet.app.own_entry import addresses_of
 from avinet.controller.members import Members
+from avinet.controller.peers import PeerListener
 from avinet.errors import AvinetError
+from avinet.model.ids import ControllerName
 
+SOON_S = 1.0
+"""After a link was lost: a controller that restarts does not listen yet, and one that lets us go does."""
 LOOK_S = 60.0
 """A small document of each other controller; what comes sooner comes by the store."""
 
@@ -27,8 +31,8 @@ Fetch = Callable[[ClusterTrust, str], str]
 
 
 @attrs.define(eq=False)
-class ListLookout:
-    """``start`` it before the store is there, and ``stop`` it."""
+class ListLookout(PeerListener):
+    """``start`` it before the store is there, and ``stop`` it.  A peer that is lost may have let us go: it is asked."""
 
     members: Members
     root_pem: str
@@ -36,6 +40,7 @@ class ListLookout:
     in_thread: Callable[..., "Deferred[Any]"] = deferToThread
     fetch: Fetch = fetch_list
     _looks: LoopingCall = attrs.field(init=False, repr=False)
+    _soon: IDelayedCall | None = attrs.field(default=None, init=False, repr=False)
     _log: ClassVar[Logger] = Logger()
 
     def __attrs_post_init__(self) -> None:
@@ -50,6 +55,16 @@ class ListLookout:
         """Look no more."""
         if self._looks.running:
             self._looks.stop()
+        if self._soon is not None and self._soon.active():
+            self._soon.cancel()
+
+    def peer_down(self, name: ControllerName, why: str) -> None:
+        """Look in a moment; several that are lost together are one look."""
+        if self._looks.running and (self._soon is None or not self._soon.active()):
+            self._soon = self.clock.callLater(SOON_S, self._look_soon)
+
+    def _look_soon(self) -> None:
+        Deferred.fromCoroutine(self.look()).addErrback(lambda f: self._log.failure("looking for lists", f))
 
     async def look(self) -> None:
         """Take the newest list that another controller has; who does not answer is asked again a minute later."""

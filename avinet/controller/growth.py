@@ -32,9 +32,6 @@ class StateEngineGrowth(Protocol):
     async def dismiss(self, name: ControllerName) -> None:
         """Take a member out; it need not be one."""
 
-    async def members(self) -> tuple[ControllerName, ...]:
-        """Those that it has."""
-
 
 class NoGrowth:
     """A state engine of one controller alone: it takes nobody, and has nobody to dismiss."""
@@ -50,10 +47,6 @@ class NoGrowth:
     async def dismiss(self, name: ControllerName) -> None:
         """Nothing to do."""
 
-    async def members(self) -> tuple[ControllerName, ...]:
-        """None to tell."""
-        return ()
-
 
 class OutsideGrowth:
     """A state engine that others run: every controller has its address in its settings, and none is a member of it."""
@@ -67,7 +60,3 @@ class OutsideGrowth:
 
     async def dismiss(self, name: ControllerName) -> None:
         """Nothing to do."""
-
-    async def members(self) -> tuple[ControllerName, ...]:
-        """None that is a controller's."""
-        return ()

@@ -3,7 +3,7 @@
 A request with a token joins.  Whoever asks is an operator with a bundle, so each refusal says in words what is wrong,
 to the caller as well as in an event.  What is done, in this order, and where it is cut the same request goes on:
 
-1. with a bundle that gives another's place: that one's state engine is taken out, since two of one name cannot be;
+1. with a bundle that gives another's place: that one is taken out of the state engine (``Removal`` says why first);
 2. one transaction of the store: the new list, and the token as spent by this node key;
 3. the list's local copy, then all who live by it (``Members``);
 4. the state engine lets the new one in, and the answer says what it is to be started with.

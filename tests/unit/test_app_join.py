@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.app.cli.errors import ControllerUnreachableError
 from avinet.app.cli.registration import ClusterTrust
 from avinet.app.join import AlreadyControllerError, AnswerWrongError, Join
-from avinet.app.list_lookout import LOOK_S, ListLookout
+from avinet.app.list_lookout import LOOK_S, SOON_S, ListLookout
 from avinet.app.own_entry import OwnEntry
 from avinet.controller.join_tokens import JoinTokenSpentError
 from avinet.controller.newcomers import NameTakenError, PortTakenError
@@ -304,6 +304,19 @@ class Away(Case):
         self.assertEqual(self.asked, ["192.0.2.1:8443"] * 2)
         failure = self.assertRaises(ControllerRemovedError, self.identity)
         self.assertEqual((failure.name, failure.number), ("c2", 3))
+
+    def test_a_link_that_is_lost_makes_it_look_at_once_and_once(self):
+        self.lookout.start()
+        run(self.site.removal.remove("c2"))
+        for name in ("c1", "c3"):
+            self.lookout.peer_down(name, "it was cut")
+        self.site.clock.advance(SOON_S)
+        self.assertFalse(self.members.is_member)
+        self.assertEqual(len(self.asked), 2)
+        self.lookout.stop()
+        self.lookout.peer_down("c1", "it was cut")
+        self.site.clock.advance(LOOK_S)
+        self.assertEqual(len(self.asked), 2)
 
     def test_a_list_that_is_no_newer_or_not_signed_is_nothing(self):
         self.lookout.start()

@@ -229,14 +229,17 @@ class Leaves(Case):
         failure = self.assertRaises(RootElsewhereError, lambda: run(removal.remove("c2")))
         self.assertEqual(failure.holder, "c1")
 
-    def test_a_state_engine_that_does_not_answer_is_told_later(self):
+    def test_it_is_out_of_the_state_engine_before_it_can_hear_of_it(self):
+        self.site.members.listen(lambda before, after: self.assertNotIn("c2", self.site.growth.names))
+        self.remove("c2")
+        self.assertEqual(self.site.heard[-1], (3, 4))
+
+    def test_a_state_engine_that_does_not_answer_leaves_everything_as_it_was(self):
         self.site.growth.down = True
-        removed = self.remove("c2")
-        self.assertIn("state engine", removed.warnings[-1])
-        self.assertIn("STATE_MEMBER_LEFT_BEHIND", self.site.events.codes())
+        self.assertRaises(StoreUnavailableError, self.remove, "c2")
+        self.assertEqual((self.agree().number, self.site.growth.names), (3, {"c1", "c2", "c3"}))
         self.site.growth.down = False
-        self.assertEqual(self.remove("c2").membership, removed.membership)
-        self.assertEqual(self.site.growth.names, {"c1", "c3"})
+        self.remove("c2")
         self.assertRaises(ControllerNotFoundError, self.remove, "c2")
 
     def test_a_store_that_fails_at_each_call_leaves_nothing_half_done(self):
@@ -250,7 +253,6 @@ class Leaves(Case):
                 except StoreUnavailableError:
                     site.store.heal()
                     site.restart()
-                    run(site.removal.tidy())
                     if "c2" in site.names():
                         run(site.removal.remove("c2"))
                 site.store.heal()
