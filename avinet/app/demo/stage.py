@@ -5,7 +5,6 @@ writes to a log of its own.  Envoys outlive their agents by design, so the end o
 """
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from avinet.app.cli.client import Client
+from avinet.app.demo.joining import TWISTD, JoinFailedError, controller_command, join
 from avinet.app.demo.plan import BACKENDS, ControllerPlan, DemoPlan
 from avinet.cloud.child import Child, Command, RotatingLog
 from avinet.dataplane.envoy import stop_data_plane
@@ -30,8 +30,6 @@ READY_TIMEOUT_S = 60.0
 """A controller starts in 2 s on an idle machine."""
 IN_SYNC_TIMEOUT_S = 120.0
 """Enrolment, Envoy's start and the first health checks take 5 s on an idle machine."""
-JOIN_TIMEOUT_S = 60.0
-"""The state engine takes a new member in 3 s after the last one."""
 POLL_S = 0.1
 MAX_DEATHS = 3
 """Children that die while the demo comes up; what fails so often will not mend itself."""
@@ -98,27 +96,15 @@ class Stage:
         write_private(one.settings, one.settings_text().encode())
         if number > 1:
             await deferToThread(self._join, one)
-        self._run(
-            one.name,
-            *one.inside(*self._twistd("avicontroller")),
-            *("--state", str(one.state), "--config", str(one.settings)),
-        )
+        self._run(one.name, *controller_command(one))
         await self._until(lambda: self._ready(one, number), one.name, READY_TIMEOUT_S)
-
-    def _twistd(self, role: str) -> tuple[str, ...]:
-        return (
-            sys.executable,
-            "-c",
-            "import sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()",
-            "--nodaemon",
-            role,
-        )
 
     def _run_engine(self, name: str) -> None:
         plan = self.plan
         self._run(
             name,
-            *self._twistd("avise"),
+            *TWISTD,
+            "avise",
             *("--state", str(plan.engine_state(name)), "--config", str(plan.settings())),
             *("--image", str(plan.image), "--meta-info", str(plan.meta_info(name))),
         )
@@ -152,22 +138,10 @@ class Stage:
         return bool(status["quorum"]) and len(roles) == number and "unreachable" not in roles
 
     def _join(self, one: ControllerPlan) -> None:
-        """As an operator does: a bundle from a member, carried to the new one's machine."""
-        avinet = (sys.executable, "-c", "from avinet.app.cli.main import main; main()", "--state")
-        at_first = (*avinet, str(self.plan.first.state), "cluster", "bundle", "--out", str(one.bundle))
-        at_new = one.inside(
-            *(*avinet, str(one.state), "cluster", "join", str(one.bundle), "--config", str(one.settings))
-        )
-        for command in (at_first, at_new):
-            try:
-                ran = subprocess.run(
-                    command, capture_output=True, text=True, timeout=JOIN_TIMEOUT_S, check=False
-                )
-            except subprocess.TimeoutExpired as why:
-                raise self._failed(f"{one.name} has not joined after {JOIN_TIMEOUT_S:.0f} s") from why
-            if ran.returncode:
-                raise self._failed(f"{one.name} cannot join: {ran.stderr.strip()}")
-        one.bundle.unlink()
+        try:
+            join(self.plan.first, one)
+        except JoinFailedError as why:
+            raise self._failed(str(why).rstrip(".")) from why
 
     def _build_image(self) -> None:
         with open(self.plan.image, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:
