@@ -14,6 +14,7 @@ from typing import IO, Any, Self
 
 import attrs
 
+from avinet.logs.entries import PACK, SEGMENT
 from avinet.model.logs import LogClass, piece_name
 from avinet.trust import keys
 from avinet.trust.files import private_dir
@@ -170,8 +171,9 @@ class Ends:
 
     def throw_away(self) -> None:
         """What the controller has received: no store takes it here."""
-        for path in (self.folder / "controller").rglob("*.zst"):
-            path.unlink()
+        for suffix in (SEGMENT, PACK):
+            for path in (self.folder / "controller").rglob(f"*{suffix}"):
+                path.unlink()
 
 
 @contextlib.contextmanager

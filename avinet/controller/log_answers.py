@@ -1,6 +1,6 @@
 """What a link of a log service answers about segments: acknowledged with others of the same moment, or refused."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar
 
 import attrs
@@ -23,9 +23,9 @@ class LinkAnswers:
     """Names that wait for the end of this moment: no more than segments without an answer (``Receiving``)."""
     _log: ClassVar[Logger] = Logger()
 
-    def acknowledge(self, name: str) -> None:
+    def acknowledge(self, names: Iterable[str]) -> None:
         """With others that are kept in the same moment."""
-        self._kept.append(name)
+        self._kept += names
         self.timers.later("acks", 0, self._send_kept)
 
     def _send_kept(self) -> None:
@@ -33,12 +33,15 @@ class LinkAnswers:
         for first in range(0, len(names), MAX_NAMES):
             self.send(Ack(names=tuple(names[first : first + MAX_NAMES])))
 
-    def refuse(self, refusal: Refusal) -> None:
+    def refuse(self, refusals: Sequence[Refusal]) -> None:
         """At once."""
-        self._log.warn(
-            "a segment of {se} is refused: {reason}, {text}",
-            se=self.se,
-            reason=refusal.reason.value,
-            text=refusal.text,
-        )
-        self.send(Refuse(name=refusal.name, reason=refusal.reason, text=refusal.text))
+        if refusals:
+            self._log.warn(
+                "{count} segments of {se} are refused, the first as {reason}, {text}",
+                count=len(refusals),
+                se=self.se,
+                reason=refusals[0].reason.value,
+                text=refusals[0].text,
+            )
+        for refusal in refusals:
+            self.send(Refuse(name=refusal.name, reason=refusal.reason, text=refusal.text))

@@ -4,7 +4,7 @@ Whole segments of all links that wait are made to last together: their fsyncs si
 cannot be written now (a full disk, a quota) is told as an event once, and again when it is over.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
@@ -15,16 +15,18 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from avinet.controller.log_link import RETRY_S, LogLink
-from avinet.controller.log_writes import Writes
+from avinet.controller.log_writes import AnyPart, Writes
 from avinet.logs.entries import Segment
-from avinet.logs.incoming import IncomingLogs, LogStoreFullError, Part, is_full
+from avinet.logs.incoming import IncomingLogs, LogStoreFullError, is_full
+from avinet.logs.incoming_pack import PackPart, Start
+from avinet.logs.incoming_part import Part
 from avinet.model.events import Level
 from avinet.model.ids import SeId
 from avinet.model.logs import SegmentHead, SpoolTotals
 from avinet.wire.log_messages import PUSHED, Dropped, LogWelcome, Pause, Planned, PullDone, Resume
 
 KEPT_AT_ONCE = 256
-"""Segments in one transaction; some 100 ms of fsyncs side by side."""
+"""Files in one transaction; some 100 ms of fsyncs side by side."""
 FREE_BUFFERS = 4
 """2.5 MiB each; a link at full speed uses two."""
 FORGOTTEN_AT_ONCE = 1_000
@@ -64,8 +66,8 @@ class LogListener:
     def told(self, link: LogLink, message: Planned | PullDone) -> None:
         """About a pull."""
 
-    def arrived(self, link: LogLink, head: SegmentHead, pull: int) -> None:
-        """A segment is here for good; ``pull`` is 0 when it was pushed."""
+    def arrived(self, link: LogLink, heads: Sequence[SegmentHead], pull: int) -> None:
+        """Segments are here for good; ``pull`` is 0 when they were pushed."""
 
     def flowed(self, link: LogLink, pull: int, size: int) -> None:
         """So many bytes came for a pull; they may come again."""
@@ -99,9 +101,11 @@ class LogIntake:
     """Whose threads are not done."""
     _forgotten: dict[tuple[SeId, str], int] = attrs.field(factory=dict, init=False, repr=False)
     """Of each spool: names with lower counters are forgotten."""
-    _claims: dict[tuple[SeId, str], tuple[LogLink, Part]] = attrs.field(factory=dict, init=False, repr=False)
-    _whole: list[tuple[Part, str, Deferred[None]]] = attrs.field(factory=list, init=False, repr=False)
-    """Segments that wait for the ledger."""
+    _claims: dict[tuple[SeId, str], tuple[LogLink, AnyPart]] = attrs.field(
+        factory=dict, init=False, repr=False
+    )
+    _whole: list[tuple[AnyPart, str, Deferred[None]]] = attrs.field(factory=list, init=False, repr=False)
+    """What waits for the ledger."""
     _free: list[Writes] = attrs.field(factory=list, init=False, repr=False)
     _keeping: bool = attrs.field(default=False, init=False)
     _listeners: list[LogListener] = attrs.field(factory=list, init=False, repr=False)
@@ -166,23 +170,26 @@ class LogIntake:
         """Its file."""
         return self.logs.part(segment, offset)
 
-    def claim(self, link: LogLink, part: Part) -> bool:
+    def pack(self, se: SeId, start: Start) -> PackPart:
+        """Its file."""
+        return self.logs.pack(se, start)
+
+    def claim(self, link: LogLink, part: AnyPart) -> bool:
         """One link writes a segment at a time."""
-        key = (link.se, part.head.name)
-        held = self._claims.get(key)
-        if held is not None and held[0] is not link:
+        keys = [(link.se, name) for name in part.names]
+        if any(held[0] is not link for key in keys if (held := self._claims.get(key)) is not None):
             return False
-        self._claims[key] = (link, part)
+        self._claims.update(dict.fromkeys(keys, (link, part)))
         return True
 
-    def release(self, part: Part) -> None:
+    def release(self, part: AnyPart) -> None:
         """Not any more."""
-        key = (part.segment.se, part.head.name)
-        held = self._claims.get(key)
-        if held is not None and held[1] is part:
-            del self._claims[key]
+        for name in part.names:
+            held = self._claims.get((part.se, name))
+            if held is not None and held[1] is part:
+                del self._claims[part.se, name]
 
-    def partials(self, link: LogLink, incarnation: str) -> Deferred[LogWelcome]:
+    def welcome(self, link: LogLink, incarnation: str) -> Deferred[LogWelcome]:
         """Once an older link of the same kind has let go of its files."""
         key = (link.se, link.live)
         older, self._links[key] = self._links.get(key), link
@@ -196,11 +203,14 @@ class LogIntake:
                 waiting.append(done)
 
         def look() -> LogWelcome:
+            partials, kept = self.logs.left_by(link.se, busy)
             ledger = self.logs.ledger
             return LogWelcome(
-                partials=self.logs.partials(link.se, busy),
+                partials=partials,
+                kept=kept,
                 drops_position=ledger.drops_position(link.se, incarnation),
                 last_counter=ledger.last_counter(link.se, incarnation),
+                batches=True,
             )
 
         busy: set[str] = set()
@@ -230,9 +240,9 @@ class LogIntake:
         """Pass it on."""
         self._tell(lambda listener: listener.told(link, message))
 
-    def arrived(self, link: LogLink, head: SegmentHead, pull: int) -> None:
+    def arrived(self, link: LogLink, heads: Sequence[SegmentHead], pull: int) -> None:
         """Pass it on."""
-        self._tell(lambda listener: listener.arrived(link, head, pull))
+        self._tell(lambda listener: listener.arrived(link, heads, pull))
 
     def flowed(self, link: LogLink, pull: int, size: int) -> None:
         """Pass it on."""
@@ -283,7 +293,7 @@ class LogIntake:
 
     # Keeping
 
-    def keep(self, part: Part, pull: str) -> Deferred[None]:
+    def keep(self, part: AnyPart, pull: str) -> Deferred[None]:
         """With all others that wait."""
         done: Deferred[None] = Deferred()
         self._whole.append((part, pull, done))

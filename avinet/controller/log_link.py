@@ -20,26 +20,28 @@ from twisted.python.failure import Failure
 from avinet.controller.log_answers import LinkAnswers
 from avinet.controller.log_owner import LinkOwner
 from avinet.controller.log_pace import MessagePace
-from avinet.controller.log_writes import Verdict, Writes
+from avinet.controller.log_verdicts import Verdicts
+from avinet.controller.log_writes import AnyPart, Writes
 from avinet.controller.pull_records import ledger_key
 from avinet.errors import RemoteProtocolError
 from avinet.logs.entries import Segment
-from avinet.logs.incoming import Part
+from avinet.logs.incoming_pack import Start
 from avinet.logs.receiving import Receiving, Refusal
 from avinet.logs.timers import Timers
 from avinet.model.ids import SeId
 from avinet.wire.log_codec import PROTOCOL, LogDecoder, encode
 from avinet.wire.log_messages import (
+    Batch,
     Begin,
     Dropped,
     DroppedAck,
+    Leave,
     LogHello,
     LogMessage,
     LogUnsupported,
     LogWelcome,
     Planned,
     PullDone,
-    RefuseReason,
     SpoolStatus,
 )
 from avinet.wire.vocabulary import UnknownMessage
@@ -62,14 +64,11 @@ class LogLink(TwistedProtocol):
     """Fires when it is lost and its thread has done with its files."""
     _receiving: Receiving = attrs.field(factory=Receiving, init=False, repr=False)
     _decoder: LogDecoder = attrs.field(factory=LogDecoder, init=False, repr=False)
-    _part: Part | None = attrs.field(default=None, init=False)
-    """Of the segment under way."""
-    _pulls: dict[Part, int] = attrs.field(factory=dict, init=False, repr=False)
-    """Of parts of which the thread has not said what becomes of them."""
     _gathering: Writes | None = attrs.field(default=None, init=False, repr=False)
     _writing: Writes | None = attrs.field(default=None, init=False, repr=False)
     _timers: Timers = attrs.field(init=False, repr=False)
     _answers: LinkAnswers = attrs.field(init=False, repr=False)
+    _verdicts: "Verdicts[LogLink]" = attrs.field(init=False, repr=False)
     _incarnation: str = attrs.field(default="", init=False)
     _greeting: bool = attrs.field(default=False, init=False)
     """The hello is being answered."""
@@ -91,6 +90,10 @@ class LogLink(TwistedProtocol):
     @_answers.default
     def _new_answers(self) -> LinkAnswers:
         return LinkAnswers(self.se, self.send, self._timers)
+
+    @_verdicts.default
+    def _new_verdicts(self) -> "Verdicts[LogLink]":
+        return Verdicts(self, self.owner, self._receiving, self._answers, self.cut, self._settle)
 
     @_pace.default
     def _new_pace(self) -> MessagePace:
@@ -120,7 +123,7 @@ class LogLink(TwistedProtocol):
                 if isinstance(thing, memoryview):
                     self._raw(thing)
                 else:
-                    self._pace.took()
+                    self._pace.took(len(thing.heads) if isinstance(thing, Batch) else 0)
                     self._message(thing)
         except RemoteProtocolError as failure:
             self.cut(failure.detail)
@@ -170,8 +173,8 @@ class LogLink(TwistedProtocol):
     # What comes
 
     def _message(self, message: LogMessage | UnknownMessage) -> None:
-        if isinstance(message, Begin):
-            self._begin(message)
+        if isinstance(message, Begin | Batch | Leave):
+            self._move(message)
         elif isinstance(message, UnknownMessage):
             self.send(LogUnsupported(tag_=message.tag))
         elif isinstance(message, LogHello):
@@ -208,7 +211,7 @@ class LogLink(TwistedProtocol):
             self._log.error("logs of {se} cannot be taken: {why}", se=self.se, why=failure.getErrorMessage())
             self._abort()
 
-        self.owner.partials(self, message.incarnation).addCallbacks(found, failed).addErrback(failed)
+        self.owner.welcome(self, message.incarnation).addCallbacks(found, failed).addErrback(failed)
 
     def _dropped(self, message: Dropped) -> None:
         if self._dropping or not self.live:
@@ -227,33 +230,52 @@ class LogLink(TwistedProtocol):
 
         self.owner.add_drops(self, message).addCallbacks(kept, failed)
 
-    def _begin(self, message: Begin) -> None:
+    def _move(self, message: Begin | Batch | Leave) -> None:
+        """What was under way is left, and something else begins."""
         self._leave()
+        if isinstance(message, Begin):
+            self._begin(message)
+        elif isinstance(message, Batch):
+            self._batch(message)
+
+    def _begin(self, message: Begin) -> None:
         answer = self._receiving.begin(message)
         if isinstance(answer, Refusal):
-            self._answers.refuse(answer)
+            self._answers.refuse([answer])
             return
-        part = self.owner.part(Segment(self.se, answer.head), message.offset)
+        self._take(self.owner.part(Segment(self.se, answer.head), message.offset), message.pull)
+
+    def _batch(self, message: Batch) -> None:
+        flight, refusals = self._receiving.batch(message)
+        self._answers.refuse(refusals)
+        if len(refusals) == len(flight.heads):
+            self._receiving.skip_current()
+            return
+        pack = self.owner.pack(self.se, Start(flight.heads, ledger_key(flight.pull) if flight.pull else ""))
+        pack.refuse(flight.refused)
+        self._take(pack, flight.pull)
+
+    def _take(self, part: AnyPart, pull: int) -> None:
         if not self.owner.claim(self, part):
+            part.close()
             raise _broken("a segment that comes on another channel already")
-        self._part = part
-        self._pulls[part] = message.pull
+        self._verdicts.begin(part, pull)
         self._gather().begin(part)
 
     def _raw(self, piece: memoryview) -> None:
         flight = self._receiving.raw(len(piece))
-        part = self._part
+        part = self._verdicts.part
         if flight is None or part is None:
             return
         self._gather().add(part, piece, last=not flight.left)
         if flight.pull:
             self.owner.flowed(self, flight.pull, len(piece))
         if not flight.left:
-            self._part = None
+            self._verdicts.part = None
 
     def _leave(self) -> None:
         """The segment under way goes on later, if at all."""
-        part, self._part = self._part, None
+        part, self._verdicts.part = self._verdicts.part, None
         self._receiving.leave()
         if part is not None:
             self._gather().leave(part)
@@ -283,63 +305,19 @@ class LogLink(TwistedProtocol):
 
     def _written(self, _: None) -> None:
         self._running = self._held_up = False
-        self._judge_all()
         writes, self._writing = self._writing, None
         if writes is not None:
+            self._verdicts.judge(writes)
             self.owner.give_back(writes)
         self._write()
         self._settle()
-
-    def _judge_all(self) -> None:
-        writes = self._writing
-        if writes is None:
-            return
-        try:
-            for part, verdict in writes.take_verdicts():
-                self._judge(part, verdict)
-        except RemoteProtocolError as failure:
-            self.cut(failure.detail)
-
-    def _judge(self, part: Part, verdict: Verdict) -> None:
-        name, pull = part.head.name, self._pulls.pop(part, 0)
-        if verdict is Verdict.TRUE:
-            self.owner.keep(part, ledger_key(pull) if pull else "").addCallback(self._kept, part, pull)
-            return
-        self.owner.release(part)
-        if verdict is Verdict.LEFT:
-            return
-        if self._part is part:
-            self._part = None
-        if verdict is Verdict.KNOWN:
-            self._receiving.skip(name)
-            self._answers.acknowledge(name)
-        elif verdict is Verdict.GONE or part.offset:
-            self._refuse(name, RefuseReason.AGAIN, "what was here of it is not what it should be")
-        else:
-            self._refuse(name, RefuseReason.CORRUPT, "its hash is another one")
-
-    def _kept(self, _: None, part: Part, pull: int) -> None:
-        name = part.head.name
-        self.owner.release(part)
-        if part.unwanted:
-            try:
-                self._refuse(name, RefuseReason.AGAIN, "it could not be kept")
-            except RemoteProtocolError as failure:
-                self.cut(failure.detail)
-            return
-        self._receiving.acknowledge(name)
-        self.owner.arrived(self, part.head, pull)
-        self._answers.acknowledge(name)
-        self._settle()
-
-    def _refuse(self, name: str, reason: RefuseReason, text: str) -> None:
-        self._answers.refuse(self._receiving.refuse(name, reason, text))
 
     def _not_written(self, failure: Failure) -> None:
         """The disk is full, a quota used up, or the disk is broken: wait, unless there is nobody to wait for."""
         self._running = False
         self._held_up = True
-        self._judge_all()
+        if self._writing is not None:
+            self._verdicts.judge(self._writing)
         self.owner.held_up(self, failure)
         if self._lost:
             self._forget()
@@ -350,11 +328,8 @@ class LogLink(TwistedProtocol):
 
     def _forget(self) -> None:
         """What cannot be written is lost here, and not at the SE."""
-        for part in self._pulls:
-            part.close()
-            self.owner.release(part)
-        self._pulls.clear()
-        self._part = self._writing = self._gathering = None
+        self._verdicts.forget()
+        self._writing = self._gathering = None
 
     def _defect(self, failure: Failure) -> None:
         self._log.failure("a log link failed", failure)

@@ -1,13 +1,16 @@
 """What a link of a log service asks of whoever owns all of them (``avinet.controller.log_intake``)."""
 
+from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from avinet.controller.log_writes import Writes
+from avinet.controller.log_writes import AnyPart, Writes
 from avinet.logs.entries import Segment
-from avinet.logs.incoming import Part
+from avinet.logs.incoming_pack import PackPart, Start
+from avinet.logs.incoming_part import Part
+from avinet.model.ids import SeId
 from avinet.model.logs import SegmentHead, SpoolTotals
 from avinet.wire.log_messages import Dropped, LogWelcome, Planned, PullDone
 
@@ -26,19 +29,22 @@ class LinkOwner(Protocol[Link_contra]):
     def write(self, writes: Writes) -> Deferred[None]:
         """In the pool of all links."""
 
-    def keep(self, part: Part, pull: str) -> Deferred[None]:
-        """A whole segment: fires when it is in the ledger; never fails."""
+    def keep(self, part: AnyPart, pull: str) -> Deferred[None]:
+        """What is whole: fires when it is in the ledger; never fails."""
 
     def part(self, segment: Segment, offset: int) -> Part:
         """Its file."""
 
-    def claim(self, link: Link_contra, part: Part) -> bool:
-        """Whether the link may write this segment: no other one does."""
+    def pack(self, se: SeId, start: Start) -> PackPart:
+        """A batch's file."""
 
-    def release(self, part: Part) -> None:
+    def claim(self, link: Link_contra, part: AnyPart) -> bool:
+        """Whether the link may write these segments: no other one does."""
+
+    def release(self, part: AnyPart) -> None:
         """Nobody writes it any more."""
 
-    def partials(self, link: Link_contra, incarnation: str) -> Deferred[LogWelcome]:
+    def welcome(self, link: Link_contra, incarnation: str) -> Deferred[LogWelcome]:
         """What to welcome it with: what is on disk here of its segments and drops."""
 
     def add_drops(self, link: Link_contra, message: Dropped) -> Deferred[None]:
@@ -53,8 +59,8 @@ class LinkOwner(Protocol[Link_contra]):
     def told(self, link: Link_contra, message: Planned | PullDone) -> None:
         """About a pull."""
 
-    def arrived(self, link: Link_contra, head: SegmentHead, pull: int) -> None:
-        """A segment is in the ledger."""
+    def arrived(self, link: Link_contra, heads: Sequence[SegmentHead], pull: int) -> None:
+        """Segments are in the ledger."""
 
     def flowed(self, link: Link_contra, pull: int, size: int) -> None:
         """Some bytes of a segment have come."""

@@ -5,6 +5,8 @@ import attrs
 MESSAGES_PER_S = 1_000.0
 """Small significant segments are 800 a second over a long path; beyond this the link is read no further for a while."""
 MESSAGES_BURST = 2_000.0
+HEADS = 32
+"""In a batch they are as much work as a message."""
 
 
 @attrs.define(eq=False)
@@ -14,9 +16,9 @@ class MessagePace:
     at: float
     _tokens: float = attrs.field(default=MESSAGES_BURST, init=False)
 
-    def took(self) -> None:
-        """One more has come."""
-        self._tokens -= 1
+    def took(self, heads: int = 0) -> None:
+        """One more has come, with so many heads of segments."""
+        self._tokens -= 1 + heads // HEADS
 
     def wait_s(self, now: float) -> float:
         """How long nothing more should be read; 0 to go on."""

@@ -5,7 +5,7 @@ wants everything that was received does not wait for that moment.  Nothing is lo
 ledger until they are in the store, or are set aside with an event.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -134,9 +134,9 @@ class Arrivals(LogListener):
     def __init__(self, service: "LogStoreService") -> None:
         self._service = service
 
-    def arrived(self, link: LogLink, head: SegmentHead, pull: int) -> None:
-        """It waits in the ledger."""
-        self._service.arrived(head.raw_bytes)
+    def arrived(self, link: LogLink, heads: Sequence[SegmentHead], pull: int) -> None:
+        """They wait in the ledger."""
+        self._service.arrived(sum(head.raw_bytes for head in heads))
 
 
 @attrs.define(eq=False)
@@ -180,7 +180,7 @@ class LogStoreService:
         self._tell_all()
 
     def arrived(self, raw_bytes: int) -> None:
-        """A segment was received."""
+        """So much NDJSON was received."""
         self._arrived_bytes += raw_bytes
         self._take_in(0.0 if self._arrived_bytes >= GATHER_BYTES else GATHER_S)
 

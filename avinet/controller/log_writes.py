@@ -8,7 +8,9 @@ import enum
 
 import attrs
 
-from avinet.logs.incoming import IncomingLogs, Part, PartGoneError
+from avinet.logs.incoming import IncomingLogs
+from avinet.logs.incoming_pack import PackPart
+from avinet.logs.incoming_part import Part, PartGoneError
 from avinet.units import KIB, MIB
 
 BUFFER_BYTES = 2 * MIB
@@ -30,11 +32,16 @@ class Verdict(enum.Enum):
     """It should go on behind what is on disk, which is not there."""
     LEFT = "left"
     """Nothing more comes of it for now."""
+    DONE = "done"
+    """Of a batch: it has ended, and each of its segments is known, kept, false, or left."""
+
+
+AnyPart = Part | PackPart
 
 
 @attrs.define(eq=False)
 class _Step:
-    part: Part
+    part: AnyPart
     start: int
     end: int
     last: bool = False
@@ -50,7 +57,7 @@ class Writes:
     buffer: bytearray = attrs.field(factory=lambda: bytearray(BUFFER_BYTES + SLACK_BYTES), repr=False)
     size: int = attrs.field(default=0, init=False)
     """Bytes gathered."""
-    verdicts: list[tuple[Part, Verdict]] = attrs.field(factory=list, init=False)
+    verdicts: list[tuple[AnyPart, Verdict]] = attrs.field(factory=list, init=False)
     _steps: list[_Step] = attrs.field(factory=list, init=False)
     _next: int = attrs.field(default=0, init=False)
 
@@ -64,11 +71,11 @@ class Writes:
 
     # On the reactor
 
-    def begin(self, part: Part) -> None:
+    def begin(self, part: AnyPart) -> None:
         """Bytes of this segment follow."""
         self._steps.append(_Step(part, self.size, self.size))
 
-    def add(self, part: Part, data: memoryview, *, last: bool) -> None:
+    def add(self, part: AnyPart, data: memoryview, *, last: bool) -> None:
         """Some of its bytes; ``last`` are those at its end."""
         if not self._steps or self._steps[-1].part is not part:
             self.begin(part)
@@ -78,13 +85,13 @@ class Writes:
         self.size = step.end = end
         step.last = last
 
-    def leave(self, part: Part) -> None:
+    def leave(self, part: AnyPart) -> None:
         """Nothing more comes of it for now."""
         if not self._steps or self._steps[-1].part is not part:
             self.begin(part)
         self._steps[-1].left = True
 
-    def take_verdicts(self) -> list[tuple[Part, Verdict]]:
+    def take_verdicts(self) -> list[tuple[AnyPart, Verdict]]:
         """Those since the last call."""
         verdicts, self.verdicts = self.verdicts, []
         return verdicts
@@ -110,24 +117,38 @@ class Writes:
 
     def _do(self, step: _Step, logs: IncomingLogs, view: memoryview) -> None:
         part = step.part
-        if not part.opened:
-            if logs.ledger.known(part.segment):
-                self._judge(part, Verdict.KNOWN)
-                return
-            logs.require_room(part.segment.se, part.head.size - part.offset, part.head.raw_bytes)
-            try:
-                part.open()
-            except PartGoneError:
-                self._judge(part, Verdict.GONE)
-                return
+        if not part.opened and not self._open(part, logs):
+            return
         while step.start < step.end:
             step.start += part.append(view[step.start : step.end])
-        if step.last:
+        if isinstance(part, PackPart):
+            if step.last or step.left:
+                part.finish()
+                self.verdicts.append((part, Verdict.DONE))
+        elif step.last:
             self._judge(part, Verdict.TRUE if part.true else Verdict.FALSE)
         elif step.left:
             self._judge(part, Verdict.LEFT)
 
-    def _judge(self, part: Part, verdict: Verdict) -> None:
+    def _open(self, part: AnyPart, logs: IncomingLogs) -> bool:
+        """Whether its bytes are wanted."""
+        if isinstance(part, PackPart):
+            part.want_only(logs.ledger.known_of(part.all_segments()))
+            known = part.unwanted
+        else:
+            known = logs.ledger.known(part.segment)
+        if known:
+            self._judge(part, Verdict.KNOWN)
+            return False
+        logs.require_room(part.se, part.room_bytes, part.raw_bytes)
+        try:
+            part.open()
+        except PartGoneError:
+            self._judge(part, Verdict.GONE)
+            return False
+        return True
+
+    def _judge(self, part: AnyPart, verdict: Verdict) -> None:
         if verdict is Verdict.LEFT:
             part.close()
         elif verdict is not Verdict.TRUE:

@@ -212,14 +212,14 @@ class Pulls(LogListener):
         if not pull.record.paused:
             self._obey(self._turns.want((share.se, pull.id)))
 
-    def arrived(self, link: LogLink, head: SegmentHead, pull: int) -> None:
-        """One more segment."""
+    def arrived(self, link: LogLink, heads: Sequence[SegmentHead], pull: int) -> None:
+        """So many more segments."""
         share = self._share(link.se, pull)
         if share is not None:
-            share.segments += 1
-            share.records += head.records
-            share.size += head.size
-            share.raw_bytes += head.raw_bytes
+            share.segments += len(heads)
+            share.records += sum(head.records for head in heads)
+            share.size += sum(head.size for head in heads)
+            share.raw_bytes += sum(head.raw_bytes for head in heads)
 
     def flowed(self, link: LogLink, pull: int, size: int) -> None:
         """It gets on."""

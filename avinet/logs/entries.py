@@ -5,6 +5,17 @@ import attrs
 from avinet.model.ids import SeId
 from avinet.model.logs import Drop, SegmentHead
 
+SEGMENT = ".zst"
+PACK = ".pack"
+
+
+@attrs.frozen
+class PackPlace:
+    """Where a segment is that came with others: in the file that is named by the segment ``pack`` of its incarnation."""
+
+    pack: int
+    offset: int
+
 
 @attrs.frozen
 class Segment:
@@ -12,6 +23,20 @@ class Segment:
 
     se: SeId
     head: SegmentHead
+    place: PackPlace | None = attrs.field(default=None, eq=False)
+    """None for one that has a file of its own."""
+
+    @property
+    def file(self) -> str:
+        """The name of the file that it is in, in its SE's folder."""
+        if self.place is None:
+            return f"{self.head.name}{SEGMENT}"
+        return pack_file(self.head.incarnation, self.place.pack)
+
+
+def pack_file(incarnation: str, pack: int) -> str:
+    """The name of a file of several segments."""
+    return f"{incarnation}-{pack:016d}{PACK}"
 
 
 @attrs.frozen

@@ -18,12 +18,12 @@ from threading import Lock
 
 import msgspec
 
-from avinet.logs import ledger_check, ledger_files
+from avinet.logs import ledger_check, ledger_files, ledger_segments
 from avinet.logs.entries import Arrival, Dropped, FilePart, LedgerDamage, Segment, Share, StoreFile, Waiting
 from avinet.logs.mended import Mended
 from avinet.logs.runs import Names
 from avinet.model.ids import SeId
-from avinet.model.logs import Drop, SegmentHead
+from avinet.model.logs import Drop
 from avinet.sqlite_file import StoreDamagedError, open_file, rolled_back, translated
 
 MAX_DROPS = 100_000
@@ -39,13 +39,8 @@ MAX_SPOOLS_OF_ONE = 100
 """Spools of one SE whose positions are remembered; it makes a new one when its index was lost."""
 PAGE = 1_000
 """Rows read at once."""
-LEAST_LOOKED_AT = 20
-"""Of what waits of one SE where many have something waiting: 1,000 of them are 10 MB."""
 
-_Row = tuple[int, SeId, bytes, int]
-"""Id, SE, head and raw bytes of a segment that waits."""
 _encode = msgspec.msgpack.encode
-_head = msgspec.msgpack.Decoder(SegmentHead).decode
 _drop = msgspec.msgpack.Decoder(Drop).decode
 
 
@@ -81,12 +76,17 @@ class Ledger:
     def known(self, segment: Segment) -> bool:
         """Whether a copy of it arrived before, whatever became of that."""
         with self._reading() as connection:
-            return _is_known(connection, segment)
+            return ledger_segments.is_known(connection, segment)
+
+    def known_of(self, segments: Sequence[Segment]) -> list[bool]:
+        """The same, of many at once."""
+        with self._reading() as connection:
+            return ledger_segments.known_of(connection, segments)
 
     def receive(self, arrivals: Sequence[Arrival]) -> list[bool]:
         """Take segments, all in one transaction: for each whether it is the first copy and counts."""
         with self._writing() as connection:
-            return [_receive(connection, arrival) for arrival in arrivals]
+            return ledger_segments.receive(connection, arrivals)
 
     def waiting(self, max_raw_bytes: int) -> list[Segment]:
         """The longest waiting segments of each SE, up to so much NDJSON but one at least.
@@ -95,38 +95,22 @@ class Ledger:
         holds nobody up.
         """
         with self._reading() as connection:
-            engines = _waiting_of(connection)
-            most = max(LEAST_LOOKED_AT, PAGE // max(1, len(engines)))
-            queues: list[list[_Row]] = [
-                connection.execute(
-                    "SELECT id, se, head, raw_bytes FROM segment WHERE state = 'waiting' AND se = ?"
-                    " ORDER BY id LIMIT ?",
-                    (se, most),
-                ).fetchall()
-                for se in engines
-            ]
-        found = _fair_share(queues, max_raw_bytes, PAGE)
-        return [Segment(se, _head(head)) for _, se, head, _ in sorted(found, key=lambda row: row[0])]
+            return ledger_segments.waiting(connection, max_raw_bytes, PAGE)
 
     def waiting_of(self, names: Names) -> list[Segment]:
         """Those of them that wait."""
         with self._reading() as connection:
-            return [
-                Segment(se, _head(head))
-                for (se, incarnation), runs in names
-                for first, last in runs
-                for (head,) in connection.execute(
-                    "SELECT head FROM segment WHERE state = 'waiting' AND se = ? AND incarnation = ?"
-                    " AND counter BETWEEN ? AND ?",
-                    (se, incarnation, first, last),
-                )
-            ]
+            return ledger_segments.waiting_of(connection, names)
 
-    def waiting_names(self) -> set[tuple[SeId, str]]:
-        """Each one that waits, as whose it is and what it is called."""
+    def waiting_files(self) -> set[tuple[SeId, str]]:
+        """The files of those that wait, as whose they are and what they are called."""
         with self._reading() as connection:
-            rows = connection.execute("SELECT se, head FROM segment WHERE state = 'waiting'")
-            return {(se, _head(head).name) for se, head in rows}
+            return ledger_segments.waiting_files(connection)
+
+    def newest_waiting(self, se: SeId, limit: int) -> tuple[str, ...]:
+        """The names of those of one SE that arrived last and wait."""
+        with self._reading() as connection:
+            return ledger_segments.newest_waiting(connection, se, limit)
 
     def waiting_totals(self) -> Waiting:
         """How much is behind."""
@@ -191,10 +175,10 @@ class Ledger:
 
     def stored(
         self, file: StoreFile | None, segments: Sequence[Segment], bad: Sequence[Segment] = ()
-    ) -> None:
-        """``segments`` are in ``file`` from now on; those that are ``bad`` were set aside, and count no more.
+    ) -> set[tuple[SeId, str]]:
+        """``segments`` are in ``file`` from now on; those that are ``bad`` count no more.
 
-        ``file`` is None when nothing of them could be used.
+        ``file`` is None when nothing of them could be used.  Returns their files of which nothing waits any more.
         """
         with self._writing() as connection:
             if file is not None:
@@ -204,6 +188,7 @@ class Ledger:
                     f"UPDATE segment SET state = '{state}' WHERE se = ? AND incarnation = ? AND counter = ?",  # noqa: S608 - one of two words
                     [(one.se, one.head.incarnation, one.head.counter) for one in group],
                 )
+            return ledger_segments.done_files(connection, (*segments, *bad))
 
     def replace(self, old: Sequence[str], new: Sequence[StoreFile] = ()) -> None:
         """``new`` files hold what ``old`` ones held; without any, what is old has had its time."""
@@ -367,42 +352,6 @@ class Ledger:
                 raise
 
 
-def _waiting_of(connection: sqlite3.Connection) -> list[SeId]:
-    """SEs that have something waiting; the one that waits the longest first.  A step of the index each."""
-    rows = connection.execute(
-        "WITH RECURSIVE one(se) AS (SELECT min(se) FROM segment WHERE state = 'waiting' UNION ALL"
-        " SELECT (SELECT min(se) FROM segment WHERE state = 'waiting' AND se > one.se) FROM one WHERE one.se IS NOT NULL)"
-        " SELECT se, (SELECT min(id) FROM segment WHERE state = 'waiting' AND se = one.se) AS oldest"
-        " FROM one WHERE se IS NOT NULL ORDER BY oldest LIMIT ?",
-        (PAGE,),
-    )
-    return [se for se, _ in rows]
-
-
-def _fair_share(queues: list[list[_Row]], max_raw_bytes: int, max_rows: int) -> list[_Row]:
-    """From the front of each queue a like share, then what is left of it for whoever has more; one at least in all."""
-    found: list[_Row] = []
-    left = max_raw_bytes
-    while queues and left > 0 and len(found) < max_rows:
-        share, rows = left // len(queues), max(1, (max_rows - len(found)) // len(queues))
-        more: list[list[_Row]] = []
-        for queue in queues:
-            taken, size = 0, 0
-            while taken < len(queue) and taken < rows and len(found) < max_rows:
-                raw_bytes = queue[taken][3]
-                # One that is larger than its share is taken where the whole has room for it.
-                if size + raw_bytes > (left if taken == 0 else min(share, left)) and found:
-                    break
-                found.append(queue[taken])
-                size += raw_bytes
-                taken += 1
-            left -= size
-            if 0 < taken < len(queue):
-                more.append(queue[taken:])
-        queues = more
-    return found
-
-
 def _bound_drops(connection: sqlite3.Connection, se: SeId) -> None:
     connection.execute(
         "DELETE FROM dropped WHERE se = ?1 AND id <= coalesce((SELECT id FROM dropped WHERE se = ?1"
@@ -418,31 +367,3 @@ def _bound_spools(connection: sqlite3.Connection, se: SeId, incarnation: str) ->
         " AND incarnation != ?2 ORDER BY drops_position DESC, known_below DESC LIMIT -1 OFFSET ?3)",
         (se, incarnation, MAX_SPOOLS_OF_ONE - 1),
     )
-
-
-def _is_known(connection: sqlite3.Connection, segment: Segment) -> bool:
-    head = segment.head
-    row = connection.execute(
-        "SELECT 1 FROM segment WHERE se = ?1 AND incarnation = ?2 AND counter = ?3 UNION ALL"
-        " SELECT 1 FROM spool WHERE se = ?1 AND incarnation = ?2 AND known_below > ?3 LIMIT 1",
-        (segment.se, head.incarnation, head.counter),
-    ).fetchone()
-    return row is not None or ledger_files.is_known(connection, segment)
-
-
-def _receive(connection: sqlite3.Connection, arrival: Arrival) -> bool:
-    segment = arrival.segment
-    if _is_known(connection, segment):
-        return False
-    head = segment.head
-    connection.execute(
-        "INSERT INTO segment (se, incarnation, counter, head, raw_bytes, state) VALUES (?, ?, ?, ?, ?, 'waiting')",
-        (segment.se, head.incarnation, head.counter, _encode(head), head.raw_bytes),
-    )
-    if arrival.pull:
-        connection.execute(
-            "UPDATE pull_share SET segments = segments + 1, records = records + ?, bytes = bytes + ?,"
-            " raw_bytes = raw_bytes + ? WHERE pull = ? AND se = ?",
-            (head.records, head.size, head.raw_bytes, arrival.pull, segment.se),
-        )
-    return True

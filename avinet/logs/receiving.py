@@ -1,17 +1,20 @@
 """What one channel of a log service has taken and may take.  Decisions only: no clock, no socket, no file.
 
-A ``Receiving`` follows a channel's ``Begin``s and raw bytes, and knows what is on disk of segments that were not
-finished.  A peer that breaks the protocol raises ``RemoteProtocolError``; a segment that cannot be taken is refused, and
-its bytes are skipped until the next ``Begin``.
+A ``Receiving`` follows a channel's ``Begin``s, ``Batch``es and raw bytes, and knows what is on disk of segments that were
+not finished.  A peer that breaks the protocol raises ``RemoteProtocolError``; a segment that cannot be taken is refused, and
+its bytes are skipped.
 """
+
+from collections.abc import Sequence
+from itertools import accumulate
 
 import attrs
 
 from avinet.errors import RemoteProtocolError
-from avinet.logs.sending import MAX_UNANSWERED
+from avinet.logs.sending import ALONE, MAX_UNANSWERED
 from avinet.model.logs import MAX_RATIO, SegmentHead
 from avinet.wire.log_codec import PROTOCOL
-from avinet.wire.log_messages import MAX_PARTIALS, Begin, RefuseReason
+from avinet.wire.log_messages import MAX_BATCH_BYTES, MAX_PARTIALS, Batch, Begin, RefuseReason
 
 MAX_REFUSED = 16
 """Segments refused in a row, after which the channel is cut: the SE's disk is broken, or it means no good."""
@@ -41,18 +44,51 @@ class InFlight:
         """Bytes that have not come."""
         return self.head.size - self.received
 
+    def broken_off(self) -> tuple[list[str], str, int]:
+        """Nothing more comes: the names of those of which nothing is here, the one under way, and how much of it is."""
+        return [], self.head.name, self.received
+
+
+@attrs.define(eq=False)
+class BatchInFlight:
+    """A batch under way."""
+
+    heads: tuple[SegmentHead, ...]
+    names: list[str]
+    refused: set[int]
+    """Which of them are not taken."""
+    pull: int
+    size: int
+    received: int = 0
+
+    @property
+    def left(self) -> int:
+        """Bytes that have not come."""
+        return self.size - self.received
+
+    def broken_off(self) -> tuple[list[str], str, int]:
+        """As for one."""
+        ends = accumulate(head.size for head in self.heads)
+        number = next(number for number, end in enumerate(ends) if end > self.received)
+        begin = sum(head.size for head in self.heads[:number])
+        taken = number not in self.refused
+        return self.names[number + 1 :], self.names[number], (self.received - begin) if taken else 0
+
 
 @attrs.define(eq=False)
 class Receiving:
     """One channel's."""
 
     greeted: bool = attrs.field(default=False, init=False)
-    current: InFlight | None = attrs.field(default=None, init=False)
+    current: InFlight | BatchInFlight | None = attrs.field(default=None, init=False)
     _skipped: int | None = attrs.field(default=None, init=False)
-    """How many bytes of a segment that is not taken may still come; None when none is under way."""
+    """How many bytes of what is not taken may still come; None when none is under way."""
     _partials: dict[str, int] = attrs.field(factory=dict, init=False, repr=False)
     """Bytes of segments that were left in their middle, here or on an earlier channel; the oldest first."""
-    _unanswered: set[str] = attrs.field(factory=set, init=False, repr=False)
+    _unanswered: dict[str, int] = attrs.field(factory=dict, init=False, repr=False)
+    """Names, and what each counts (``ALONE``)."""
+    _count: int = attrs.field(default=0, init=False)
+    """All of them."""
     _refused: int = attrs.field(default=0, init=False)
     """In a row."""
 
@@ -64,41 +100,57 @@ class Receiving:
     @property
     def full(self) -> bool:
         """Whether enough segments wait for their answer: no more should be read."""
-        return len(self._unanswered) >= MAX_UNANSWERED
+        return self._count >= MAX_UNANSWERED
 
     def begin(self, message: Begin) -> InFlight | Refusal:
         """A segment begins; what was under way before is left in its middle."""
         self._need_greeting()
         self.leave()
         head, name = message.head, message.head.name
-        if name in self._unanswered:
-            raise _broken("a segment begins again that has no answer yet")
-        if len(self._unanswered) >= 2 * MAX_UNANSWERED:
-            raise _broken(f"more than {2 * MAX_UNANSWERED} segments without an answer")
+        self._need_answers([name])
         self._skipped = head.size
-        if head.first_us > head.last_us:
-            return self.refuse(name, RefuseReason.HEAD, "its last request is before its first")
-        if head.raw_bytes > head.size * MAX_RATIO:
-            return self.refuse(name, RefuseReason.HEAD, f"compressed more than {MAX_RATIO:,} times")
-        if head.records > head.raw_bytes:
-            return self.refuse(name, RefuseReason.HEAD, "more records than bytes")
+        absurd = _absurd(head)
+        if absurd:
+            return self.refuse(name, RefuseReason.HEAD, absurd)
         have = self._partials.pop(name, 0)
         if message.offset not in {0, have} or message.offset >= head.size:
             return self.refuse(name, RefuseReason.AGAIN, f"{have} bytes of it are here")
         self._skipped = None
-        self._unanswered.add(name)
+        self._wait_for([name])
         self.current = InFlight(head, message.offset, message.pull, resumed=message.offset > 0)
         return self.current
 
-    def raw(self, size: int) -> InFlight | None:
-        """So many bytes have come, of the segment under way; None when they are to be skipped."""
+    def batch(self, message: Batch) -> tuple[BatchInFlight, list[Refusal]]:
+        """Several begin; those of them that are refused are skipped as they come."""
+        self._need_greeting()
+        self.leave()
+        heads = message.heads
+        names = [head.name for head in heads]
+        size = sum(head.size for head in heads)
+        if size > MAX_BATCH_BYTES:
+            raise _broken(f"a batch of {size} bytes")
+        if len(set(names)) < len(names) or len({head.incarnation for head in heads}) > 1:
+            raise _broken("a batch with a segment twice, or of two spools")
+        self._need_answers(names)
+        absurd = {number: why for number, why in enumerate(map(_absurd, heads)) if why}
+        refusals = [Refusal(names[number], RefuseReason.HEAD, why) for number, why in absurd.items()]
+        self.refused(refusals)
+        for name in names:
+            self._partials.pop(name, None)
+        self._wait_for([name for number, name in enumerate(names) if number not in absurd])
+        self._skipped = None
+        self.current = BatchInFlight(heads, names, set(absurd), message.pull, size)
+        return self.current, refusals
+
+    def raw(self, size: int) -> InFlight | BatchInFlight | None:
+        """So many bytes have come, of what is under way; None when they are to be skipped."""
         self._need_greeting()
         flight = self.current
         if flight is None:
             self._skip_raw(size)
             return None
         if size > flight.left:
-            raise _broken(f"a segment of more than the {flight.head.size} bytes it should have")
+            raise _broken(f"{size - flight.left} bytes more than there should be")
         flight.received += size
         if not flight.left:
             self.current = None
@@ -112,42 +164,81 @@ class Receiving:
         if self._skipped < 0:
             raise _broken("a segment of more bytes than it should have")
 
-    def leave(self) -> InFlight | None:
-        """Nothing more comes of the segment under way for now; which one that was."""
+    def leave(self) -> InFlight | BatchInFlight | None:
+        """Nothing more comes of what is under way for now; which that was."""
         flight, self.current = self.current, None
         if flight is None:
             return None
-        name = flight.head.name
-        self._unanswered.discard(name)
-        self._partials[name] = flight.received
+        unbegun, name, received = flight.broken_off()
+        for one in (*unbegun, name):
+            self._answered(one)
+        self._partials[name] = received
         while len(self._partials) > MAX_PARTIALS:
             self._partials.pop(next(iter(self._partials)))
         return flight
 
     def skip(self, name: str) -> None:
         """The segment is not wanted any more: it is here already."""
-        self._unanswered.discard(name)
+        self._answered(name)
         self._partials.pop(name, None)
-        if self.current is not None and self.current.head.name == name:
+        if isinstance(self.current, InFlight) and self.current.head.name == name:
+            self.skip_current()
+
+    def skip_current(self) -> None:
+        """Nor is anything else of what is under way."""
+        if self.current is not None:
             self._skipped = self.current.left
             self.current = None
 
     def acknowledge(self, name: str) -> None:
         """It is here for good."""
-        self._unanswered.discard(name)
+        self._answered(name)
         self._refused = 0
 
     def refuse(self, name: str, reason: RefuseReason, text: str) -> Refusal:
         """It is not taken; raises when that was too often in a row."""
-        self.skip(name)
+        refusal = Refusal(name, reason, text)
+        self.refused([refusal])
+        return refusal
+
+    def refused(self, refusals: Sequence[Refusal]) -> None:
+        """These are not taken, which counts once for all that come at once."""
+        for refusal in refusals:
+            self.skip(refusal.name)
+        if not refusals:
+            return
         self._refused += 1
         if self._refused > MAX_REFUSED:
-            raise _broken(f"{self._refused} segments in a row that cannot be taken, the last since {text}")
-        return Refusal(name, reason, text)
+            raise _broken(
+                f"{self._refused} times in a row what cannot be taken, the last since {refusals[-1].text}"
+            )
+
+    def _need_answers(self, names: list[str]) -> None:
+        if not self._unanswered.keys().isdisjoint(names):
+            raise _broken("a segment begins again that has no answer yet")
+        if self._count >= 2 * MAX_UNANSWERED:
+            raise _broken(f"{len(self._unanswered)} segments without an answer")
+
+    def _wait_for(self, names: list[str]) -> None:
+        for number, name in enumerate(names):
+            self._unanswered[name] = weight = 1 if number else ALONE
+            self._count += weight
+
+    def _answered(self, name: str) -> None:
+        self._count -= self._unanswered.pop(name, 0)
 
     def _need_greeting(self) -> None:
         if not self.greeted:
             raise _broken("something before log-hello")
+
+
+def _absurd(head: SegmentHead) -> str:
+    """Why a head cannot be true."""
+    if head.first_us > head.last_us:
+        return "its last request is before its first"
+    if head.raw_bytes > head.size * MAX_RATIO:
+        return f"compressed more than {MAX_RATIO:,} times"
+    return "more records than bytes" if head.records > head.raw_bytes else ""
 
 
 def _broken(detail: str) -> RemoteProtocolError:

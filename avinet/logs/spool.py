@@ -135,12 +135,15 @@ class Spool:
             raise SegmentGoneError(name=name)
         return self._packs.place(placed)
 
-    def lend(self, name: str) -> Place:
-        """As ``place``; it goes after all others of its class until it is given back, since it is about to be kept elsewhere."""
+    def lend(self, names: Sequence[str]) -> dict[str, Place]:
+        """Where these are, by name; those that are gone are not in it.
+
+        They go after all others of their class until they are given back, since they are about to be kept elsewhere.
+        """
         with self._lock:
-            place = self.place(name)
-            self._lent.add(name)
-            return place
+            places = {each.head.name: self._packs.place(each) for each in self._index.find_all(names)}
+            self._lent.update(places)
+            return places
 
     def give_back(self, names: Iterable[str]) -> None:
         """They are not being sent any more.  Does not block."""
@@ -391,8 +394,9 @@ class Spool:
 
     def _forget(self, names: Sequence[str], reason: DropReason | None) -> tuple[list[Placed], set[str]]:
         """Take them out of the index: which they were, and which of their packs have others still."""
-        gone = [each for each in map(self._index.find, dict.fromkeys(names)) if each is not None]
+        gone = self._index.find_all(names)
         if not gone:
             return [], set()
         self._index.remove(gone, [lost(each, reason) for each in gone] if reason else ())
-        return gone, {each.pack_name for each in gone if self._index.has_pack(each.pack)}
+        packs = {each.pack: each.pack_name for each in gone}
+        return gone, {name for pack, name in packs.items() if self._index.has_pack(pack)}

@@ -5,6 +5,7 @@ gone: once, whatever is killed.  Blocking; used under the spool's lock.
 """
 
 import contextlib
+import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files
@@ -133,8 +134,10 @@ class SpoolIndex:
     def remove(self, placed: Sequence[Placed], drops: Iterable[Drop] = ()) -> None:
         """Segments are gone, and what was lost with them.  They must be here."""
         with self._changing() as execute:
-            for each in placed:
-                execute("DELETE FROM segment WHERE counter = ?", (each.head.counter,))
+            execute(
+                "DELETE FROM segment WHERE counter IN (SELECT value FROM json_each(?))",
+                (json.dumps([each.head.counter for each in placed]),),
+            )
             self.losses.add(drops)
         self._count(placed, -1)
 
@@ -161,11 +164,19 @@ class SpoolIndex:
 
     def find(self, name: str) -> Placed | None:
         """The segment of that name."""
-        incarnation, _, counter = name.partition("-")
-        if not counter.isdigit():
-            return None
-        found = self._placed("WHERE counter = ? AND incarnation = ?", (int(counter), incarnation))
+        found = self.find_all((name,))
         return found[0] if found else None
+
+    def find_all(self, names: Iterable[str]) -> list[Placed]:
+        """Those of these names that are here, by counter."""
+        wanted = set(names)
+        counters = [
+            int(counter) for _, _, counter in (name.partition("-") for name in wanted) if counter.isdigit()
+        ]
+        found = self._placed(
+            "WHERE counter IN (SELECT value FROM json_each(?)) ORDER BY counter", (json.dumps(counters),)
+        )
+        return [each for each in found if each.head.name in wanted]
 
     def packs(self) -> dict[str, int]:
         """By name: where the last segment ends."""
@@ -232,13 +243,13 @@ class SpoolIndex:
         return min((each.head.first_us for each in self.oldest(log_class, MAX_PAGE)), default=0)
 
     def _count(self, placed: Sequence[Placed], sign: int) -> None:
-        for head in (each.head for each in placed):
-            held = self._held[head.log_class]
-            self._held[head.log_class] = ClassTotals(
-                segments=held.segments + sign,
-                records=held.records + sign * head.records,
-                raw_bytes=held.raw_bytes + sign * head.raw_bytes,
-                size=held.size + sign * head.size,
+        for log_class, held in self._held.items():
+            heads = [each.head for each in placed if each.head.log_class is log_class]
+            self._held[log_class] = ClassTotals(
+                segments=held.segments + sign * len(heads),
+                records=held.records + sign * sum(head.records for head in heads),
+                raw_bytes=held.raw_bytes + sign * sum(head.raw_bytes for head in heads),
+                size=held.size + sign * sum(head.size for head in heads),
             )
 
     def _totals(self, where: str, values: Sequence[Any]) -> ClassTotals:

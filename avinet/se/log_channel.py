@@ -1,13 +1,13 @@
 """One channel of a log service, on the SE: messages, and the bytes of segments straight from the file into the packet.
 
 A ``LogChannel`` is a pull producer.  Whenever it is its turn it fills the packet that it is given: what messages wait,
-then the segment under way, then the next ones, so that many small segments share a packet.  Files are opened a few
-segments ahead, in a thread.  What it sends is decided by its ``Sending``; who feeds that and hears the controller's
+then the run of segments under way, then the next one, so that many small segments share a packet.  Files are opened a few
+runs ahead, and closed, in a thread.  What it sends is decided by its ``Sending``; who feeds that and hears the controller's
 messages is its ``ChannelUser``.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import attrs
@@ -19,15 +19,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from avinet.errors import RemoteProtocolError
-from avinet.logs.sending import Sending, Transfer
-from avinet.se.log_files import OpenSegment
+from avinet.logs.sending import Run, Sending, Transfer
+from avinet.logs.spool import SegmentGoneError
+from avinet.se.log_files import OpenRun
 from avinet.units import KIB
 from avinet.wire.log_codec import HEAD_BYTES, MAX_RAW_BYTES, LogDecoder, encode, raw_head
-from avinet.wire.log_messages import Begin, LogMessage, LogUnsupported
+from avinet.wire.log_messages import Batch, Begin, Leave, LogMessage, LogUnsupported
 from avinet.wire.vocabulary import UnknownMessage
 
-OPENED_AHEAD = 16
-"""Segments whose files are open: a packet of small ones."""
 SMALL_ROOM_BYTES = KIB
 """Into less than this no raw bytes are put beside a head; a packet's worth is 16 KiB at least, but windows end anywhere."""
 MAX_MESSAGES = 1_000
@@ -61,8 +60,9 @@ class FileAccess:
     """How a channel gets at files."""
 
     in_thread: InThread
-    open: Callable[[str], OpenSegment]
-    """By a segment's name; blocks.  The spool keeps it as long as it can until it is ``done``."""
+    open: Callable[[Sequence[str]], tuple[OpenRun, list[str]]]
+    """By the segments' names; blocks.  The first of them, and the names of those that are gone; there may be more.  The spool
+    keeps the others as long as it can until they are ``done``."""
     done: Callable[[Sequence[str]], None]
     """They are not sent for now.  Does not block."""
 
@@ -82,10 +82,10 @@ class LogChannel(TwistedProtocol):
     _messages: deque[bytes] = attrs.field(factory=deque, init=False, repr=False)
     _carry: memoryview = attrs.field(default=memoryview(b""), init=False, repr=False)
     """Of whole frames, what did not fit into the last packet."""
-    _opened: dict[str, OpenSegment] = attrs.field(factory=dict, init=False, repr=False)
+    _opened: dict[Run, OpenRun] = attrs.field(factory=dict, init=False, repr=False)
     _opening: bool = attrs.field(default=False, init=False)
-    _warming: str = attrs.field(default="", init=False)
-    """The segment that a thread reads on, and nobody else closes meanwhile."""
+    _warming: Run | None = attrs.field(default=None, init=False)
+    """The run that a thread reads on, and nobody else closes meanwhile."""
     _producing: bool = attrs.field(default=False, init=False)
     """The channel asks us for data."""
     _inside: bool = attrs.field(default=False, init=False)
@@ -125,8 +125,7 @@ class LogChannel(TwistedProtocol):
         self._lost = True
         if self._later is not None and self._later.active():
             self._later.cancel()
-        for segment in self._opened.values():
-            segment.close()
+        self._close(self._opened.values())
         self._opened.clear()
         self._messages.clear()
         self.user.channel_lost(self, reason.getErrorMessage() if reason is not None else "it closed")
@@ -208,61 +207,68 @@ class LogChannel(TwistedProtocol):
                 self._messages.clear()
             elif self.sending.current is None:
                 self._begin()
+            if self.sending.broken_off and not self._carry and self.sending.current is None:
+                self.sending.broken_off = False
+                self._carry = memoryview(encode(Leave()))
         if self._carry:
             size = min(len(room), len(self._carry))
             room[:size] = self._carry[:size]
             self._carry = self._carry[size:]
             return size
-        transfer = self.sending.current
-        if transfer is None or self.sending.held:
+        run = self.sending.current
+        if run is None or self.sending.held:
             return 0
         if len(room) >= SMALL_ROOM_BYTES:
-            return self._put_raw(transfer, room)
+            return self._put_raw(run, room)
         if not alone:
             return 0
         piece = bytearray(SMALL_ROOM_BYTES)
-        size = self._put_raw(transfer, memoryview(piece))
+        size = self._put_raw(run, memoryview(piece))
         self._carry = memoryview(piece)[:size]
         return self._put(room, alone=True) if size else 0
 
     def _begin(self) -> None:
-        """The next segment, if its file is open."""
-        transfer = self.sending.next()
-        if transfer is None or transfer.name not in self._opened:
+        """The next run, if its files are open."""
+        run = self.sending.next()
+        if run is None or run not in self._opened:
             return
         if self.sending.begin() is not None:
             self._begun = True
-            begin = Begin(head=transfer.head, offset=transfer.offset, pull=transfer.pull)
+            heads = run.heads
+            begin: LogMessage = (
+                Batch(heads=heads, pull=run.pull)
+                if len(heads) > 1
+                else Begin(head=heads[0], offset=run.offset, pull=run.pull)
+            )
             self._carry = memoryview(encode(begin))
+            self._open_ahead()
 
-    def _put_raw(self, transfer: Transfer, room: memoryview) -> int:
-        """One frame of the segment under way."""
-        name = transfer.name
-        segment = self._opened.get(name)
-        if segment is None:
+    def _put_raw(self, run: Run, room: memoryview) -> int:
+        """One frame of the run under way."""
+        opened = self._opened.get(run)
+        if opened is None:
             return 0  # a thread has it, and wakes us
-        wanted = min(transfer.left, len(room) - HEAD_BYTES, MAX_RAW_BYTES)
-        work = self.sending.pulls.get(transfer.pull)
-        now = self.clock.seconds()
+        wanted = min(run.left, len(room) - HEAD_BYTES, MAX_RAW_BYTES)
+        work = self.sending.pulls.get(run.pull)
         if work is not None:
-            wanted = work.rate.allows(now, wanted)
+            wanted = work.rate.allows(self.clock.seconds(), wanted)
             if not wanted:
                 self._wake_in(work.rate.wait_s())
                 return 0
         try:
-            size = segment.read_into(room[HEAD_BYTES : HEAD_BYTES + wanted], transfer.offset)
+            size = opened.read_into(room[HEAD_BYTES : HEAD_BYTES + wanted], run.offset)
         except OSError:
-            self._missing(transfer, Failure())
+            self._missing(run, Failure())
             return 0
         if not size:
-            self._warm(transfer)
+            self._warm(run)
             return 0
         room[:HEAD_BYTES] = raw_head(size)
         if work is not None:
             work.rate.took(size)
         self.sent_bytes += size
         if self.sending.advanced(size):
-            self._opened.pop(name).close()
+            self._close([self._opened.pop(run)])
             self._open_ahead()
         return HEAD_BYTES + size
 
@@ -272,83 +278,118 @@ class LogChannel(TwistedProtocol):
 
     # Files
 
+    def _close(self, opened: Iterable[OpenRun]) -> None:
+        """In a thread: what the spool has unlinked meanwhile goes off the disk with it."""
+        closing = list(opened)
+        if closing:
+            self.files.in_thread(_close_all, closing).addErrback(
+                lambda failure: self._log.failure("files of segments are not closed", failure)
+            )
+
+    def _drop(self, runs: Iterable[Run]) -> None:
+        """They are not sent for now, as they were put together; what was sent of them is still to be answered."""
+        for run in runs:
+            self._close([self._opened.pop(run)])
+            self._done(run)
+
+    def _done(self, run: Run) -> None:
+        self.files.done([name for name in run.names if not self.sending.holds(name)])
+
     def _open_ahead(self) -> None:
-        """Open the files of the next segments, and close those of segments that were dropped."""
+        """Open the files of the next runs, and close those of runs that were dropped."""
         if self._opening or self._lost:
             return
-        upcoming = self.sending.upcoming(OPENED_AHEAD)
-        names = [transfer.name for transfer in upcoming]
-        dropped = tuple(self._opened.keys() - set(names))
-        for name in dropped:
-            self._opened.pop(name).close()
-        self.files.done(dropped)
-        missing = [transfer for transfer in upcoming if not self._has(transfer.name)]
-        enough = len(upcoming) - len(missing) > OPENED_AHEAD // 2
+        upcoming = self.sending.upcoming()
+        self._drop(self._opened.keys() - set(upcoming))
+        missing = [run for run in upcoming if run not in self._opened and run is not self._warming]
+        enough = 2 * len(missing) < len(upcoming)
         if not missing or (enough and missing[0] is not upcoming[0]):
             return
         self._opening = True
 
-        def open_all() -> list[OpenSegment | Failure]:
-            return [self._open(transfer.name) for transfer in missing]
+        def open_all() -> list[tuple[OpenRun, list[str]] | Failure]:
+            return [self._open(names) for names in wanted]
 
         def failed(failure: Failure) -> None:
             self._opening = False
             self._log.failure("segments cannot be opened", failure)
             self.cut("a defect of ours; the log tells")
 
+        wanted = [run.names for run in missing]
         self.files.in_thread(open_all).addCallback(self._are_open, missing).addErrback(failed)
 
-    def _are_open(self, results: list[OpenSegment | Failure], transfers: list[Transfer]) -> None:
+    def _are_open(self, results: list[tuple[OpenRun, list[str]] | Failure], runs: list[Run]) -> None:
         self._opening = False
-        for transfer, result in zip(transfers, results, strict=True):
+        upcoming = () if self._lost else self.sending.upcoming()
+        for run, result in zip(runs, results, strict=True):
             if isinstance(result, Failure):
-                self._missing(transfer, result)
-            elif self._lost:
-                result.close()
-            else:
-                self._opened[transfer.name] = result
-        if self._lost:
-            self.files.done([transfer.name for transfer in transfers])
-        else:
+                self._not_open(run, result, known=run in upcoming)
+                continue
+            opened, gone = result
+            if run in upcoming and not gone:
+                self.files.done(run.names[opened.count :])
+                self.sending.shorten(run, opened.count)
+                self._opened[run] = opened
+                continue
+            self._close([opened])
+            self._done(run)
+            if run in upcoming:
+                self._tell_gone(run, Failure(SegmentGoneError(name=gone[0])), gone)
+        if not self._lost:
             self.wake()
 
-    def _has(self, name: str) -> bool:
-        return name in self._opened or name == self._warming
+    def _not_open(self, run: Run, why: Failure, *, known: bool) -> None:
+        """Which of them cannot be opened is found by halving."""
+        self._done(run)
+        if known and len(run.transfers) > 1:
+            self.sending.shorten(run, len(run.transfers) // 2)
+        elif known:
+            self._tell_gone(run, why)
 
-    def _open(self, name: str) -> OpenSegment | Failure:
+    def _open(self, names: list[str]) -> tuple[OpenRun, list[str]] | Failure:
         try:
-            return self.files.open(name)
+            return self.files.open(names)
         except Exception:  # noqa: BLE001 - whatever is wrong with one file leaves the others
             return Failure()
 
-    def _warm(self, transfer: Transfer) -> None:
+    def _warm(self, run: Run) -> None:
         """Read on in a thread."""
-        segment = self._opened.pop(transfer.name)
-        self._warming = transfer.name
+        opened = self._opened.pop(run)
+        self._warming = run
 
         def warmed(outcome: Failure | None) -> None:
-            self._warming = ""
-            if self._lost or self.sending.current is not transfer:
-                segment.close()
-                self.files.done([transfer.name])
+            self._warming = None
+            if self._lost or self.sending.current is not run:
+                self._close([opened])
+                self._done(run)
             elif isinstance(outcome, Failure):
-                segment.close()
-                self._missing(transfer, outcome)
+                self._close([opened])
+                self._tell_gone(run, outcome)
             else:
-                self._opened[transfer.name] = segment
+                self._opened[run] = opened
             if not self._lost:
                 self.wake()
 
-        self.files.in_thread(segment.warm, transfer.offset).addBoth(warmed)
+        self.files.in_thread(opened.warm, run.offset).addBoth(warmed)
 
-    def _missing(self, transfer: Transfer, why: Failure) -> None:
-        name = transfer.name
-        segment = self._opened.pop(name, None)
-        if segment is not None:
-            segment.close()
-        self.sending.gone(name)
+    def _missing(self, run: Run, why: Failure) -> None:
+        """The one under way cannot be read."""
+        self._close([self._opened.pop(run)])
+        self._tell_gone(run, why)
+
+    def _tell_gone(self, run: Run, why: Failure, names: Sequence[str] = ()) -> None:
+        """What is left of the run is put together anew."""
+        gone = self.sending.gone(run, names)
+        self._done(run)
         if not self._lost:
-            self.user.segment_missing(self, transfer, why)
+            for transfer in gone:
+                self.user.segment_missing(self, transfer, why)
+            self.wake()
+
+
+def _close_all(opened: Iterable[OpenRun]) -> None:
+    for one in opened:
+        one.close()
 
 
 def _broken(detail: str) -> RemoteProtocolError:

@@ -1,27 +1,32 @@
-"""A segment's bytes, read without ever making the reactor wait for a disk.
+"""The bytes of segments, read without ever making the reactor wait for a disk.
 
-What is in the kernel's page cache is read right into the packet (``preadv2`` with ``RWF_NOWAIT``); what is not is read
-once in a thread, after which it is there.  On file systems that cannot say, only what a thread has read is taken.  Small
-segments are read by the thread that opens them: a way to a thread and back for each would cost more than their bytes.
+Segments that are side by side in one pack are one range of it.  What is in the kernel's page cache is read right into the
+packet (``preadv2`` with ``RWF_NOWAIT``); what is not is read once in a thread, after which it is there.  On file systems
+that cannot say, only what a thread has read is taken.
 """
 
 import errno
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
+
+import attrs
 
 from avinet.errors import AvinetError, Kind, error
 from avinet.logs.spool import SegmentGoneError
 from avinet.logs.spool_packs import Place
 from avinet.model.logs import SegmentHead
-from avinet.units import MIB
+from avinet.units import KIB, MIB
 
 WARMED_BYTES = 4 * MIB
 """Read at once in a thread: some 10 ms of a disk, so that going to and fro costs little beside it."""
-SMALL_BYTES = MIB
-"""What is read as it is opened: 16 of them are some 30 ms of a disk."""
+SMALL_BYTES = 64 * KIB
+"""At the front of each range, read as it is opened: a way to a thread and back for each small segment would cost more than
+its bytes."""
+MAX_FILES = 8
+"""Packs that one run is read from: descriptors."""
 _SCRATCH_BYTES = MIB
 _UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 
@@ -43,37 +48,70 @@ class SegmentShortError(AvinetError):
     kind: ClassVar[Kind] = Kind.UNAVAILABLE
 
 
-class OpenSegment:
-    """One segment, open; its bytes stay although the spool drops it.  Made in a thread by ``open``."""
+@attrs.define(eq=False)
+class _Range:
+    """A part of one pack; ``start`` is where it begins in the run."""
 
-    def __init__(self, descriptor: int, place: Place) -> None:
-        self._descriptor = descriptor
-        self._place = place
+    descriptor: int
+    offset: int
+    start: int
+    size: int
+    warmed: int = 0
+    """Up to here of it a thread has read."""
+
+
+class OpenRun:
+    """Segments to be sent one after another, open; their bytes stay although the spool drops them.
+
+    Made in a thread by ``open``, which may take the first ``count`` of them only.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._descriptors: list[int] = []
+        self._ranges: list[_Range] = []
+        self._at = 0
+        """The range that was read last."""
         self._nowait = True
-        self._warmed = 0
-        """Up to here a thread has read."""
 
     @classmethod
-    def open(cls, place: Place) -> "OpenSegment":
-        """Blocks: looks the file up, and asks the kernel to have its bytes ready."""
-        descriptor = os.open(place.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        os.posix_fadvise(descriptor, place.offset, place.size, os.POSIX_FADV_WILLNEED)
-        opened = cls(descriptor, place)
-        if place.size <= SMALL_BYTES:
-            try:
-                opened.warm(0)
-            except BaseException:
-                opened.close()
-                raise
+    def open(cls, places: Sequence[Place]) -> "OpenRun":
+        """Blocks: looks the files up, and asks the kernel to have their bytes ready."""
+        opened = cls()
+        try:
+            opened._open(places)
+        except BaseException:
+            opened.close()
+            raise
         return opened
+
+    def _open(self, places: Sequence[Place]) -> None:
+        path, end, start = None, 0, 0
+        for place in places:
+            if place.path != path:
+                if len(self._descriptors) == MAX_FILES:
+                    break
+                flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+                self._descriptors.append(os.open(place.path, flags))
+            if place.path != path or place.offset != end:
+                self._ranges.append(_Range(self._descriptors[-1], place.offset, start, 0))
+            path, end = place.path, place.offset + place.size
+            self._ranges[-1].size += place.size
+            start += place.size
+            self.count += 1
+        for one in self._ranges:
+            os.posix_fadvise(one.descriptor, one.offset, one.size, os.POSIX_FADV_WILLNEED)
+            self._warm(one, 0, SMALL_BYTES)
 
     def read_into(self, room: memoryview, offset: int) -> int:
         """Fill the front of ``room`` from ``offset`` on, as far as that is in memory; 0: ``warm`` it first."""
+        one, within = self._range(offset)
+        room = room[: one.size - within]
         if not self._nowait:
-            room = room[: max(0, self._warmed - offset)]
-            return os.preadv(self._descriptor, [room], self._place.offset + offset) if room else 0
+            room = room[: max(0, one.warmed - within)]
+            return os.preadv(one.descriptor, [room], one.offset + within) if room else 0
         try:
-            return os.preadv(self._descriptor, [room], self._place.offset + offset, os.RWF_NOWAIT)
+            return os.preadv(one.descriptor, [room], one.offset + within, os.RWF_NOWAIT)
         except BlockingIOError:
             return 0
         except OSError as why:
@@ -82,23 +120,43 @@ class OpenSegment:
             self._nowait = False
             return self.read_into(room, offset)
 
+    def _range(self, offset: int) -> tuple[_Range, int]:
+        while offset < self._ranges[self._at].start:
+            self._at -= 1
+        while offset >= self._ranges[self._at].start + self._ranges[self._at].size:
+            self._at += 1
+        one = self._ranges[self._at]
+        return one, offset - one.start
+
     def warm(self, offset: int) -> None:
         """Blocks: have the next ``WARMED_BYTES`` in memory.  ``SegmentShortError`` when there is nothing."""
+        self._warm(*self._range(offset), WARMED_BYTES)
+
+    def _warm(self, one: _Range, within: int, most: int) -> None:
         piece = _own_scratch()
-        end = min(offset + WARMED_BYTES, self._place.size)
-        start = offset
-        while offset < end:
-            got = os.preadv(self._descriptor, [piece[: end - offset]], self._place.offset + offset)
+        start, end = within, min(within + most, one.size)
+        while within < end:
+            got = os.preadv(one.descriptor, [piece[: end - within]], one.offset + within)
             if not got:
                 break
-            offset += got
-        if offset == start:
+            within += got
+        if within == start:
             raise SegmentShortError
-        self._warmed = max(self._warmed, offset)
+        one.warmed = max(one.warmed, within)
 
     def close(self) -> None:
-        """Done with it."""
-        os.close(self._descriptor)
+        """Blocks: done with it.  The last one of a pack that is gone frees its blocks."""
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+
+def opened(
+    lend: Callable[[Sequence[str]], dict[str, Place]], names: Sequence[str]
+) -> tuple[OpenRun, list[str]]:
+    """Blocks: the first of these segments, open, and the names of those that are gone."""
+    places = lend(names)
+    gone = [name for name in names if name not in places]
+    return OpenRun.open([places[name] for name in names if name in places]), gone
 
 
 def is_sound(place_of: Callable[[str], Place], head: SegmentHead) -> bool:

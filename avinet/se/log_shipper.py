@@ -6,6 +6,7 @@ again later; the SE does everything else without.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import attrs
@@ -15,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from avinet.se.log_channel import FileAccess, LogChannel
-from avinet.se.log_files import OpenSegment
+from avinet.se.log_files import opened
 from avinet.se.log_live import LiveLogs
 from avinet.se.log_pulled import PulledLogs
 from avinet.se.log_sources import LogSource
@@ -133,7 +134,7 @@ class LogShipper:
 
     def _open(self, channel: Channel, source: LogSource) -> None:
         spool = source.spool
-        files = FileAccess(source.in_thread, lambda name: OpenSegment.open(spool.lend(name)), spool.give_back)
+        files = FileAccess(source.in_thread, partial(opened, spool.lend), spool.give_back)
         services = (
             _Service(source, files, channel, self.ports.live, Priority.LIVE_LOGS, LiveLogs),
             _Service(source, files, channel, self.ports.bulk, Priority.BULK, PulledLogs),

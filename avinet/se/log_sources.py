@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Protocol
 
 import attrs
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -59,8 +59,8 @@ class SpoolReader(Protocol):
     def place(self, name: str) -> Place:
         """Where a segment's bytes are."""
 
-    def lend(self, name: str) -> Place:
-        """The same, of one that is about to be sent."""
+    def lend(self, names: Sequence[str]) -> dict[str, Place]:
+        """Where segments are that are about to be sent, by name; those that are gone are not in it."""
 
     def give_back(self, names: Iterable[str]) -> None:
         """They are not sent any more.  This one does not block."""
@@ -108,7 +108,9 @@ class Outgoing:
     _looking: bool = attrs.field(default=False, init=False)
     _held: set[str] = attrs.field(factory=set, init=False, repr=False)
     timers: Timers = attrs.field(init=False, repr=False)
-    _answers: DeferredLock = attrs.field(factory=DeferredLock, init=False, repr=False)
+    _known: list[str] = attrs.field(factory=list, init=False, repr=False)
+    """What is acknowledged, while the index is busy with others: no more than what may have no answer."""
+    _forgetting: bool = attrs.field(default=False, init=False)
     _log: ClassVar[Logger] = Logger()
 
     @timers.default
@@ -152,7 +154,9 @@ class Outgoing:
         if self.channel is not channel:
             return
         self.welcomed = True
-        channel.sending.welcomed(welcome.partials)
+        channel.sending.welcomed(welcome.partials, batches=welcome.batches)
+        if welcome.kept:
+            self._forget(welcome.kept)
         self.begin(welcome)
         try:
             for message in early or ():
@@ -271,18 +275,29 @@ class Outgoing:
                 self.segments_wanted(channel)
 
     def _acknowledged(self, channel: LogChannel, names: Sequence[str]) -> None:
-        ours = channel.sending.acknowledged(names)
+        self._forget(channel.sending.acknowledged(names))
+        channel.wake()
+
+    def _forget(self, names: Sequence[str]) -> None:
+        """The controller has them.  What comes while the index is busy waits, and goes together."""
+        self._known += names
+        if self._forgetting or not self._known:
+            return
+        known, self._known = self._known, []
+        self._forgetting = True
 
         def gone(_: object) -> None:
             # Not before: until the index has let go of them a look would find them again.
-            self._release(ours)
-            self.answered(channel)
-            self.blocking(self.source.spool.sweep).addErrback(self._not_swept)
+            self._forgetting = False
+            self._release(known)
+            self._forget(())
+            if self.channel is not None:
+                self.answered(self.channel)
+            if not self._forgetting:
+                self.blocking(self.source.spool.sweep).addErrback(self._not_swept)
 
-        # One after another, so that acknowledgements are batched by themselves while the index is busy.
-        removing = self._answers.run(self.source.in_thread, self.source.spool.acknowledge, ours)
+        removing = self.blocking(self.source.spool.acknowledge, known)
         removing.addCallback(gone).addErrback(self.failed)
-        channel.wake()
 
     def _not_swept(self, failure: Failure) -> None:
         """What is acknowledged is so nevertheless."""

@@ -4,7 +4,8 @@ Both services, ``logs-live`` and ``logs``, speak them.  The SE speaks first (``L
 side may send.  A field added later has a default, so that versions N and N-1 understand each other.
 
 A segment is a ``Begin`` and raw frames until ``head.size`` bytes have come; another ``Begin`` before that leaves it for
-now.  Its end is an ``Ack`` or a ``Refuse``, which may come at any time after the ``Begin``.
+now.  A ``Batch`` is several: what comes whole of it counts as if each had begun alone, and the one that it breaks off in is
+left for now.  A segment's end is an ``Ack`` or a ``Refuse``, which may come at any time after the ``Begin``.
 """
 
 import enum
@@ -13,6 +14,7 @@ from typing import Annotated
 import msgspec
 
 from avinet.model.logs import Count, Drop, SegmentHead, Selection, SpoolTotals
+from avinet.units import MIB
 
 LIVE_SERVICE = "logs-live"
 """The name of the service in an enrolment's answer: significant segments, drops and totals, pushed."""
@@ -28,6 +30,12 @@ MAX_PARTIALS = 16
 """Named in one ``LogWelcome``; an SE leaves at most two in the middle when it goes, one on each service."""
 MAX_NAMES = 256
 """In one ``Ack``."""
+MAX_BATCH = 256
+"""Segments in one ``Batch``: heads of some 300 bytes each."""
+MAX_BATCH_BYTES = 8 * MIB
+"""Of their bytes: some 10 ms at full speed, beside which what a batch costs is little."""
+MAX_KEPT = 1024
+"""Named in one ``LogWelcome``: all that an SE may have sent without an answer."""
 MAX_DROPS = 500
 """In one ``Dropped``; some 200 bytes each."""
 MAX_TEXT = 500
@@ -74,6 +82,10 @@ class LogWelcome(LogMessage, tag="log-welcome", frozen=True, kw_only=True):
     """The last ``Dropped`` of this incarnation that is on disk here."""
     last_counter: Count = 0
     """The highest of this incarnation that came here.  If the spool has not come so far it was set back, to an older copy."""
+    batches: bool = False
+    """Whether a ``Batch`` is understood here."""
+    kept: Annotated[tuple[Name, ...], msgspec.Meta(max_length=MAX_KEPT)] = ()
+    """As an ``Ack``: what came last, whose ``Ack`` may have been lost."""
 
 
 class Pull(LogMessage, tag="pull", frozen=True, kw_only=True):
@@ -145,6 +157,20 @@ class Begin(LogMessage, tag="begin", frozen=True, kw_only=True):
     head: SegmentHead
     offset: Count = 0
     pull: Count = PUSHED
+
+
+class Batch(LogMessage, tag="batch", frozen=True, kw_only=True):
+    """SE to controller: the bytes of these segments follow, one after another, each from its first.
+
+    All are of one incarnation, no two are the same.  Each is answered for itself, when the batch ends.
+    """
+
+    heads: Annotated[tuple[SegmentHead, ...], msgspec.Meta(min_length=1, max_length=MAX_BATCH)]
+    pull: Count = PUSHED
+
+
+class Leave(LogMessage, tag="leave", frozen=True, kw_only=True):
+    """SE to controller: nothing more comes for now of what is under way, so that what has come whole can be kept."""
 
 
 class Ack(LogMessage, tag="log-ack", frozen=True, kw_only=True):

@@ -71,8 +71,10 @@ class Ends:
             ledger.close()
         found = []
         for one in waiting:
-            path = self.folder / "controller" / "received" / one.se / f"{one.head.name}.zst"
-            found += zstandard.ZstdDecompressor().decompress(path.read_bytes()).splitlines(keepends=True)
+            data = (self.folder / "controller" / "received" / one.se / one.file).read_bytes()
+            begin = 0 if one.place is None else one.place.offset
+            raw = zstandard.ZstdDecompressor().decompress(data[begin : begin + one.head.size])
+            found += raw.splitlines(keepends=True)
         return found
 
 

@@ -1,5 +1,6 @@
 """Both ends of the log services over a real secure channel in memory: a spool here, an intake and a ledger there."""
 
+import hashlib
 import os
 import tempfile
 from concurrent.futures import Future
@@ -108,6 +109,11 @@ class Engine:
         self.log(log_class, *lines)
         self.spooled(log_class)
 
+    def log_bulk_more(self, log_class, size, service, at_us):
+        """The same of another service, not in a segment yet."""
+        lines = [line(service, at_us + n, path=os.urandom(3_000).hex()) for n in range(max(1, size // 3_000))]
+        self.log(log_class, *lines)
+
     def spooled(self, *classes):
         """Put what was written into segments."""
         for log_class in classes or (SIGNIFICANT, FULL):
@@ -184,26 +190,31 @@ class Fleet(SynchronousTestCase):
         """The result of something that is done at once."""
         return self.successResultOf(Deferred.fromCoroutine(coroutine))
 
+    def data_of(self, segment):
+        """The bytes of one that is received."""
+        data = (self.state / "received" / segment.se / segment.file).read_bytes()
+        begin = 0 if segment.place is None else segment.place.offset
+        data = data[begin : begin + segment.head.size]
+        self.assertEqual(hashlib.sha256(data).hexdigest(), segment.head.sha256)
+        return data
+
     def received(self, se="se-1"):
-        """Every segment file that is here for good, decompressed, by class: lists of lines."""
+        """Every segment that is here for good, decompressed, by class: lists of lines."""
         found = {FULL: [], SIGNIFICANT: []}
-        waiting = self.ledger.waiting(2**62)
+        waiting = [one for one in self.ledger.waiting(2**62) if one.se == se]
         for segment in waiting:
-            if segment.se == se:
-                path = self.state / "received" / se / f"{segment.head.name}.zst"
-                raw = zstandard.ZstdDecompressor().decompress(path.read_bytes())
-                found[segment.head.log_class] += raw.splitlines(keepends=True)
-        files = {path.name.removesuffix(".zst") for path in (self.state / "received" / se).glob("*")}
-        self.assertEqual(files, {one.head.name for one in waiting if one.se == se})
+            raw = zstandard.ZstdDecompressor().decompress(self.data_of(segment))
+            found[segment.head.log_class] += raw.splitlines(keepends=True)
+        files = {path.name for path in (self.state / "received" / se).glob("*")}
+        self.assertEqual(files, {one.file for one in waiting})
         return found
 
     def ingest(self, segment):
         """What the store does with one."""
-        path = self.state / "received" / segment.se / f"{segment.head.name}.zst"
-        raw = zstandard.ZstdDecompressor().decompress(path.read_bytes())
+        raw = zstandard.ZstdDecompressor().decompress(self.data_of(segment))
         self.ingested += raw.splitlines(keepends=True)
-        self.ledger.stored(None, [segment])
-        path.unlink()
+        for se, name in self.ledger.stored(None, [segment]):
+            (self.state / "received" / se / name).unlink()
 
     def assert_all_here(self, *classes, engine=None):
         """Each line that was written is here once, and the spool has let go of it."""

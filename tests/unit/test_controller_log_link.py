@@ -14,7 +14,7 @@ from avinet.controller.log_pace import MESSAGES_BURST
 from avinet.logs.entries import Segment
 from avinet.logs.incoming import IncomingLogs, IntakeLimits
 from avinet.logs.receiving import MAX_REFUSED
-from avinet.logs.sending import MAX_UNANSWERED
+from avinet.logs.sending import ALONE, MAX_UNANSWERED
 from avinet.model.logs import MAX_RATIO, Drop, DropReason, LogClass, SegmentHead, SpoolTotals
 from avinet.units import KIB, MIB
 from avinet.wire import log_messages as m
@@ -277,11 +277,12 @@ class Hostile(Links):
         wire = self.open()
         wire.say(m.LogHello(incarnation=SPOOL, totals=SpoolTotals()))
         held.let()
-        for counter in range(1, MAX_UNANSWERED + 1):
+        most = MAX_UNANSWERED // ALONE
+        for counter in range(1, most + 1):
             self.assertFalse(wire.paused)
             wire.say(m.Begin(head=head_of(b"d", counter)), b"d")
         self.assertTrue(wire.paused)
-        for counter in range(MAX_UNANSWERED + 1, 3 * MAX_UNANSWERED):
+        for counter in range(most + 1, 3 * most):
             wire.say(m.Begin(head=head_of(b"d", counter)), b"d")
         self.assertTrue(wire.aborted)
         while held.let():

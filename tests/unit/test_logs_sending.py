@@ -7,9 +7,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.controller.pull_turns import TURN_BYTES, Go, PullTurns, Wait
 from avinet.logs.rate import RateLimit
-from avinet.logs.sending import MAX_PULLS, MAX_TRIES, MAX_UNANSWERED, PullWork, Sending
+from avinet.logs.sending import ALONE, MAX_PULLS, MAX_TRIES, MAX_UNANSWERED, PullWork, Sending
 from avinet.model.logs import LogClass, SegmentHead, Selection
 from avinet.units import KIB, MIB
+from avinet.wire.log_messages import MAX_BATCH, MAX_BATCH_BYTES
 
 HEAD = SegmentHead(
     incarnation="ab" * 16,
@@ -39,11 +40,11 @@ class TheSender(SynchronousTestCase):
 
     def send(self):
         """The next segment, whole; its counter."""
-        transfer = self.sending.begin()
-        if transfer is None:
+        run = self.sending.begin()
+        if run is None:
             return None
-        self.assertTrue(self.sending.advanced(transfer.left))
-        return transfer.head.counter
+        self.assertTrue(self.sending.advanced(run.left))
+        return run.heads[0].counter
 
     def test_sends_in_order_and_each_once(self):
         self.sending.add(heads(1, 3))
@@ -52,11 +53,12 @@ class TheSender(SynchronousTestCase):
         self.assertEqual(self.sending.add(heads(1, 4)), [])
 
     def test_has_so_many_without_an_answer_and_no_more(self):
-        self.sending.add(heads(1, MAX_UNANSWERED + 5))
-        sent = [self.send() for _ in range(MAX_UNANSWERED + 5)]
-        self.assertEqual(sent[MAX_UNANSWERED:], [None] * 5)
+        most = MAX_UNANSWERED // ALONE
+        self.sending.add(heads(1, most + 5))
+        sent = [self.send() for _ in range(most + 5)]
+        self.assertEqual(sent[most:], [None] * 5)
         self.sending.acknowledged([heads(1, 1)[0].name])
-        self.assertEqual(self.send(), MAX_UNANSWERED + 1)
+        self.assertEqual(self.send(), most + 1)
 
     def test_goes_on_where_the_controller_is(self):
         self.sending.welcomed({heads(1, 1)[0].name: 60, heads(2, 2)[0].name: 100})
@@ -69,8 +71,55 @@ class TheSender(SynchronousTestCase):
         self.sending.add(heads(1, 2))
         transfer = self.sending.begin()
         self.sending.advanced(10)
-        self.assertEqual(self.sending.acknowledged([transfer.head.name, "other"]), [transfer.head.name])
+        self.assertEqual(
+            self.sending.acknowledged([transfer.heads[0].name, "other"]), [transfer.heads[0].name]
+        )
         self.assertEqual(self.send(), 2)
+
+    def test_puts_together_what_a_batch_may_hold(self):
+        self.sending.welcomed({heads(3, 3)[0].name: 60}, batches=True)
+        other = msgspec.structs.replace(HEAD, counter=7, incarnation="ef" * 16)
+        self.sending.add([*heads(1, 6), other])
+        self.assertEqual(
+            [[head.counter for head in run.heads] for run in self.sending.upcoming()],
+            [[1, 2], [3], [4, 5, 6], [7]],
+        )
+
+    def test_puts_no_more_together_than_a_batch_may_hold(self):
+        self.sending.welcomed({}, batches=True)
+        large = MAX_BATCH_BYTES // 2
+        self.sending.add([msgspec.structs.replace(head, size=large) for head in heads(1, 5)])
+        self.assertEqual([len(run.heads) for run in self.sending.upcoming()], [2, 2, 1])
+        self.sending = Sending()
+        self.sending.welcomed({}, batches=True)
+        self.sending.add(heads(1, MAX_BATCH + 9))
+        self.assertEqual([len(run.heads) for run in self.sending.upcoming()], [MAX_BATCH])
+
+    def test_a_batch_that_is_left_in_its_middle_goes_on_there(self):
+        one = work()
+        self.sending.welcomed({}, batches=True)
+        self.sending.ask(one)
+        self.sending.add(heads(1, 5), one)
+        self.sending.begin()
+        self.sending.advanced(230)
+        self.sending.pause(1)
+        self.assertTrue(self.sending.broken_off)
+        self.sending.resume(1)
+        self.sending.acknowledged(head.name for head in heads(1, 2))
+        self.sending.add(heads(3, 5), one)
+        runs = [([head.counter for head in run.heads], run.offset) for run in self.sending.upcoming()]
+        self.assertEqual(runs, [([3], 30), ([4, 5], 0)])
+        self.sending.begin()
+        self.assertFalse(self.sending.broken_off)
+
+    def test_what_cannot_be_read_of_a_batch_is_left_out_and_the_rest_is_sent(self):
+        self.sending.welcomed({}, batches=True)
+        self.sending.add(heads(1, 5))
+        run = self.sending.begin()
+        self.sending.advanced(130)
+        self.assertEqual([gone.head.counter for gone in self.sending.gone(run)], [2])
+        self.assertEqual([self.send(), self.send()], [3, None])
+        self.assertEqual(self.sending.names(), {head.name for head in (*heads(1, 1), *heads(3, 5))})
 
     def test_sends_what_was_refused_again_and_then_lets_it_be(self):
         self.sending.add(heads(1, 1))
@@ -97,7 +146,7 @@ class TheSender(SynchronousTestCase):
         self.sending.add(heads(1, 3), one)
         self.assertEqual(one.taken_bytes, 300)
         begun = self.sending.begin()
-        self.assertEqual((begun.head, begun.offset), (transfer.head, 30))
+        self.assertEqual((begun.heads, begun.offset), (transfer.heads, 30))
 
     def test_pulls_follow_one_another_and_a_paused_one_lets_others_by(self):
         one, two = work(1), work(2)
@@ -133,9 +182,10 @@ class TheSender(SynchronousTestCase):
         self.assertTrue(self.sending.ask(work(1)))
 
     @settings(max_examples=300, deadline=None)
-    @given(st.lists(st.tuples(st.sampled_from("apsgrfxw"), st.integers(1, 6)), max_size=60))
-    def test_never_loses_or_doubles_a_segment_whatever_happens(self, facts):
+    @given(st.lists(st.tuples(st.sampled_from("apsgrfxwc"), st.integers(1, 6)), max_size=60), st.booleans())
+    def test_never_loses_or_doubles_a_segment_whatever_happens(self, facts, batches):
         sending, one = Sending(), work()
+        sending.welcomed({}, batches=batches)
         sending.ask(one)
         kept = set()
         for fact, number in facts:
@@ -156,12 +206,17 @@ class TheSender(SynchronousTestCase):
                 sending.advanced(sending.current.left)
             elif fact == "x":
                 kept.update(sending.acknowledged([head.name]))
-            elif fact == "w":
-                sending.gone(head.name)
-            listed = [transfer.head.name for transfer in sending.upcoming(100)]
+            elif fact == "w" and sending.current is not None:
+                sending.gone(sending.current)
+            elif fact == "c" and len(runs := sending.upcoming()) > 1:
+                sending.shorten(runs[-1], number)
+            sending.upcoming()
+            listed = [name for run in sending._ahead for name in run.names]
+            listed += [waiting.name for waiting in sending._queue]
             self.assertEqual(len(listed), len(set(listed)))
-            unanswered = sending._unanswered.keys()
-            self.assertFalse(set(listed) & unanswered)
+            self.assertFalse(set(listed) & sending._unanswered.keys())
+            self.assertEqual(sending._count, sum(one.counts for one in sending._unanswered.values()))
+            self.assertTrue(all(run.transfers and run.left > 0 for run in sending._ahead))
             self.assertLessEqual(one.taken_bytes, 100 * len(sending.names() | kept) + 100 * len(facts))
 
 

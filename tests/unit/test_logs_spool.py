@@ -340,8 +340,7 @@ class Limits(Kit):
         for n in range(3):
             self.spooled(FULL, line(n))
         first, second, _ = self.heads()
-        self.spool.lend(first.name)
-        self.spool.lend(second.name)
+        self.spool.lend([first.name, second.name])
         self.spool.set_limits(SpoolLimits(max_segments=2))
         self.spool.enforce()
         self.assertEqual(self.heads(), [first, second])
@@ -359,7 +358,7 @@ class Limits(Kit):
     def test_what_is_being_sent_does_not_expire_meanwhile(self):
         self.spooled(FULL, line(1), line(2))
         first, _ = self.heads()
-        self.spool.lend(first.name)
+        self.spool.lend([first.name])
         self.spool.set_limits(SpoolLimits(max_age_s=100))
         self.now += 120
         self.spool.enforce()
@@ -373,7 +372,7 @@ class Limits(Kit):
         for n in range(2):
             self.spooled(FULL, line(n))
         for head in self.heads():
-            self.spool.lend(head.name)
+            self.spool.lend([head.name])
         self.spool.set_limits(SpoolLimits(max_segments=1))
         self.spool.enforce()
         self.assertEqual([head.service for head in self.heads()], [service(1)])

@@ -5,6 +5,7 @@ import shutil
 from twisted.internet.defer import fail
 
 from avinet.controller.log_intake import Threads
+from avinet.logs import sending
 from avinet.logs.incoming import IntakeLimits
 from avinet.logs.spool import SpoolLimits
 from avinet.model.logs import Drop, DropReason, LogClass
@@ -319,14 +320,14 @@ class Broken(Fleet):
         self.assertEqual([one.head for one in self.ledger.waiting(2**62)], [first])
 
     def test_what_is_being_sent_when_room_is_made_arrives_and_is_not_counted_as_lost(self):
-        for n in range(40):
+        for n in range(50):
             self.engine.log_bulk(FULL, 60_000, at_us=BASE_US + n * 1_000)
         self.attach()
         self.pump()
         pull, spool = self.pull(), self.engine.spool
         while not self.engine.shipper_bulk().sent_bytes:
             self.assertTrue(self.step())
-        spool.set_limits(SpoolLimits(max_segments=20))
+        spool.set_limits(SpoolLimits(max_segments=30))
         spool.enforce()
         self.pump()
         self.clock.advance(2)
@@ -334,7 +335,7 @@ class Broken(Fleet):
         self.assertEqual(self.state_of(pull), "done")
         lost = spool.totals().drops[DropReason.SPOOL_FULL]
         received = self.received()[FULL]
-        self.assertEqual((lost, len(received)), (20 * 20, 20 * 20))
+        self.assertEqual((lost, len(received)), (20 * 20, 30 * 20))
         self.assertEqual(self.engine.heads(), [])
         self.assertEqual(spool._lent, set())
 
@@ -441,6 +442,10 @@ class Broken(Fleet):
 
 class Full(Fleet):
     """A disk, or a quota, that has no more room."""
+
+    def setUp(self):
+        super().setUp()
+        self.patch(sending, "MAX_BATCH_BYTES", MIB)
 
     limits = IntakeLimits(free_bytes=0, per_se_bytes=1_200 * KIB)
 

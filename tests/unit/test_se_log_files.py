@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.logs.spool import SegmentGoneError
 from avinet.logs.spool_packs import Place
 from avinet.se import log_files
-from avinet.se.log_files import OpenSegment, SegmentShortError, is_sound
+from avinet.se.log_files import OpenRun, SegmentShortError, is_sound
 from avinet.units import KIB, MIB
 from tests.unit.log_kit import FULL, Fleet
 
@@ -26,12 +26,12 @@ class Reading(SynchronousTestCase):
         self.open()
 
     def open(self):
-        self.segment = OpenSegment.open(Place(self.path, 6, len(self.data)))
-        self.addCleanup(self.segment.close)
+        self.run_ = OpenRun.open([Place(self.path, 6, len(self.data))])
+        self.addCleanup(self.run_.close)
 
     def open_large(self):
         """As if it were more than is read on opening."""
-        self.patch(log_files, "SMALL_BYTES", len(self.data) - 1)
+        self.patch(log_files, "SMALL_BYTES", 100)
         self.open()
 
     def without_nowait(self, why):
@@ -47,7 +47,7 @@ class Reading(SynchronousTestCase):
 
     def read(self, offset, size):
         room = memoryview(bytearray(size))
-        got = self.segment.read_into(room, offset)
+        got = self.run_.read_into(room, offset)
         return bytes(room[:got])
 
     def test_takes_what_is_in_memory_from_its_place_in_the_file(self):
@@ -58,12 +58,14 @@ class Reading(SynchronousTestCase):
         self.open_large()
         self.without_nowait(errno.EOPNOTSUPP)
         self.assertEqual(self.read(500, 10), b"")
-        self.segment.warm(500)
+        self.run_.warm(500)
         self.assertEqual(self.read(500, 10), self.data[500:510])
         self.assertEqual(self.read(99_995, 5), self.data[-5:])
         self.assertEqual(sum(map(bool, self.flags)), 1, "asked once whether the file system can say")
 
     def test_a_small_one_needs_no_thread_but_the_one_that_opened_it(self):
+        self.patch(log_files, "SMALL_BYTES", len(self.data))
+        self.open()
         self.without_nowait(errno.EOPNOTSUPP)
         self.assertEqual(self.read(99_990, 10), self.data[-10:])
 
@@ -82,12 +84,12 @@ class Reading(SynchronousTestCase):
     def test_waits_for_no_disk(self):
         self.without_nowait(errno.EAGAIN)
         self.assertEqual(self.read(0, 10), b"")
-        self.segment.warm(0)
+        self.run_.warm(0)
 
     def test_says_when_the_file_ends_too_soon(self):
         os.truncate(self.path, 50)
-        self.segment.warm(0)
-        self.assertRaises(SegmentShortError, self.segment.warm, 44)
+        self.run_.warm(0)
+        self.assertRaises(SegmentShortError, self.run_.warm, 44)
 
     def test_passes_on_what_is_wrong_with_the_disk(self):
         self.without_nowait(errno.EIO)
@@ -97,7 +99,7 @@ class Reading(SynchronousTestCase):
 class Transferring(Fleet):
     def test_brings_all_of_what_was_not_in_memory(self):
         warmed = {}
-        read_into, warm = OpenSegment.read_into, OpenSegment.warm
+        read_into, warm = OpenRun.read_into, OpenRun.warm
 
         def cold(segment, room, offset):
             left = warmed.get(segment, 0) - offset
@@ -107,8 +109,8 @@ class Transferring(Fleet):
             warm(segment, offset)
             warmed[segment] = offset + 100 * KIB
 
-        self.patch(OpenSegment, "read_into", cold)
-        self.patch(OpenSegment, "warm", warming)
+        self.patch(OpenRun, "read_into", cold)
+        self.patch(OpenRun, "warm", warming)
         self.engine.log_bulk(FULL, 3 * MIB)
         self.attach()
         self.pump()
@@ -122,15 +124,16 @@ class Transferring(Fleet):
         self.engine.log_bulk(FULL, 200 * KIB)
         self.engine.log_bulk(FULL, 200 * KIB)
         first, second = self.engine.heads()
-        read_into = OpenSegment.read_into
-        bad = self.engine.spool.place(first.name)
+        read_into = OpenRun.read_into
+        bad = self.engine.spool.place(first.name).path.stat().st_ino
 
         def broken(segment, room, offset):
-            if segment._place == bad:
+            one, _ = segment._range(offset)
+            if os.fstat(one.descriptor).st_ino == bad:
                 raise OSError(errno.EIO, "bad block")
             return read_into(segment, room, offset)
 
-        self.patch(OpenSegment, "read_into", broken)
+        self.patch(OpenRun, "read_into", broken)
         self.attach()
         self.pump()
         pull = self.pull()

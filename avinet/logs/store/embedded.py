@@ -142,6 +142,7 @@ class EmbeddedLogStore:
             segments=tuple(
                 SegmentFile(
                     path=str(self.folders.segment(one)),
+                    offset=None if one.place is None else one.place.offset,
                     se_uuid=one.se,
                     se=self.around.name_of(one.se),
                     head=one.head,
@@ -190,12 +191,11 @@ class EmbeddedLogStore:
         good = [segment for segment in segments if segment not in set(bad)]
 
         def commit() -> None:
-            self.ledger.stored(file, good, bad)
+            done = self.ledger.stored(file, good, bad)
             self.ledger.lose(taken.lost, self._now_us())
             for segment in bad:
                 self.folders.set_aside(segment)
-            for segment in good:
-                self.folders.segment(segment).unlink(missing_ok=True)
+            unlink(self.folders.received(se) / name for se, name in done)
             if taken.bad or taken.bad_lines:
                 self.folders.bound_bad()
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import attrs
 
-from avinet.logs.entries import Segment
+from avinet.logs.entries import SEGMENT, Segment
+from avinet.model.ids import SeId
 from avinet.units import MIB
 
 BAD_BYTES = 256 * MIB
@@ -39,16 +40,27 @@ class Folders:
         """What queries put on the disk."""
         return self.base / "spill"
 
+    def received(self, se: SeId) -> Path:
+        """Where the intake puts what came from one service engine."""
+        return self.base / "received" / se
+
     def segment(self, segment: Segment) -> Path:
-        """Where the intake puts it."""
-        return self.base / "received" / segment.se / f"{segment.head.name}.zst"
+        """The file that it is in, alone or with others."""
+        return self.received(segment.se) / segment.file
 
     def set_aside(self, segment: Segment) -> None:
         """Keep it where people can look at it; no error when it is gone."""
         path = self.segment(segment)
+        target = self.bad / f"{segment.se}-{segment.head.name}{SEGMENT}"
         self.bad.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            path.replace(self.bad / f"{segment.se}-{path.name}")
+            if segment.place is None:
+                path.replace(target)
+                return
+            with path.open("rb") as file:
+                file.seek(segment.place.offset)
+                target.touch(mode=0o600)
+                target.write_bytes(file.read(segment.head.size))
         except FileNotFoundError:
             return
 

@@ -151,7 +151,7 @@ def _parse(segment: SegmentFile, number: int) -> _Parsed:
             kept.append(line)
 
     try:
-        raw = read_segment(Path(segment.path), segment.head)
+        raw = read_segment(Path(segment.path), segment.head, segment.offset)
         table = Columns(set_aside).read(raw, segment)
     except (SegmentBadError, FileNotFoundError) as why:
         return _Parsed(None, BadSegment(number=number, why=str(why)[:MAX_WHY]))

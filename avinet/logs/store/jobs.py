@@ -52,6 +52,8 @@ class SegmentFile(_Data, frozen=True, kw_only=True):
     """A segment that was received whole; ``se_uuid`` is who proved to have sent it, ``se`` what it is called."""
 
     path: str
+    offset: Count | None = None
+    """Where it begins in a file of several; None for a file of its own."""
     se_uuid: str
     se: str
     head: SegmentHead

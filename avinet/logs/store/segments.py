@@ -5,7 +5,7 @@ to it to the byte.  So one buffer of that size is all that is ever held, whateve
 """
 
 from pathlib import Path
-from typing import ClassVar
+from typing import IO, ClassVar
 
 import zstandard
 
@@ -26,15 +26,21 @@ class SegmentBadError(AvinetError):
     why: str
 
 
-def read_segment(path: Path, head: SegmentHead) -> bytearray:
-    """The NDJSON of a segment: ``head.raw_bytes`` of it.  ``SegmentBadError``; ``OSError`` where there is no file."""
+def read_segment(path: Path, head: SegmentHead, offset: int | None = None) -> bytearray:
+    """The NDJSON of a segment: ``head.raw_bytes`` of it.  ``SegmentBadError``; ``OSError`` where there is no file.
+
+    With an ``offset`` it begins there, and ends before another one.
+    """
     if head.raw_bytes > head.size * MAX_RATIO:
         raise SegmentBadError(why=f"{head.size} bytes would become {head.raw_bytes}")
     raw = bytearray(head.raw_bytes)
     decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
     filled = 0
     try:
-        with path.open("rb") as file, decompressor.stream_reader(file, read_size=MIB) as reader:
+        with (
+            path.open("rb") as file,
+            decompressor.stream_reader(_its_bytes(file, head, offset), read_size=MIB) as reader,
+        ):
             with memoryview(raw) as view:
                 while filled < head.raw_bytes and (count := reader.readinto(view[filled:])):
                     filled += count
@@ -46,3 +52,11 @@ def read_segment(path: Path, head: SegmentHead) -> bytearray:
     if more:
         raise SegmentBadError(why=f"it goes on after {head.raw_bytes} bytes")
     return raw
+
+
+def _its_bytes(file: IO[bytes], head: SegmentHead, offset: int | None) -> IO[bytes] | bytes:
+    """Those among others are read at once: they came in one batch, which is small."""
+    if offset is None:
+        return file
+    file.seek(offset)
+    return file.read(head.size)
