@@ -136,10 +136,7 @@ class Spool:
         return self._packs.place(placed)
 
     def lend(self, names: Sequence[str]) -> dict[str, Place]:
-        """Where these are, by name; those that are gone are not in it.
-
-        They go after all others of their class until they are given back, since they are about to be kept elsewhere.
-        """
+        """Where those are that are not gone; they go last of their class until given back, since others will keep them."""
         with self._lock:
             places = {each.head.name: self._packs.place(each) for each in self._index.find_all(names)}
             self._lent.update(places)
@@ -398,5 +395,5 @@ class Spool:
         if not gone:
             return [], set()
         self._index.remove(gone, [lost(each, reason) for each in gone] if reason else ())
-        packs = {each.pack: each.pack_name for each in gone}
-        return gone, {name for pack, name in packs.items() if self._index.has_pack(pack)}
+        packs = {(each.pack, each.pack_name) for each in gone}
+        return gone, {name for pack, name in packs if self._index.has_pack(pack)}
