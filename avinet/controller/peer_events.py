@@ -11,16 +11,28 @@ from avinet.model.ids import ControllerName
 
 GRACE_S = 10.0
 """After the start, for those that start as well, and after a list that names a new one."""
+BURST = 6.0
+PER_S = 1 / 60
+"""Losses and returns of one controller that are each told: three of both, then one a minute; others are counted."""
+
+
+@attrs.define
+class _Allowance:
+    """How much is told of one controller."""
+
+    left: float
+    at: float
 
 
 @attrs.define(eq=False)
 class PeerEvents(PeerListener):
-    """``CONTROLLER_LOST`` and ``CONTROLLER_BACK``; one that flaps is told of once a minute, with counts."""
+    """``CONTROLLER_LOST`` and ``CONTROLLER_BACK``; those of one that flaps are gathered by the minute, with counts."""
 
     peers: Peers
     emit: Emit
     clock: IReactorTime
     _lost: set[ControllerName] = attrs.field(factory=set, init=False)
+    _allowances: dict[ControllerName, _Allowance] = attrs.field(factory=dict, init=False, repr=False)
     _check: IDelayedCall | None = attrs.field(default=None, init=False, repr=False)
 
     def start(self) -> None:
@@ -37,6 +49,9 @@ class PeerEvents(PeerListener):
     def members_changed(self) -> None:
         """A newer list: whoever is not there after a while is lost; whoever left it is nobody's concern."""
         self._lost &= set(self.peers.members)
+        self._allowances = {
+            name: left for name, left in self._allowances.items() if name in self.peers.members
+        }
         self.stop()
         self._check = self.clock.callLater(GRACE_S, self._look)
 
@@ -51,7 +66,7 @@ class PeerEvents(PeerListener):
         if name in self._lost:
             self._lost.discard(name)
             text = f"Controller {name} is back."
-            self.emit("CONTROLLER_BACK", Level.INFO, name, text, name=name, reason="link")
+            self.emit("CONTROLLER_BACK", Level.INFO, name, text, name=name, **self._coalescing(name))
 
     def peer_down(self, name: ControllerName, why: str) -> None:
         """Lost."""
@@ -61,7 +76,19 @@ class PeerEvents(PeerListener):
     def _tell_lost(self, name: ControllerName, why: str) -> None:
         self._lost.add(name)
         text = f"Controller {name} cannot be reached from {self.peers.me}: {why[:500]}"
-        self.emit("CONTROLLER_LOST", Level.ERROR, name, text, name=name, why=why[:500], reason="link")
+        facts = {"name": name, "why": why[:500]} | self._coalescing(name)
+        self.emit("CONTROLLER_LOST", Level.ERROR, name, text, **facts)
+
+    def _coalescing(self, name: ControllerName) -> dict[str, str]:
+        """The fact that has an event counted with its like; none while it may be told by itself."""
+        now = self.clock.seconds()
+        allowance = self._allowances.setdefault(name, _Allowance(BURST, now))
+        allowance.left = min(BURST, allowance.left + (now - allowance.at) * PER_S)
+        allowance.at = now
+        if allowance.left < 1:
+            return {"reason": "flapping"}
+        allowance.left -= 1
+        return {}
 
     def denied(self, name: ControllerName, why: AvinetError) -> None:
         """It was dialed, and one of both does not believe the other."""

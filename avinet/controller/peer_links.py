@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from avinet.controller.peer_dial import DialedChannel, Offered, PeerDialer, PeerReach
-from avinet.controller.peer_other import Lists, Other, PeerAbout, facts_of, own_facts, refusal
+from avinet.controller.peer_other import Lists, Other, PeerAbout, facts_of, own_facts, refusal, too_slow
 from avinet.controller.peer_session import PairConnection, PeerSession, PeerSettings
 from avinet.controller.peer_state import Heard, Published
 from avinet.controller.peers import (
@@ -188,7 +188,7 @@ class PeerLinks:
         self, session: PeerSession, port: int, protocol: IProtocol, priority: Priority
     ) -> IProtocol:
         opening = session.connection.open(port, protocol, priority=priority)
-        opening.addTimeout(OPEN_TIMEOUT_S, self.clock, onTimeoutCancel=partial(_too_slow, session.name))
+        opening.addTimeout(OPEN_TIMEOUT_S, self.clock, onTimeoutCancel=partial(too_slow, session.name))
         try:
             return await opening
         except PeerUnreachableError:
@@ -398,7 +398,3 @@ class PeerLinks:
                 call(listener)
             except Exception:  # noqa: BLE001 - one listener's defect must cost neither the link nor the others
                 self._log.failure("a peer listener failed")
-
-
-def _too_slow(name: ControllerName, _: object, limit_s: float) -> Any:
-    return Failure(PeerUnreachableError(name=name, why=f"it did not answer within {limit_s:g} s"))

@@ -5,11 +5,12 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
+from twisted.python.failure import Failure
 
 from avinet.controller.peer_dial import PeerDialer
 from avinet.controller.peer_session import PeerSession
 from avinet.controller.peer_state import Heard
-from avinet.controller.peers import Lane, LaneView, PeerView, PortView
+from avinet.controller.peers import Lane, LaneView, PeerUnreachableError, PeerView, PortView
 from avinet.model.ids import BootId, ClusterId, ControllerName
 from avinet.model.membership import Controller, Membership
 from avinet.wire.peer_messages import (
@@ -136,3 +137,8 @@ def own_facts(membership: Membership, me: ControllerName) -> object:
     """The same of oneself: all connections begin anew."""
     mine = membership.by_name(me)
     return None if mine is None else facts_of(mine)
+
+
+def too_slow(name: ControllerName, _: object, limit_s: float) -> Any:
+    """What a time limit makes of a wait for it."""
+    return Failure(PeerUnreachableError(name=name, why=f"it did not answer within {limit_s:g} s"))

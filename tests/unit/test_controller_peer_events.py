@@ -10,11 +10,12 @@ from avinet.controller.peers_memory import PeerHub
 class Told(SynchronousTestCase):
     def setUp(self):
         self.hub, self.clock, self.events = PeerHub("a", "b", "c"), Clock(), []
+        self.reasons = []
         self.told = PeerEvents(self.hub.peers("a"), self.emit, self.clock)
 
     def emit(self, code, level, subject, text, **facts):
         self.events.append((code, subject))
-        self.assertIn("reason", facts, "these are coalesced")
+        self.reasons.append(facts.get("reason"))
 
     def test_nothing_while_all_are_there(self):
         self.told.start()
@@ -36,6 +37,17 @@ class Told(SynchronousTestCase):
         self.assertEqual(self.events, [("CONTROLLER_LOST", "c")])
         self.hub.heal("c")
         self.assertEqual(self.events[-1], ("CONTROLLER_BACK", "c"))
+
+    def test_flapping_by_the_minute(self):
+        self.told.start()
+        for _ in range(10):
+            self.hub.cut("a", "b")
+            self.hub.heal("a", "b")
+        self.assertEqual(len(self.events), 20)
+        self.assertEqual(self.reasons, [None] * 6 + ["flapping"] * 14)
+        self.clock.advance(120)
+        self.hub.cut("a", "b")
+        self.assertIsNone(self.reasons[-1])
 
     def test_nobody_after_the_end(self):
         self.hub.cut("c")
