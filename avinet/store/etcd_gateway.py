@@ -100,6 +100,10 @@ class _Endpoint:
     penalty_s: float = 0.0
     failed_at: float = -math.inf
 
+    def may_be_asked(self, now: float) -> bool:
+        """Whether its penalty is over, or the clock was set back since."""
+        return not now < self.until <= now + LONGEST_PENALTY_S
+
 
 class Endpoints:
     """Which endpoint is asked."""
@@ -116,7 +120,7 @@ class Endpoints:
     def choose(self) -> str:
         """The first that did not fail lately; the one whose penalty is over first when all did."""
         now = self._clock.seconds()
-        best = next((one for one in self._all if one.until <= now), None)
+        best = next((one for one in self._all if one.may_be_asked(now)), None)
         if best is None:
             return min(self._all, key=lambda one: one.until).url
         if best.penalty_s:
@@ -134,7 +138,7 @@ class Endpoints:
         now = self._clock.seconds()
         for one in self._all:
             # Many requests that one failure took along count once.
-            if one.url == url and now - one.failed_at >= SHORTEST_PENALTY_S:
+            if one.url == url and abs(now - one.failed_at) >= SHORTEST_PENALTY_S:
                 one.failed_at = now
                 one.penalty_s = min(max(one.penalty_s * 2, SHORTEST_PENALTY_S), LONGEST_PENALTY_S)
                 one.until = now + one.penalty_s
@@ -169,7 +173,7 @@ class Gateway:
         While etcd answers it has its whole time, however long the queue was; else what is left of it.
         """
         now = self.clock.seconds()
-        answers = now - self._answered_at < self.access.timeout_s
+        answers = abs(now - self._answered_at) < self.access.timeout_s
         return (now if answers else min(since, now)) + self.access.timeout_s
 
     async def ask(
@@ -348,6 +352,8 @@ def error_of(failed: Failed, where: str) -> "_AgainError | RefusedError":
         means = StoreFullError(where=where, detail=failed.message)
     elif "request is too large" in failed.message:
         means = StoreLimitError(detail=f"{where} takes smaller requests only")
+    elif "not supported for learner" in failed.message:
+        return _AgainError(failed.message, lost=False)
     elif code in _FOR_LATER:
         return _AgainError(failed.message)
     return RefusedError(code=code, detail=failed.message, where=where, means=means)

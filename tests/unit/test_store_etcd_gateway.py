@@ -65,6 +65,14 @@ class EndpointsTests(SynchronousTestCase):
         self.clock.advance(SHORTEST_PENALTY_S)
         self.assertEqual(self.endpoints.choose(), A)
 
+    def test_a_clock_that_is_set_back_keeps_none_away(self):
+        self.clock.advance(3600)
+        self.endpoints.failed(A)
+        self.clock.rightNow -= 3600
+        self.assertEqual(self.endpoints.choose(), A)
+        self.endpoints.failed(A)
+        self.assertEqual(self.endpoints.choose(), B)
+
     def test_when_all_failed_the_one_whose_turn_is_next_is_asked(self):
         for url in (B, A, C):
             self.endpoints.failed(url)
@@ -186,6 +194,13 @@ class GatewayTests(SynchronousTestCase):
                 self.http.only.refuse(code, "etcdserver: no leader")
                 self.http.only.answer()
                 self.assertTrue(self.reply(asking).lost)
+
+    def test_a_member_that_still_learns_has_done_nothing_and_others_are_asked(self):
+        asking = self.ask()
+        self.http.only.refuse(9, "etcdserver: rpc not supported for learner")
+        self.assertEqual(self.http.only.url, B)
+        self.http.only.answer()
+        self.assertFalse(self.reply(asking).lost)
 
     def test_what_etcd_says_for_good_is_told(self):
         for code, message, kind in (
