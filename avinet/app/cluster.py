@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 from avinet.app.list_lookout import ListLookout
 from avinet.app.own_entry import OwnEntry
 from avinet.app.software import software_version
-from avinet.controller.api_cluster import ClusterApi, HandOn, Sight, Standing
+from avinet.controller.api_cluster import ClusterApi, Sight, Standing
 from avinet.controller.engines import Emit
 from avinet.controller.failure_budget import FailureBudget
 from avinet.controller.growth import NoGrowth, StateEngineGrowth
@@ -19,7 +19,7 @@ from avinet.controller.members import LocalCopy, Members
 from avinet.controller.peer_rows import links_of, ports_of
 from avinet.controller.peers import Peers
 from avinet.controller.removal import Removal
-from avinet.controller.root_holder import RootHolder
+from avinet.controller.root_holder import HandOn, RootHolder
 from avinet.errors import AvinetError
 from avinet.model.ids import ControllerName
 from avinet.model.membership import Membership
@@ -53,11 +53,10 @@ class Cluster:
             identity.name,
             SignedList(identity.membership, identity.membership_document),
             LocalCopy(identity.paths.membership, identity.root.certificate),
-            self.clock,
             self.emit,
         )
         self.members.listen(self._changed)
-        self.holder = RootHolder(self.members, identity.root)
+        self.holder = RootHolder(self.members, identity.root, self.clock)
         self.entry = OwnEntry(self.holder, self.facts)
         self.lookout = ListLookout(self.members, identity.root_pem.decode(), self.clock)
 
@@ -66,7 +65,7 @@ class Cluster:
         stack.callback(self.lookout.stop)
         self.lookout.start()
 
-    async def open(self, store: Store, growth: StateEngineGrowth, stack: contextlib.AsyncExitStack) -> None:
+    async def open(self, store: Store, growth: StateEngineGrowth) -> None:
         """The list as the store has it, and this controller's entry as it should be, where that can be signed here."""
         self.growth = growth
         await self.members.open(store)
@@ -75,9 +74,6 @@ class Cluster:
         await self.holder.open()
         if self.holder.root.has_key or len(self.members.current.controllers) == 1:
             await self.holder.tell(self.identity.me)
-        if not isinstance(self.growth, NoGrowth):
-            stack.callback(self.members.stop)
-            self.members.follow()
 
     def joining(self) -> Joining:
         """What 8443 asks."""

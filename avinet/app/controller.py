@@ -112,7 +112,7 @@ class Controller(SessionListener):
         await self._open_events(stack)
         self._open_channels(stack)
         await self._open_store(stack)
-        await self.cluster.open(self.state.store, self.state.growth, stack)
+        await self.cluster.open(self.state.store, self.state.growth)
         self.watchdog = Watchdog(self.reactor, ControllerEvents(self.events.emit).blocked)
         self.watchdog.start()
         stack.callback(self.watchdog.stop)
@@ -121,6 +121,7 @@ class Controller(SessionListener):
             self.seat.store, self.settings, paths, self.events.emit, self.reactor
         )
         stack.callback(self.records.stop)
+        self.seat.follow(self.cluster.members)
         await self.records.follow(self.seat)
         self.forwarding = Forwarding(self.seat, self.peers.links, self.reactor, self.records.settled)
         self.commands = EngineCommands(self.records.engines)
@@ -276,7 +277,11 @@ class Controller(SessionListener):
         )
         members = self.cluster.members
         api = RegistrationApi(
-            enrolment, lambda: members.document, self.settings.services, self.cluster.joining()
+            enrolment,
+            lambda: members.document,
+            self.settings.services,
+            self.cluster.joining(),
+            self.forwarding.ask,
         )
         routes = api.routes()
         router = Router(routes, self.reactor, elsewhere=self.forwarding)

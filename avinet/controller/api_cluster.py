@@ -1,6 +1,6 @@
 """The operator's routes about the controllers themselves: who there are, who joins, who leaves."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Annotated
 
 import attrs
@@ -13,6 +13,7 @@ from avinet.controller.newcomers import MAX_CONTROLLERS, TooManyControllersError
 from avinet.controller.peer_rows import LinkRow, PortRow
 from avinet.controller.removal import ControllerNotFoundError, Removal
 from avinet.controller.root_holder import (
+    HandOn,
     RootElsewhereError,
     RootHolder,
     RootHolderLeavesError,
@@ -102,10 +103,6 @@ class Sight:
     quorum: Callable[[], bool] = lambda: True
 
 
-HandOn = Callable[[ControllerName, Request], Awaitable[Response]]
-"""Ask another controller what this one was asked; ``Peers`` will do that."""
-
-
 @attrs.frozen(eq=False)
 class ClusterApi:
     """The handlers."""
@@ -191,7 +188,7 @@ class ClusterApi:
         try:
             await self.holder.require()
         except RootElsewhereError as elsewhere:
-            if self.hand_on is None:
+            if self.hand_on is None or request.handed_on:
                 raise
             return await self.hand_on(ControllerName(elsewhere.holder), request)
         removed = await self.removal.remove(request.params["name"])

@@ -8,14 +8,13 @@ store, the file, or another controller's port 8443, which is how one that was aw
 A list without this controller is kept as any other, so that the next start knows; listeners are told of it first.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import attrs
 from cryptography import x509
 from twisted.internet.defer import Deferred, DeferredLock
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
@@ -24,15 +23,12 @@ from avinet.errors import AvinetError
 from avinet.model.events import Level
 from avinet.model.ids import ControllerName
 from avinet.model.membership import Membership
-from avinet.store.interface import Change, Compare, Entry, Operation, Put, Store, Watch
+from avinet.store.interface import Change, Compare, Entry, Operation, Put, Store
 from avinet.trust.files import write_public
 from avinet.trust.local_list import SignedList
 from avinet.trust.membership import newer, verify_membership
 
 KEY = "membership"
-RETRY_S = 5.0
-"""Between tries to watch a store that does not answer; the list changes a few times a year."""
-
 Listener = Callable[[Membership, Membership], None]
 """Told the list before and the one now."""
 
@@ -52,23 +48,20 @@ class LocalCopy:
 
 @attrs.define(eq=False)
 class Members:
-    """The list as this controller, ``name``, holds it: what was on disk until ``open``; then the store's, too, and
-    after ``follow`` what others put there.
+    """The list as this controller, ``name``, holds it: what was on disk until ``open``, then the store's, too.
+
+    A ``Mirror``: where others change the store, it is kept up by the one watch.
     """
 
     name: ControllerName
     held: SignedList
     copy: LocalCopy
-    clock: IReactorTime
     emit: Emit
     store: Store = attrs.field(init=False)
     _revision: int = attrs.field(default=0, init=False)
     """Of the store's key; 0 while it has none."""
     _listeners: list[Listener] = attrs.field(factory=list, init=False, repr=False)
     _taking: DeferredLock = attrs.field(factory=DeferredLock, init=False, repr=False)
-    _watch: Watch | None = attrs.field(default=None, init=False, repr=False)
-    _again: IDelayedCall | None = attrs.field(default=None, init=False, repr=False)
-    _stopped: bool = attrs.field(default=False, init=False)
     _log: ClassVar[Logger] = Logger()
 
     @property
@@ -171,35 +164,20 @@ class Members:
     def _from(self, entry: Entry) -> Membership:
         return verify_membership(entry.value.decode("ascii", "replace"), self.copy.root, self.current.cluster)
 
-    # What others change
+    # ``Mirror``: what others change
 
-    def follow(self) -> None:
-        """Take each list that comes into the store from now on."""
-        if not self._stopped:
-            Deferred.fromCoroutine(self._follow()).addErrback(self._lost)
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """One key."""
+        return (KEY,)
 
-    async def _follow(self) -> None:
-        await self.refresh()
-        if not self._stopped:
-            self._watch = self.store.watch(KEY, self._revision, self.took, self._lost)
+    def revisions(self) -> Mapping[str, int]:
+        """Of what the store had."""
+        return {KEY: self._revision} if self._revision else {}
 
-    def took(self, changes: tuple[Change, ...]) -> None:
-        """What a watch reports."""
+    def took(self, changes: Sequence[Change]) -> None:
+        """Soon: the file is written by a thread."""
         for change in changes:
             if change.key == KEY and change.entry is not None and change.revision > self._revision:
                 taking = Deferred.fromCoroutine(self._took(change.entry))
                 taking.addErrback(lambda f: self._log.error("{why}", why=f.getErrorMessage()))
-
-    def _lost(self, why: object) -> None:
-        self._watch = None
-        if not self._stopped:
-            self._log.warn("the membership list in the store is not watched: {why}", why=str(why))
-            self._again = self.clock.callLater(RETRY_S, self.follow)
-
-    def stop(self) -> None:
-        """Follow no more."""
-        self._stopped = True
-        if self._watch is not None:
-            self._watch.cancel()
-        if self._again is not None and self._again.active():
-            self._again.cancel()

@@ -9,7 +9,9 @@ import attrs
 
 from avinet.controller.enrolment import Enrolment
 from avinet.controller.joining import Joining
+from avinet.controller.root_holder import HandOn, RootElsewhereError
 from avinet.model.engine import Lifecycle, SeRecord
+from avinet.model.ids import ControllerName
 from avinet.rest.openapi import Info, openapi
 from avinet.rest.route import Auth, Request, Response, Route
 from avinet.trust.keys import fingerprint, parse_line
@@ -47,10 +49,16 @@ class RegistrationApi:
     membership: Callable[[], str]
     services: Mapping[str, int]
     joining: Joining
+    hand_on: HandOn | None = None
 
     async def join(self, request: Request) -> Response:
         """``POST /v1/controllers``."""
-        return Response(body=await self.joining.judge(request.body, request.peer))
+        try:
+            return Response(body=await self.joining.judge(request.body, request.peer))
+        except RootElsewhereError as elsewhere:
+            if self.hand_on is None or request.handed_on:
+                raise
+            return await self.hand_on(ControllerName(elsewhere.holder), request)
 
     async def enrol(self, request: Request) -> Response:
         """``POST /v1/service-engines``."""

@@ -9,11 +9,13 @@ from typing import ClassVar
 
 import attrs
 from twisted.internet.defer import Deferred, TimeoutError  # noqa: A004 - Twisted's own name
+from twisted.internet.interfaces import IReactorTime
 
 from avinet.controller.members import Members
 from avinet.errors import AvinetError, Kind, error
 from avinet.model.ids import ControllerName
 from avinet.model.membership import Controller, Membership
+from avinet.rest.route import Request, Response
 from avinet.store.interface import Compare, Delete, Operation, Put
 from avinet.trust.ca import RootCa
 from avinet.trust.membership import changed, sign_membership
@@ -66,6 +68,8 @@ class Draft:
     operations: Sequence[Operation] = ()
 
 
+HandOn = Callable[[ControllerName, Request], Awaitable[Response]]
+"""Ask another controller what this one was asked (``Forwarding.ask``)."""
 Make = Callable[[Membership], Awaitable[Draft | None]]
 """Given the list of now; None when nothing is to be changed.  Called again when the store knew better."""
 
@@ -76,6 +80,7 @@ class RootHolder:
 
     members: Members
     root: RootCa
+    clock: IReactorTime
     _last: ControllerName | None = attrs.field(default=None, init=False)
 
     async def open(self) -> None:
@@ -104,7 +109,7 @@ class RootHolder:
         """The same, or what was known last where the store does not answer at once."""
         asking: Deferred[ControllerName | None] = Deferred.fromCoroutine(self.name())
         try:
-            return await asking.addTimeout(LOOK_S, self.members.clock)
+            return await asking.addTimeout(LOOK_S, self.clock)
         except (AvinetError, TimeoutError):
             return self._last
 

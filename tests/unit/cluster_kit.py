@@ -126,7 +126,7 @@ class Site:
         self.heard = []
         self.members = self.members_of("c1", self.identity)
         self.members.listen(lambda before, after: self.heard.append((before.number, after.number)))
-        self.holder = RootHolder(self.members, self.identity.root)
+        self.holder = RootHolder(self.members, self.identity.root, self.clock)
         self.tokens = JoinTokens(self.store, self.clock)
         self.joining = Joining(
             self.cluster,
@@ -150,7 +150,6 @@ class Site:
             ControllerName(name),
             SignedList(identity.membership, identity.membership_document),
             LocalCopy(path or ControllerPaths(self.state).membership, identity.root.certificate, write),
-            self.clock,
             self.events.emit,
         )
 
@@ -159,7 +158,7 @@ class Site:
         path = self.state.parent / f"{name}.jws"
         members = self.members_of(name, self.identity, path)
         offline = attrs.evolve(self.identity.root, key=None, key_path=path)
-        return members, RootHolder(members, offline), path
+        return members, RootHolder(members, offline, self.clock), path
 
     def token(self, replaces=""):
         return run(self.tokens.issue(replaces))[1]

@@ -201,7 +201,7 @@ class Telling(Case):
         self.members = self.site.members_of("c2", self.me, self.paths.membership)
         run(self.members.open(self.site.store))
         self.entry = OwnEntry(
-            RootHolder(self.members, self.me.root),
+            RootHolder(self.members, self.me.root, self.site.clock),
             attrs.evolve(FACTS, **facts),
             execute,
             self.ask,

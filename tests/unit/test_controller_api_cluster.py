@@ -154,6 +154,21 @@ class OnPort8443(Case):
     def test_who_has_no_root_key_is_no_judge(self):
         members, holder, _ = self.site.other()
         run(members.open(self.site.store))
-        self.site.joining.holder = RootHolder(members, holder.root)
+        self.site.joining.holder = RootHolder(members, holder.root, self.site.clock)
         answer = self.post(Newcomer().body(self.site, self.site.token()))
         self.assertEqual((answer.status, answer.json["holder"]), (503, "c1"))
+
+    def test_it_hands_on_to_who_has_it(self):
+        members, holder, _ = self.site.other()
+        run(members.open(self.site.store))
+        self.site.joining.holder = holder
+
+        async def hand_on(name, request):
+            self.handed.append((name, request.body))
+            return Response(body={"handed": True})
+
+        api = RegistrationApi(None, lambda: "list", {}, self.site.joining, hand_on)
+        self.client = Client(Router(api.routes(), self.site.clock), self.site.clock)
+        body = Newcomer().body(self.site, self.site.token())
+        self.assertEqual(self.post(body).json, {"handed": True})
+        self.assertEqual(self.handed, [("c1", body)])
