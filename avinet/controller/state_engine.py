@@ -18,7 +18,7 @@ from avinet.controller.state_engine_binary import EtcdBinary, find_etcd
 from avinet.controller.state_engine_config import EnginePlan, Timing, url_of
 from avinet.controller.state_engine_failure import EngineEndedError
 from avinet.controller.state_engine_files import ROOT_USER, USER, Admitted, EngineFiles, Progress
-from avinet.controller.state_engine_health import Emit, EngineHealth, EngineWatch, look
+from avinet.controller.state_engine_health import Emit, EngineHealth, EngineWatch, Status, look, make_room
 from avinet.controller.state_engine_members import Members
 from avinet.controller.state_engine_process import EngineProcess
 from avinet.controller.state_engine_users import enable_passwords
@@ -36,6 +36,12 @@ from avinet.wire.joining import StateAdmission
 READY_LIMIT_S = 60.0
 """For a lone member to run and lead: 2 s, or as long as it takes to read a large log from a slow disk."""
 READY_LOOK_S = 0.1
+CATCH_UP_LIMIT_S = 5.0
+"""For a member that has a leader to know as much as it did before."""
+ENDS_BEFORE_READY = 3
+"""Without a reason that is known: after 2 and 4 s it would have been another's SIGKILL."""
+MARK_EVERY_S = 30.0
+"""Between two notes of how far etcd's log reaches: what a damage cuts off later than that goes unnoticed."""
 ADMIN_LIMIT_S = 20.0
 """For one call as root; a change of members may take etcd some seconds, defragmentation of 2 GiB ten or twenty."""
 
@@ -48,6 +54,16 @@ class EngineNotReadyError(AvinetError):
     seconds: float
     why: str
     log: Path
+
+
+@error
+class EngineWentBackError(AvinetError):
+    """The state engine has lost what it knew: its log in {data} reaches to entry {has} and was at {had} before, so it was damaged, or replaced by an older copy. In a cluster, replace this controller from another one (avinet cluster replace); alone, restore a backup, or, to go on with what there is, remove mark.json beside it (docs/cluster.md, "State engine")."""
+
+    kind: ClassVar[Kind] = Kind.UNAVAILABLE
+    data: Path
+    had: int
+    has: int
 
 
 @error
@@ -84,15 +100,27 @@ class StateEngine:
     members_of: Members = attrs.field(init=False)
     gateway: Gateway = attrs.field(init=False)
     """As root, to this member."""
+    _looks: Gateway = attrs.field(init=False)
+    """As nobody, for its status."""
     _binary: EtcdBinary | None = attrs.field(default=None, init=False)
     _ended: AvinetError | None = attrs.field(default=None, init=False)
+    _ends: int = attrs.field(default=0, init=False)
+    """Since it was started."""
     _watching: bool = attrs.field(default=False, init=False)
+    _mark_at: float = attrs.field(default=0.0, init=False)
+    _mark: int = attrs.field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
         access = self._access(ROOT_USER, ADMIN_LIMIT_S)
         self.gateway = Gateway(access, TreqHttp(self.reactor, access), self.reactor)
         self.process = EngineProcess(self.files, self.reactor, self._process_ended)
-        self.watch = EngineWatch(self.gateway, self.reactor, self.emit, self.plan.quota_bytes, self._promote)
+        # To log in is a transaction like any other, and etcd whose log was cut off swallows those.
+        nobody = attrs.evolve(access, user="")
+        self._looks = Gateway(nobody, TreqHttp(self.reactor, nobody), self.reactor)
+        quota = self.plan.quota_bytes
+        self.watch = EngineWatch(
+            self._looks, self.reactor, self.emit, quota, lambda: make_room(self.gateway, quota), self._looked
+        )
         self.members_of = Members(self.gateway)
 
     @property
@@ -108,6 +136,7 @@ class StateEngine:
     async def start(self) -> Progress:
         """Have it run; how far it has come.  Errors say what to do."""
         progress = self.files.check()
+        self._ended, self._ends = None, 0
         self._binary = await self.in_thread(find_etcd, self.plan.binary)
         await self.process.start(self.plan, progress, self._binary)
         return progress
@@ -118,21 +147,31 @@ class StateEngine:
         In a cluster the others may be up hours later, so there the limit is ``inf``.
         """
         until = self.reactor.seconds() + limit_s
-        why = "no member leads"
+        why, mark, led_since = "no member leads", self.files.mark(), 0.0
         while self.reactor.seconds() < until:
-            if self._ended is not None and not isinstance(self._ended, EngineEndedError):
-                raise self._ended
+            self._raise_if_hopeless()
             try:
-                status = await look(self.gateway, READY_LOOK_S * 10)
+                status = await look(self._looks, READY_LOOK_S * 10)
             except StoreUnavailableError as failure:
                 why = failure.detail
             else:
-                if status.leader:
+                if status.leader and status.raft_index >= mark:
                     return
+                if status.leader:
+                    # A follower may hear how far the cluster is a moment later.
+                    led_since = led_since or self.reactor.seconds()
+                    if self.reactor.seconds() - led_since > CATCH_UP_LIMIT_S:
+                        raise EngineWentBackError(data=self.files.data, had=mark, has=status.raft_index)
             await deferLater(self.reactor, READY_LOOK_S, lambda: None)
         if self._ended is not None:
             raise self._ended
         raise EngineNotReadyError(seconds=limit_s, why=why, log=self.files.log)
+
+    def _raise_if_hopeless(self) -> None:
+        if self._ended is not None and (
+            self._ends >= ENDS_BEFORE_READY or not isinstance(self._ended, EngineEndedError)
+        ):
+            raise self._ended
 
     async def secure(self, progress: Progress) -> Progress:
         """Have a first member ask for passwords; durable before anything is kept in it."""
@@ -158,6 +197,7 @@ class StateEngine:
         """Stop looking, then stop it."""
         await self.watch.stop()
         await self.process.stop()
+        await self._looks.close()
         await self.gateway.close()
 
     async def retime(self, timing: Timing) -> None:
@@ -174,7 +214,7 @@ class StateEngine:
         """``StateCaElsewhereError``, or ``StoreUnavailableError`` while it has no leader."""
         if not self.files.ca_key.exists():
             raise StateCaElsewhereError(path=self.files.ca_key)
-        if not (await look(self.gateway)).leader:
+        if not (await look(self._looks)).leader:
             raise StoreUnavailableError(where="the state engine", detail="it has no leader")
 
     async def admit(self, member: Controller, key: Ed25519PublicKey) -> StateAdmission:
@@ -221,13 +261,21 @@ class StateEngine:
             for url in member.peer_urls
         }
 
+    async def _looked(self, status: Status) -> None:
+        now = self.reactor.seconds()
+        if status.raft_index > self._mark and now >= self._mark_at:
+            self._mark, self._mark_at = status.raft_index, now + MARK_EVERY_S
+            await self.in_thread(self.files.keep_mark, status.raft_index)
+        if status.leads:
+            await self._promote()
+
     async def _promote(self) -> None:
         for member in await self.members_of.all():
             if member.learner and member.name:
                 await self.members_of.promote(member)
 
     def _process_ended(self, why: AvinetError) -> None:
-        self._ended = why
+        self._ended, self._ends = why, self._ends + 1
         if self._watching:
             self.watch.ended(why)
 

@@ -23,7 +23,7 @@ _TWISTED = "A process has ended with a probable error condition: "
 """How Twisted begins the end of a process."""
 _START = '"msg":"configuring peer listeners"'
 """Of etcd's first lines at each start, from 3.4 to 3.6."""
-_FULL = re.compile(r"no space left on device|disk quota exceeded")
+_FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
 _PORT = re.compile(r"listen tcp 127\.0\.0\.1:(\d+): bind: address already in use")
 _REMOVED = re.compile(r"permanently removed|has been removed|removed from the cluster|member not found")
 _OTHERS = re.compile(
@@ -32,7 +32,7 @@ _OTHERS = re.compile(
 _DAMAGED = re.compile(
     r"failed to open database|invalid database|cannot use none as id|crc mismatch|tocommit\(|unexpected EOF"
     r"|file is corrupt|failed to (?:open|read|recover|find|repair|create snapshot)|no such file or directory"
-    r"|snapshot file doesn't exist|wal: |snap: |bucket not found"
+    r"|snapshot file doesn't exist|wal: |snap: |bucket not found|proto: "
 )
 
 

@@ -64,6 +64,12 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """Whether others run etcd, and nothing but this file is here."""
 
 
+class Mark(msgspec.Struct, frozen=True):
+    """``mark.json``: etcd cuts a damaged log where the damage begins, goes on without the rest, and says nothing."""
+
+    raft_index: int
+
+
 class Admitted(msgspec.Struct, frozen=True):
     """A member that this one let in: etcd knows no name of it before it ran, and no key."""
 
@@ -117,6 +123,11 @@ class EngineFiles:
         return self.folder / "admitted.json"
 
     @property
+    def mark_file(self) -> Path:
+        """How far etcd's log was known to reach."""
+        return self.folder / "mark.json"
+
+    @property
     def log(self) -> Path:
         """What etcd says."""
         return self.folder / "etcd.log"
@@ -148,6 +159,15 @@ class EngineFiles:
         """Write it down, durably."""
         write_private(self.admitted_file, msgspec.json.encode(members))
 
+    def mark(self) -> int:
+        """The newest entry of etcd's log that was known to be on disk; 0: none."""
+        found = _decoded(self.mark_file, Mark)
+        return 0 if found is None else found.raft_index
+
+    def keep_mark(self, raft_index: int) -> None:
+        """Write it down, durably."""
+        write_private(self.mark_file, msgspec.json.encode(Mark(raft_index)))
+
     def make_first(self, cluster: ClusterId, name: ControllerName, peer_url: str) -> Progress:
         """Everything that a cluster's first member needs; what is there already is kept."""
         private_dir(self.folder)
@@ -175,6 +195,7 @@ class EngineFiles:
         Data of an earlier life is moved aside: a member is a new one to the others.
         """
         if self.data.exists():
+            self.mark_file.unlink(missing_ok=True)
             self.data.rename(self.folder / time.strftime("data.before-%Y%m%dT%H%M%SZ", time.gmtime()))
             sync_folder(self.folder)
         write_public(self.ca_pem, admission.ca.encode())

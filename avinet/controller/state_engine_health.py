@@ -25,6 +25,8 @@ defragments, for seconds with a file of 2 GiB."""
 ROOM_SHARE = 0.8
 """Of the quota: with less in use it may write again; with more it would be full again at once."""
 _NO_SPACE = "NOSPACE"
+_NO_LEADER = "no leader"
+"""etcd's answer to everything that is asked with the wish for a leader, as the gateway's client does."""
 
 Emit = Callable[..., None]
 _log = Logger()
@@ -46,6 +48,11 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     raft_index: int = 0
     is_learner: bool = False
     errors: tuple[str, ...] = ()
+
+    @property
+    def leads(self) -> bool:
+        """Whether this member does."""
+        return self.leader != 0 and self.leader == self.header.member_id
 
 
 class EngineHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +98,7 @@ def judged(status: Status, quota_bytes: int) -> EngineHealth:
         why=why,
         version=status.version,
         has_leader=has_leader,
-        is_leader=has_leader and status.leader == status.header.member_id,
+        is_leader=status.leads,
         db_bytes=status.db_size,
         used_bytes=status.db_size_in_use,
         quota_bytes=quota_bytes,
@@ -118,7 +125,7 @@ class _Alarms(msgspec.Struct):
 
 
 async def make_room(gateway: Gateway, quota_bytes: int) -> bool:
-    """Forget old revisions and give free pages back, then lift the alarm if there is room again; whether there is."""
+    """As root: forget old revisions and give free pages back, then lift the alarm if there is room again; whether there is."""
     status = await look(gateway)
     try:
         await gateway.ask(
@@ -148,9 +155,11 @@ class EngineWatch:
     reactor: Any
     emit: Emit
     quota_bytes: int = 0
-    """0: etcd is not this controller's, and making room there is not its business."""
-    leading: Callable[[], Coroutine[Any, Any, None]] | None = None
-    """Done after each look at which this member leads."""
+    """0: etcd is not this controller's."""
+    make_room: Callable[[], Coroutine[Any, Any, bool]] | None = None
+    """Tries to, when it is full; whether there is room now."""
+    looked: Callable[[Status], Coroutine[Any, Any, None]] | None = None
+    """Done after each look that was answered."""
     health: EngineHealth = attrs.field(default=EngineHealth(well=False, why="it is starting"), init=False)
     status: Status | None = attrs.field(default=None, init=False)
     """The last answer."""
@@ -190,25 +199,28 @@ class EngineWatch:
             self.status = await look(self.gateway)
         except AvinetError as failure:
             why = failure if self._ended is None else self._ended
-            self._take(EngineHealth(well=False, why=str(why), quota_bytes=self.quota_bytes))
+            if self._ended is None and _NO_LEADER in str(failure):
+                self._take(judged(Status(), self.quota_bytes))
+            else:
+                self._take(EngineHealth(well=False, why=str(why), quota_bytes=self.quota_bytes))
             return
         self._ended = None
         self._take(judged(self.status, self.quota_bytes))
-        if _NO_SPACE in self.health.alarms and self.quota_bytes:
-            await self._make_room(self.status.header.revision)
-        if self.health.is_leader and self.leading is not None:
+        if _NO_SPACE in self.health.alarms and self.make_room is not None:
+            await self._try_room(self.make_room, self.status.header.revision)
+        if self.looked is not None:
             try:
-                await self.leading()
+                await self.looked(self.status)
             except AvinetError as why:
-                _log.warn("the state engine's members were not looked after: {why}", why=str(why))
+                _log.warn("the state engine was not looked after: {why}", why=str(why))
 
-    async def _make_room(self, revision: int) -> None:
+    async def _try_room(self, make_room: Callable[[], Coroutine[Any, Any, bool]], revision: int) -> None:
         now = self.reactor.seconds()
         if now < self._room_at or revision == self._room_revision:
             return
         self._room_at, self._room_revision = now + ROOM_EVERY_S, revision
         try:
-            made = await make_room(self.gateway, self.quota_bytes)
+            made = await make_room()
         except AvinetError as why:
             _log.warn("the state engine could not make room: {why}", why=str(why))
             return

@@ -6,6 +6,8 @@ leadership over first.
 """
 
 import errno
+import os
+import shutil
 import signal
 import socket
 from collections.abc import Callable
@@ -25,6 +27,7 @@ from avinet.controller.state_engine_files import EngineFiles, Progress
 from avinet.errors import AvinetError
 from avinet.ports import cannot_listen
 from avinet.trust.files import private_dir, write_private
+from avinet.units import MIB
 
 PORT_WAIT_S = 5.0
 """For the ports to be let go of by an etcd whose controller has just died: a moment, on a busy machine a second."""
@@ -87,7 +90,10 @@ class EngineProcess:
             await _pause(self.reactor, PORT_LOOK_S)
 
     def _ended(self, how: str) -> None:
-        why = reason_of(last_words(self.files.log), how, self.files.log, self.files.data)
+        said = last_words(self.files.log)
+        if not said and shutil.disk_usage(self.files.folder).free < MIB:
+            said = os.strerror(errno.ENOSPC)  # its words found no room either
+        why = reason_of(said, how, self.files.log, self.files.data)
         _log.warn("{why}", why=str(why))
         self.ended(why)
 

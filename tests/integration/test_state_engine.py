@@ -19,7 +19,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from avinet.controller.state_copy import move_in, snapshot
-from avinet.controller.state_engine import MemberPortError, StateEngine
+from avinet.controller.state_engine import EngineWentBackError, MemberPortError, StateEngine
 from avinet.controller.state_engine_config import EnginePlan, Timing
 from avinet.controller.state_engine_failure import EngineDataDamagedError
 from avinet.controller.state_engine_files import ROOT_USER, USER, EngineDataLostError, EngineFiles
@@ -259,8 +259,12 @@ async def test_data_that_is_lost_or_damaged_is_said_to_be_and_a_snapshot_brings_
         with pytest.raises(EngineDataLostError, match="restore a backup"):
             await site.of(engine.plan).start()
         whole.rename(engine.files.data)
+        engine.files.keep_mark(engine.files.mark() + 1000)
         again = site.of(engine.plan)
         await again.start()
+        with pytest.raises(EngineWentBackError, match="lost what it knew"):
+            await again.ready()
+        engine.files.mark_file.unlink()
         await again.ready()
         await again.stop()
 

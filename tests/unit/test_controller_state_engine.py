@@ -314,7 +314,7 @@ class FakeEtcd:
 
     async def ask(self, path, request, answer, *, deadline=None):
         if self.down:
-            raise StoreUnavailableError(where="etcd", detail="it is down")
+            raise StoreUnavailableError(where="etcd", detail=str(self.down))
         self.asked.append(path)
         said = getattr(self, path.replace("/", "_"))(**request)
         self.answered += 1
@@ -470,7 +470,7 @@ class Watching(WithEtcd):
         super().setUp()
         self.told = []
         emit = lambda code, *rest, **facts: self.told.append(code)
-        self.watch = EngineWatch(self.etcd, self.etcd.clock, emit, 100)
+        self.watch = EngineWatch(self.etcd, self.etcd.clock, emit, 100, lambda: make_room(self.etcd, 100))
 
     def look(self, times=1):
         for _ in range(times):
@@ -489,6 +489,12 @@ class Watching(WithEtcd):
         self.look(2)
         self.assertEqual(self.told, ["STATE_ENGINE_DOWN", "STATE_ENGINE_UP"])
 
+    def test_without_a_leader_it_says_what_is_missing(self):
+        self.etcd.down = "etcdserver: no leader"
+        self.watch.start()
+        self.assertFalse(self.watch.health.has_leader)
+        self.assertIn("majority", self.watch.health.why)
+
     def test_an_end_is_told_at_once_with_its_reason(self):
         self.watch.start()
         self.etcd.down = True
@@ -502,17 +508,19 @@ class Watching(WithEtcd):
         self.done(self.watch.stop())
         self.assertEqual(self.etcd.clock.getDelayedCalls(), [])
 
-    def test_who_leads_looks_after_the_members(self):
+    def test_each_answer_is_handed_on(self):
         led = []
 
-        async def leading():
-            led.append(1)
+        async def looked(status):
+            led.append(status.leads)
+            if len(led) == 3:
+                raise StoreUnavailableError(where="etcd", detail="it is the next one's turn")
 
-        self.watch.leading = leading
+        self.watch.looked = looked
         self.watch.start()
         self.etcd.status["leader"] = "2"
         self.look(3)
-        self.assertEqual(led, [1])
+        self.assertEqual(led, [True, False, False, False])
 
     def full(self, after):
         self.etcd.status |= {
