@@ -72,13 +72,15 @@ class Worker:
 
     module: str
     arguments: Sequence[str] = ()
+    inside: Sequence[str] = ()
+    """What goes before the command, to run it elsewhere."""
     ready: Any = attrs.field(default=None, init=False)
     """What it said of itself when it was."""
     _process: subprocess.Popen[bytes] = attrs.field(init=False, repr=False)
     _read: bytes = attrs.field(default=b"", init=False, repr=False)
 
     def __enter__(self) -> Self:
-        command = bound_to_us(sys.executable, "-m", self.module, *self.arguments)
+        command = bound_to_us(*self.inside, sys.executable, "-m", self.module, *self.arguments)
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         try:
             self.ready = self._answer(READY_LIMIT_S)["ready"]

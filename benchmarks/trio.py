@@ -192,6 +192,13 @@ class Trio:
         """User and system time since it started; of all without one."""
         return sum(cpu_s(self.pid(each)) for each in ([one] if one else self.alive()))
 
+    def sessions(self, one: ControllerPlan) -> int:
+        """How many engines are attached to it; 0 while it does not answer."""
+        with contextlib.suppress(AvinetError):
+            lines = self.client_of(one).text("/metrics").splitlines()
+            return int(float(next(line for line in lines if line.startswith("avinet_sessions ")).split()[1]))
+        return 0
+
     def metrics(self) -> str:
         """The leader's ``GET /metrics``, as text."""
         return self.client.text("/metrics")
