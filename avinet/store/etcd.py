@@ -36,8 +36,9 @@ READS = 32
 """Reads and leases under way at a time; each has a connection."""
 MAX_WAITING = 10_000
 FIRST_PAGE = 32
-LARGEST_PAGE = 256
-"""Entries; 256 MiB of the largest values are no answer that is waited for, but no danger to etcd either."""
+LARGEST_PAGE = 128
+"""Entries.  Small ones may be followed by as many of the largest: an answer that is cut off here, and for which etcd
+took some 4 MiB each."""
 PAGE_BYTES = 1024 * 1024
 """What a page should hold: many round trips' worth, and little beside what the whole takes."""
 MAX_RESTARTS = 5

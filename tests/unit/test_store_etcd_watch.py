@@ -258,7 +258,7 @@ class WatchTests(SynchronousTestCase):
         line = json.dumps(
             {"result": {"header": self.header(12), "events": [put(11), removal(12, "b"), put(13, lease=4)]}}
         ).encode()
-        for seed in range(500):
+        for seed in range(200):
             chance = random.Random(seed)
             data = bytearray(line + b"\n" + line + b"\n")
             for _ in range(chance.randint(1, 4)):
