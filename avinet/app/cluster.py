@@ -12,6 +12,7 @@ from avinet.app.software import software_version
 from avinet.controller.api_cluster import ClusterApi, Sight, Standing
 from avinet.controller.engines import Emit
 from avinet.controller.failure_budget import FailureBudget
+from avinet.controller.forwarding import Forwarding
 from avinet.controller.growth import NoGrowth, StateEngineGrowth
 from avinet.controller.join_tokens import JoinTokens
 from avinet.controller.joining import Joining
@@ -19,7 +20,7 @@ from avinet.controller.members import LocalCopy, Members
 from avinet.controller.peer_rows import links_of, ports_of
 from avinet.controller.peers import Peers
 from avinet.controller.removal import Removal
-from avinet.controller.root_holder import HandOn, RootHolder
+from avinet.controller.root_holder import RootHolder
 from avinet.errors import AvinetError
 from avinet.model.ids import ControllerName
 from avinet.model.membership import Membership
@@ -87,7 +88,7 @@ class Cluster:
             self.emit,
         )
 
-    def api(self, peers: Peers, hand_on: HandOn) -> ClusterApi:
+    def api(self, peers: Peers, forwarding: Forwarding) -> ClusterApi:
         """What operators ask; ``peers`` say how the others stand."""
 
         def standing(name: ControllerName) -> Standing:
@@ -104,8 +105,9 @@ class Cluster:
             return Standing(role, view.software, links[0].rtt_ms, links=links, ports=ports)
 
         removal = Removal(self.holder, self.growth, self.emit)
-        sight = Sight(standing, lambda: not peers.majority_lost(peers.me))
-        return ClusterApi(self.holder, removal, self._tokens(), self.growth, sight, self.emit, hand_on)
+        sight = Sight(standing, lambda: forwarding.seat.role.leader is not None)
+        tokens = self._tokens()
+        return ClusterApi(self.holder, removal, tokens, self.growth, sight, self.emit, forwarding.ask)
 
     def _tokens(self) -> JoinTokens:
         return JoinTokens(self.members.store, self.clock)

@@ -21,7 +21,6 @@ from avinet.app.local_machines import local_cloud, require_local_envoy
 from avinet.app.operator_api import OperatorApi
 from avinet.app.operator_logs import log_routes
 from avinet.app.operator_surface import OperatorSurface
-from avinet.app.peer_api import PeerApi
 from avinet.app.records import Records
 from avinet.app.renewal import Renewal, Shown
 from avinet.app.seats import seat_of, soon
@@ -30,7 +29,7 @@ from avinet.app.settings import ControllerSettings
 from avinet.app.software import software_version
 from avinet.app.state_store import StateStore, StateStores
 from avinet.app.watchdog import Watchdog
-from avinet.controller.api_status import Whole, resident_kib
+from avinet.controller.api_status import Lead, Whole, resident_kib
 from avinet.controller.attendance import Attendance
 from avinet.controller.candidates import Candidates
 from avinet.controller.command_classes import ClassTeller
@@ -45,7 +44,6 @@ from avinet.controller.goodbyes import Goodbyes
 from avinet.controller.images import Images
 from avinet.controller.machines import Machines
 from avinet.controller.peer_other import Lists, PeerAbout
-from avinet.controller.peers import PEER_API
 from avinet.controller.placement_view import PlacementView
 from avinet.controller.registration_api import RegistrationApi
 from avinet.controller.reports import AttendanceEvents, ChannelEvents, ControllerEvents, SessionEvents
@@ -98,7 +96,6 @@ class Controller(SessionListener):
     services: ServiceTable = attrs.field(factory=ServiceTable, init=False)
     channels: ChannelSurface = attrs.field(init=False)
     peers: ControllerPeers = attrs.field(init=False)
-    peer_api: PeerApi = attrs.field(init=False)
     forwarding: Forwarding = attrs.field(init=False)
     watchdog: Watchdog = attrs.field(init=False)
     _shown: Shown = attrs.field(init=False)
@@ -117,12 +114,11 @@ class Controller(SessionListener):
         self.watchdog.start()
         stack.callback(self.watchdog.stop)
         paths = self.identity.paths
-        self.records = await Records.load(
-            self.seat.store, self.settings, paths, self.events.emit, self.reactor
-        )
+        emit, seat = self.events.emit, self.seat
+        self.records = await Records.load(seat.store, self.settings, paths, emit, self.reactor)
         stack.callback(self.records.stop)
-        self.seat.follow(self.cluster.members)
-        await self.records.follow(self.seat)
+        seat.follow(self.cluster.members)
+        await self.records.follow(seat)
         self.forwarding = Forwarding(self.seat, self.peers.links, self.reactor, self.records.settled)
         self.commands = EngineCommands(self.records.engines)
         self._make_sessions(stack)
@@ -152,9 +148,8 @@ class Controller(SessionListener):
         stack.push_async_callback(awaited(log.close))
         self.events = Events(log, self.reactor)
         stack.push_async_callback(self.events.stop)
-        self.cluster = Cluster(
-            self.identity, facts_of(self.settings), self.reactor, self.events.emit, self.removed
-        )
+        emit, facts = self.events.emit, facts_of(self.settings)
+        self.cluster = Cluster(self.identity, facts, self.reactor, emit, self.removed)
         self.cluster.watch(stack)
 
     def _open_channels(self, stack: contextlib.AsyncExitStack) -> None:
@@ -182,8 +177,6 @@ class Controller(SessionListener):
         self.channels.open(stack)
         if len(membership.controllers) > 1:
             self.channels.listen(stack)
-        self.peer_api = PeerApi(self.reactor)
-        self.peers.links.offer(PEER_API, self.peer_api.build)
         self.peers.start(membership, self.channels, stack)
         members.listen(lambda before, after: self.peers.update(after))
         self.peers.links.listen(self.cluster.lookout)
@@ -319,7 +312,7 @@ class Controller(SessionListener):
         surface = OperatorSurface(self.reactor, self.settings.api, self.identity, self.events.emit)
         await surface.open(self.seat, stack)
         routes = self._routes(surface)
-        self.peer_api.serve((*routes, *more), self.seat, surface.audit.ended)
+        self.peers.api.serve((*routes, *more), self.seat, surface.audit.ended)
         await surface.listen(routes, self.forwarding, self._shown.api, stack)
 
     def _renew_in_time(self, stack: contextlib.AsyncExitStack) -> None:
@@ -360,6 +353,7 @@ class Controller(SessionListener):
             is_up=self.attendance.is_up,
             config=self.records.config,
             sync=self.sync,
+            lead=lambda: Lead.of(self.seat),
             not_ready=lambda: self.state.lack if self._ready else "it is starting",
             reactor=self.watchdog.health,
             logins=self.channels.counts,
@@ -377,7 +371,7 @@ class Controller(SessionListener):
         )
         more = (
             *surface.routes(),
-            *self.cluster.api(self.peers.links, self.forwarding.ask).routes(),
+            *self.cluster.api(self.peers.links, self.forwarding).routes(),
             *log_routes(self.logs, self.records, self.reactor),
         )
         return api.routes(self.reactor, more)

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 
 from avinet.app.channel_surface import ChannelSurface
 from avinet.app.channel_terms import terms_of
+from avinet.app.peer_api import PeerApi
 from avinet.app.settings import PeersSection, SshSection
 from avinet.controller.engines import Emit
 from avinet.controller.peer_dial import PEER_TIMEOUTS, PeerReach
@@ -23,6 +24,7 @@ from avinet.controller.peer_other import Lists, PeerAbout
 from avinet.controller.peer_permits import USER, PeerPermits, state_ports
 from avinet.controller.peer_ports import PeerPorts
 from avinet.controller.peer_session import PeerSettings
+from avinet.controller.peers import PEER_API
 from avinet.model.membership import Membership
 from avinet.ssh.addresses import endpoint_of, resolver
 from avinet.ssh.client import SecureChannel, connect
@@ -41,6 +43,8 @@ class ControllerPeers:
     permits: PeerPermits
     ports: PeerPorts
     events: PeerEvents
+    api: PeerApi
+    """What the others ask of this one; it serves once there are routes."""
     _memory: list[ProcessMemory] = attrs.field(repr=False)
     """The process's, once the SSH server has it."""
     expect: Callable[[str], None] = attrs.field(default=lambda address: None, init=False)
@@ -91,6 +95,7 @@ class ControllerPeers:
             PeerPermits(paths.avictlruser_keys, about.me),
             PeerPorts(reactor, links),
             PeerEvents(links, emit, reactor),
+            PeerApi(reactor),
             memory,
         )
 
@@ -103,6 +108,7 @@ class ControllerPeers:
         self, membership: Membership, channels: ChannelSurface, stack: contextlib.AsyncExitStack
     ) -> None:
         """Dial, and let in."""
+        self.links.offer(PEER_API, self.api.build)
         self.links.drop = lambda name: channels.drop(owner_of(name))
         self.links.denied = self.events.denied
         self.expect = channels.expect

@@ -9,6 +9,7 @@ import msgspec
 
 from avinet.controller.configuration import ConfigService
 from avinet.controller.engines import Engines
+from avinet.controller.seat import Seat
 from avinet.controller.session import SeSession
 from avinet.controller.sessions import Sessions
 from avinet.controller.state_engine_health import EMBEDDED, EngineHealth
@@ -80,6 +81,32 @@ class StrangerCounts(msgspec.Struct, frozen=True, kw_only=True):
     """From one login to the next while there are more than can be done at once: what waits are computed from."""
 
 
+class Lead(msgspec.Struct, frozen=True, kw_only=True):
+    """Who leads the cluster, as this controller knows it."""
+
+    role: str = "leader"
+    """This one's: ``leader`` or ``follower``."""
+    leader: str = ""
+    """Empty while nobody is known to lead: nothing can be changed then."""
+    term: int = 0
+    why: str = ""
+    """Why it became so."""
+    stale_s: float = 0.0
+    """How old what this controller knows may be; under 3 s is as it should be."""
+
+    @classmethod
+    def of(cls, seat: Seat) -> "Lead":
+        """As it is now."""
+        role = seat.role
+        return cls(
+            role="leader" if role.leads else "follower",
+            leader=role.leader or "",
+            term=role.term,
+            why=role.why,
+            stale_s=round(seat.stale_s, 1),
+        )
+
+
 class StatusAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """``GET /api/status``."""
 
@@ -96,6 +123,7 @@ class StatusAnswer(msgspec.Struct, frozen=True, kw_only=True):
     reactor: ReactorHealth
     logins: StrangerCounts
     store: EngineHealth
+    lead: Lead
 
 
 class Runtime(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,6 +169,7 @@ class Whole:
     reactor: Callable[[], ReactorHealth] = ReactorHealth
     logins: Callable[[], StrangerCounts] = StrangerCounts
     store: Callable[[], EngineHealth] = lambda: EMBEDDED
+    lead: Callable[[], Lead] = Lead
 
     def state(self, se: SeId) -> SeState:
         """One SE's state as operators read it."""
@@ -187,6 +216,7 @@ class StatusApi:
                 reactor=whole.reactor(),
                 logins=whole.logins(),
                 store=whole.store(),
+                lead=whole.lead(),
             )
         )
 

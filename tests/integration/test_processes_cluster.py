@@ -47,6 +47,16 @@ def test_a_controller_joins_serves_what_the_cluster_knows_and_is_removed(sites):
     assert {row["name"] for row in c2.rows()} == {"before"}
     assert set(members(c1)) == set(members(c2)) == {"c1", "c2"}
 
+    # What the other one must do is handed on to it, with who asks; and whoever asked reads it where it was asked.
+    create(c2, "by-the-other")
+    assert "by-the-other" in {row["name"] for row in c2.rows()}
+    asked = c2.client.get("/api/audit?limit=1")["results"][0]
+    done = next(
+        row for row in c1.client.get("/api/audit")["results"] if row["request_id"] == asked["request_id"]
+    )
+    assert (asked["done_by"], done["asked_at"], done["user"]) == ("c1", "c2", "local")
+    assert c2.client.get("/api/status")["lead"]["leader"] == "c1"
+
     old = c2.paths.membership.read_bytes()
     with pytest.raises(RefusedError):
         c2.client.delete("/api/cluster/controller/c1")

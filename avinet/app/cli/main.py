@@ -26,6 +26,7 @@ from avinet.app.cli.output import print_facts, print_json
 from avinet.app.cli.services import pools, services
 from avinet.app.cli.users import access_tokens, users
 from avinet.app.software import software_version
+from avinet.rest.elsewhere import SHOWN_STALE_S
 from avinet.units import KIB, show_bytes, show_duration
 
 EPILOG = """\b
@@ -134,6 +135,21 @@ def _store(store: dict[str, Any]) -> str:
     return ", ".join(shown)
 
 
+def _lead(lead: dict[str, Any]) -> dict[str, str]:
+    """Who leads, and how old what is shown may be; nothing where a controller is alone."""
+    leader = lead.get("leader")
+    if leader and not lead.get("term"):
+        return {}
+    here = " (this controller)" if lead.get("role") == "leader" else ""
+    said = (
+        f"{leader}{here}, term {lead['term']}" if leader else "nobody: no quorum, nothing can be changed now"
+    )
+    stale_s = lead.get("stale_s", 0.0)
+    return {
+        "leader": said + (f"; what is shown may be {stale_s:.0f} s old" if stale_s >= SHOWN_STALE_S else "")
+    }
+
+
 @cli.command(cls=Command)
 @place
 def status(where: Place) -> None:
@@ -151,6 +167,7 @@ def status(where: Place) -> None:
             "software": answer["software"],
             "up for": show_duration(max(0.0, time.time() - answer["started_at"])),
             "membership list": answer["membership"],
+            **_lead(answer.get("lead") or {"leader": answer["name"]}),
             "configuration": f"version {answer['config_version']}",
             "service engines": f"{engines['total']}: {engines['up']} up, {engines['in_sync']} in sync",
             "stragglers": late,
