@@ -9,12 +9,24 @@ from typing import Any, ClassVar
 
 import attrs
 import msgspec
+from twisted.internet.task import deferLater
 
 from avinet.errors import AvinetError, Kind, error
 from avinet.store.etcd_gateway import Gateway, RefusedError
 
 CHANGE_LIMIT_S = 30.0
 """For one change of members; ten times what etcd takes to settle."""
+LEARNER_LIMIT_S = 20.0
+"""For the member before to catch up; who asks to join waits for 75 s."""
+LEARNER_LOOK_S = 0.5
+
+
+@error
+class LearnerFirstError(AvinetError):
+    """The controller that was let in last ({who}) has not caught up yet, and the state engine takes one at a time. See that it runs and reaches the others, or take it out (avinet cluster remove); then try again."""
+
+    kind: ClassVar[Kind] = Kind.UNAVAILABLE
+    who: str
 
 
 @error
@@ -51,11 +63,20 @@ class Members:
         return (await self.gateway.ask("cluster/member/list", {}, _Members)).answer.members
 
     async def add(self, peer_url: str) -> tuple[Member, ...]:
-        """A learner at ``peer_url``, where there is no member; all members then."""
-        members = await self.all()
-        if _at(members, peer_url) is None:
-            await self._change("cluster/member/add", {"peerURLs": [peer_url], "isLearner": True})
-            members = await self.all()
+        """A learner at ``peer_url``, where there is no member; all members then.
+
+        etcd takes one learner at a time, so the one before is waited for.
+        """
+        clock = self.gateway.clock
+        until = clock.seconds() + LEARNER_LIMIT_S
+        while _at(members := await self.all(), peer_url) is None:
+            learner = next((member for member in members if member.learner), None)
+            if learner is None:
+                await self._change("cluster/member/add", {"peerURLs": [peer_url], "isLearner": True})
+            elif clock.seconds() < until:
+                await deferLater(clock, LEARNER_LOOK_S, lambda: None)
+            else:
+                raise LearnerFirstError(who=learner.name or f"with the peer URL {learner.peer_urls[0]}")
         return members
 
     async def promote(self, member: Member) -> bool:

@@ -37,7 +37,7 @@ from avinet.controller.state_engine_files import (
     Progress,
 )
 from avinet.controller.state_engine_health import EngineWatch, Status, judged, make_room
-from avinet.controller.state_engine_members import Members
+from avinet.controller.state_engine_members import LearnerFirstError, Members
 from avinet.controller.state_engine_users import enable_passwords
 from avinet.model.ids import ControllerName
 from avinet.store.etcd_gateway import RefusedError, Reply
@@ -457,6 +457,18 @@ class Growing(WithEtcd):
         self.etcd.caught_up = True
         self.assertTrue(self.done(self.members.promote(learner)))
         self.assertFalse(any(one.learner for one in self.done(self.members.all())))
+
+    def test_the_learner_before_is_waited_for_and_named(self):
+        learner = self.done(self.members.add("u2"))[1]
+        waiting = Deferred.fromCoroutine(self.members.add("u3"))
+        self.etcd.clock.advance(0.5)
+        self.assertNoResult(waiting)
+        self.done(self.members.promote(learner))
+        self.etcd.clock.advance(0.5)
+        self.assertEqual(len(self.successResultOf(waiting)), 3)
+        waiting = Deferred.fromCoroutine(self.members.add("u4"))
+        self.etcd.clock.pump([0.5] * 41)
+        self.assertIn("u3", str(self.failureResultOf(waiting, LearnerFirstError).value))
 
     def test_a_member_is_removed_once(self):
         self.done(self.members.add("u2"))
