@@ -10,6 +10,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import attrs
@@ -28,6 +29,8 @@ its bytes."""
 MAX_FILES = 8
 """Packs that one run is read from: descriptors."""
 _SCRATCH_BYTES = MIB
+_DENIED = frozenset({errno.EACCES, errno.EPERM})
+_SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 
 _scratch = threading.local()
@@ -157,6 +160,14 @@ def opened(
     places = lend(names)
     gone = [name for name in names if name not in places]
     return OpenRun.open([places[name] for name in names if name in places]), gone
+
+
+def is_passing(why: BaseException) -> bool:
+    """Blocks: whether a segment could not be had for a reason that is not its own, and that somebody can mend."""
+    if not isinstance(why, OSError):
+        return False
+    shut = why.errno in _DENIED and why.filename is not None
+    return why.errno in _SCARCE or (shut and not os.access(Path(why.filename).parent, os.R_OK | os.X_OK))
 
 
 def is_sound(place_of: Callable[[str], Place], head: SegmentHead) -> bool:

@@ -20,7 +20,7 @@ from avinet.logs.spool_packs import Place
 from avinet.logs.timers import Timers
 from avinet.model.logs import ClassTotals, Drop, SegmentHead, Selection, SpoolTotals
 from avinet.se.log_channel import InThread, LogChannel
-from avinet.se.log_files import is_sound
+from avinet.se.log_files import is_passing, is_sound
 from avinet.wire.log_codec import PROTOCOL
 from avinet.wire.log_messages import (
     PUSHED,
@@ -185,8 +185,13 @@ class Outgoing:
         """The spool has dropped it meanwhile; or its file is gone or cannot be read, and then it is lost."""
         self._release([transfer.name])
         if why.check(SegmentGoneError) is None:
-            text = f"it cannot be read: {why.getErrorMessage()}"
-            self.blocking(self.source.spool.refused, transfer.name, text).addErrback(self.failed)
+            self.blocking(self._lose, transfer.name, why).addErrback(self.failed)
+
+    def _lose(self, name: str, why: Failure) -> None:
+        """In a thread."""
+        if why.value is not None and is_passing(why.value):
+            raise why.value
+        self.source.spool.refused(name, f"it cannot be read: {why.getErrorMessage()}")
 
     def channel_lost(self, channel: LogChannel, why: str) -> None:
         """What it sent is for the next one."""

@@ -144,6 +144,30 @@ class Transferring(Fleet):
         self.assertEqual([one.head for one in self.ledger.waiting(2**62)], [second])
         self.assertEqual(self.engine.spool.totals().drops["corrupt"], first.records)
 
+    def test_what_somebody_can_mend_costs_no_segment(self):
+        self.engine.log_bulk(FULL, 20 * KIB)
+        (head,) = self.engine.heads()
+        opening, broken = OpenRun.open, OSError(errno.EMFILE, "too many open files")
+
+        def fails(places):
+            raise broken
+
+        self.attach()
+        self.pump()
+        pull = self.pull()
+        for trouble in (broken, OSError(errno.EACCES, "denied", "/proc/1/nowhere/x.pack")):
+            broken = trouble
+            self.patch(OpenRun, "open", fails)
+            self.pump()
+            self.clock.advance(11)
+            self.assertEqual(self.engine.heads(), [head])
+        self.patch(OpenRun, "open", opening)
+        for _ in range(3):
+            self.clock.advance(30)
+            self.pump()
+        self.assertEqual(self.state_of(pull), "done")
+        self.assert_all_here(FULL)
+
     def test_a_segment_is_sound_when_its_bytes_are_what_its_head_says(self):
         self.engine.log_bulk(FULL, 2 * MIB)
         (head,) = self.engine.heads()
