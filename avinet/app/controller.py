@@ -182,7 +182,7 @@ class Controller(SessionListener):
         self.peers.links.listen(self.cluster.lookout)
 
     async def _open_store(self, stack: contextlib.AsyncExitStack) -> None:
-        stores = StateStores(self.reactor, self.settings, self.identity, self.events.emit)
+        stores = StateStores(self.reactor, self.settings, self.identity, self.events.emit, self.peers.links)
         self.state = await stores.open(stack)
         self.seat = seat_of(self.state.store, self.peers.links, self.reactor, self.events.emit)
 

@@ -18,11 +18,13 @@ from avinet.app.restore import begin_if_marked
 from avinet.app.settings import ControllerSettings
 from avinet.app.store_settings import StoreSection
 from avinet.controller.growth import NoGrowth, OutsideGrowth, StateEngineGrowth
+from avinet.controller.peers import Peers
 from avinet.controller.state_copy import TwoStoresError, move_in
 from avinet.controller.state_engine import READY_LIMIT_S, StateEngine
 from avinet.controller.state_engine_config import EnginePlan
 from avinet.controller.state_engine_files import EngineFiles, Progress, engine_files
 from avinet.controller.state_engine_health import EMBEDDED, Emit, EngineHealth, EngineWatch
+from avinet.controller.state_engine_timing import TimingFollower
 from avinet.errors import AvinetError, Kind, error
 from avinet.store.etcd import open_etcd_store
 from avinet.store.etcd_gateway import Gateway
@@ -73,6 +75,8 @@ class StateStores:
     settings: ControllerSettings
     identity: ControllerIdentity
     emit: Emit
+    peers: Peers
+    """The other controllers, as far as they are there: the state engine waits for them as long as they are away."""
 
     async def open(self, stack: contextlib.AsyncExitStack) -> StateStore:
         """Whichever it is; what was in the embedded one moves in first."""
@@ -104,7 +108,15 @@ class StateStores:
         stack.push_async_callback(awaited(store.close))
         await move_in(files, progress, store, identity.paths.store, deferToThread)
         await begin_if_marked(identity.paths.state, store)
+        timing = TimingFollower(engine, self._longest_rtt_s, self.reactor)
+        stack.callback(timing.stop)
+        timing.start()
         return StateStore(store, lambda: engine.health, engine)
+
+    def _longest_rtt_s(self) -> float | None:
+        return max(
+            (rtt for name in self.peers.live if (rtt := self.peers.rtt_s(name)) is not None), default=None
+        )
 
     async def _open_external(self, files: EngineFiles, stack: contextlib.AsyncExitStack) -> StateStore:
         access = access_of(self.settings.store)

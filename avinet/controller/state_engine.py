@@ -40,6 +40,8 @@ CATCH_UP_LIMIT_S = 5.0
 """For a member that has a leader to know as much as it did before."""
 ENDS_BEFORE_READY = 3
 """Without a reason that is known: after 2 and 4 s it would have been another's SIGKILL."""
+RESTART_PAUSE_S = 10.0
+"""Between tries to start it again with another timing, when its port was taken in between, say."""
 MARK_EVERY_S = 30.0
 """Between two notes of how far etcd's log reaches: what a damage cuts off later than that goes unnoticed."""
 ADMIN_LIMIT_S = 20.0
@@ -106,6 +108,7 @@ class StateEngine:
     _ended: AvinetError | None = attrs.field(default=None, init=False)
     _ends: int = attrs.field(default=0, init=False)
     """Since it was started."""
+    _stopping: bool = attrs.field(default=False, init=False)
     _watching: bool = attrs.field(default=False, init=False)
     _mark_at: float = attrs.field(default=0.0, init=False)
     _mark: int = attrs.field(default=0, init=False)
@@ -137,6 +140,8 @@ class StateEngine:
         """Have it run; how far it has come.  Errors say what to do."""
         progress = self.files.check()
         self._ended, self._ends = None, 0
+        if progress.heartbeat_ms:
+            self.plan = attrs.evolve(self.plan, timing=Timing(progress.heartbeat_ms))
         self._binary = await self.in_thread(find_etcd, self.plan.binary)
         await self.process.start(self.plan, progress, self._binary)
         return progress
@@ -195,6 +200,7 @@ class StateEngine:
 
     async def stop(self) -> None:
         """Stop looking, then stop it."""
+        self._stopping = True
         await self.watch.stop()
         await self.process.stop()
         await self._looks.close()
@@ -204,9 +210,17 @@ class StateEngine:
         """Run it with another election timeout, for another round trip; nothing when it has that one."""
         if timing == self.plan.timing:
             return
-        self.plan = attrs.evolve(self.plan, timing=timing)
+        progress = self.files.check()
+        self.reached(msgspec.structs.replace(progress, heartbeat_ms=timing.heartbeat_ms))
         await self.process.stop()
-        await self.start()
+        while not self._stopping:
+            try:
+                await self.start()
+            except AvinetError as why:
+                self._process_ended(why)
+                await deferLater(self.reactor, RESTART_PAUSE_S, lambda: None)
+            else:
+                return
 
     # What ``StateEngineGrowth`` asks
 

@@ -59,6 +59,17 @@ def timing_for(rtt_s: float) -> Timing:
     return Timing(min(HEARTBEAT_MS * 2**steps, MAX_ELECTION_MS // ELECTION_HEARTBEATS))
 
 
+def timing_after(now: Timing, rtt_s: float) -> Timing:
+    """What follows ``now``: up as soon as it must, down only where the round trip is below half of the step."""
+    for wanted, changes in (
+        (timing_for(rtt_s), int.__gt__),
+        (timing_for(rtt_s * 2), int.__lt__),
+    ):
+        if changes(wanted.heartbeat_ms, now.heartbeat_ms):
+            return wanted
+    return now
+
+
 @attrs.frozen(kw_only=True)
 class EnginePlan:
     """What an operator and the cluster decide about this controller's etcd."""

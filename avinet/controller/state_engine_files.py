@@ -60,6 +60,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """``name=peer URL`` of every member, as etcd wants it at its very first start."""
     joining: bool = False
     """Whether the cluster was there before this member."""
+    heartbeat_ms: int = 0
+    """By the round trips that were measured last; 0: none were."""
     external: bool = False
     """Whether others run etcd, and nothing but this file is here."""
 

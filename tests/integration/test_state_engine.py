@@ -229,6 +229,10 @@ async def test_strangers_and_too_weak_users_are_refused_and_no_secret_is_shown()
         for path in engine.files.secrets:
             assert path.stat().st_mode & 0o077 == 0, path
 
+        await engine.retime(Timing(100))
+        await engine.ready()
+        assert json.loads(engine.files.configuration.read_bytes())["election-timeout"] == 1000
+
         other = site.of(attrs.evolve(engine.plan, name=ControllerName("c2")))
         other.files.make_first(CLUSTER, other.plan.name, other.plan.peer_url)
         with pytest.raises(PortTakenError, match="etcd"):

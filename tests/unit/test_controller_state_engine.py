@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import attrs
 import msgspec
 from cryptography import x509
 from twisted.internet.defer import Deferred
@@ -18,7 +19,7 @@ from avinet.controller.state_engine_binary import (
     checked_version,
     find_etcd,
 )
-from avinet.controller.state_engine_config import EnginePlan, Timing, rendered, timing_for
+from avinet.controller.state_engine_config import EnginePlan, Timing, rendered, timing_after, timing_for
 from avinet.controller.state_engine_failure import (
     EngineDataDamagedError,
     EngineDiskFullError,
@@ -38,6 +39,7 @@ from avinet.controller.state_engine_files import (
 )
 from avinet.controller.state_engine_health import EngineWatch, Status, judged, make_room
 from avinet.controller.state_engine_members import LearnerFirstError, Members
+from avinet.controller.state_engine_timing import TimingFollower
 from avinet.controller.state_engine_users import enable_passwords
 from avinet.model.ids import ControllerName
 from avinet.store.etcd_gateway import RefusedError, Reply
@@ -70,6 +72,45 @@ class Timings(SynchronousTestCase):
         ):
             timing = timing_for(rtt_ms / 1000)
             self.assertEqual((timing.heartbeat_ms, timing.election_ms), (heartbeat_ms, heartbeat_ms * 10))
+
+    def test_a_timing_goes_up_at_once_and_down_late(self):
+        for heartbeat_ms, rtt_ms, after_ms in (
+            (100, 90, 100),
+            (100, 150, 200),
+            (200, 120, 200),
+            (200, 60, 200),
+            (200, 49, 100),
+            (1600, 10, 100),
+        ):
+            self.assertEqual(timing_after(Timing(heartbeat_ms), rtt_ms / 1000), Timing(after_ms))
+
+    def test_a_change_comes_some_time_after_it_is_seen_and_only_if_it_still_should(self):
+        engine, clock, rtts = Timed(), Clock(), [0.05]
+        follower = TimingFollower(engine, lambda: rtts[-1], clock, lambda: 0.5)
+        follower.start()
+        clock.advance(60)
+        self.assertEqual(engine.changes, [])
+        rtts.append(0.15)
+        clock.pump([60, 29])
+        self.assertEqual(engine.changes, [])
+        clock.advance(1)
+        self.assertEqual(engine.changes, [Timing(200)])
+        rtts.append(0.5)
+        clock.advance(60)
+        rtts.append(None)
+        clock.advance(30)
+        self.assertEqual(engine.changes, [Timing(200)])
+        follower.stop()
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+
+class Timed:
+    def __init__(self):
+        self.plan, self.changes = PLAN, []
+
+    async def retime(self, timing):
+        self.changes.append(timing)
+        self.plan = attrs.evolve(self.plan, timing=timing)
 
 
 class Configuration(SynchronousTestCase):
