@@ -17,7 +17,7 @@ from avinet.controller.groups import Groups
 from avinet.controller.image_keys import ImageKeys
 from avinet.controller.permits import PermitFiles, PermitRules, Permits
 from avinet.controller.reports import ConfigEvents
-from avinet.controller.seat import Seat
+from avinet.controller.seat import Duty, Seat
 from avinet.controller.tokens import Tokens
 from avinet.model.ids import SeId
 from avinet.store.interface import Store
@@ -79,6 +79,7 @@ class Records:
         for mirror in self.mirrors:
             seat.follow(mirror)
         await seat.prepare(self.lead)
+        await seat.duty(Duty("tidying up", self.tidy, lambda: None))
 
     async def settled(self) -> None:
         """Once the configuration, which takes longer to follow than the rest, is what was heard of."""
@@ -92,6 +93,10 @@ class Records:
         """What only who writes may do to what it has loaded, in this term."""
         self.config.stored.term = term
         await self.config.lead()
+
+    async def tidy(self) -> None:
+        """What may wait: to read all that there is takes seconds where the store is large."""
+        await self.config.tidy()
         await self.engines.tokens.prune()
 
     def name_of(self, se: SeId) -> str:

@@ -364,18 +364,14 @@ class ConfigStore:
                 return count
         return len(records)
 
-    async def sweep(self) -> None:
-        """Remove the pieces that no version and no head names: crashed writers left them.  Only for who writes."""
-        changes = {record.change for record in await self.records()}
-        leftovers: list[str] = []
-        for prefix, wanted in ((CHANGE, changes), (CHECKPOINT, {self.head.checkpoint})):
-            listing = await self.store.list(prefix)
-            leftovers += [
-                entry.key
-                for entry in listing.entries
-                if entry.key.removeprefix(prefix).split("/", 1)[0] not in wanted
-            ]
-        await self._remove(leftovers)
+    async def pieces(self) -> list[str]:
+        """The keys of all pieces, of changes and of checkpoints."""
+        return [e.key for prefix in (CHANGE, CHECKPOINT) for e in (await self.store.list(prefix)).entries]
+
+    async def sweep(self, pieces: Sequence[str]) -> None:
+        """Remove those that no version and no head names now: crashed writers left them.  Nobody may be staging any."""
+        named = {record.change for record in await self.records()} | {self.head.checkpoint}
+        await self._remove([key for key in pieces if key.split("/")[2] not in named])
 
     async def _remove(self, keys: Sequence[str]) -> None:
         for start in range(0, len(keys), 50):

@@ -130,11 +130,19 @@ class ConfigService:
         self.current = await self.stored.load()
 
     async def lead(self) -> None:
-        """What only who writes may do: crashed writers' leftovers go, and a new cluster gets its version 1."""
+        """What only who writes may do first: take what is in force, and give a new cluster its version 1."""
         await self.catch_up()
-        await self.stored.sweep()
         if not self.current.version:
             await self.apply(SYSTEM_DOCUMENTS, "system")
+
+    async def tidy(self) -> None:
+        """What only who writes may do some time: crashed writers' leftovers go.  Changes do not wait for the listing."""
+        pieces = await self.stored.pieces()
+        await self._turn.acquire()
+        try:
+            await self.stored.sweep(pieces)
+        finally:
+            self._turn.release()
 
     async def catch_up(self, revision: int | None = None) -> None:
         """Take what another controller has put in force, unless the head is known as of ``revision`` already.

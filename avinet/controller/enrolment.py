@@ -30,7 +30,8 @@ from avinet.controller.engine_index import Held
 from avinet.controller.engines import KEY, MAX_ATTEMPTS, Engines
 from avinet.controller.failure_budget import FailureBudget, plain_address
 from avinet.controller.image_keys import ImageKeys
-from avinet.controller.tokens import Claim, TokenRecord, TokenSpentError, TokenUnknownError
+from avinet.controller.token_errors import TokenSpentError, TokenUnknownError
+from avinet.controller.tokens import Claim, TokenRecord
 from avinet.errors import AvinetError, Kind, error
 from avinet.model.config import ServiceEngineGroup
 from avinet.model.engine import Lifecycle, SeRecord

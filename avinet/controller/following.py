@@ -134,6 +134,11 @@ class Following:
         return max(0.0, self.clock.seconds() - self._heard_at)
 
     @property
+    def silent(self) -> bool:
+        """Whether there has been no word for ``SILENT_S``."""
+        return self._silent
+
+    @property
     def revision(self) -> int:
         """The newest that the mirrors have."""
         return self._followed

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import ClassVar, Protocol
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError  # noqa: A004 - Twisted's own name
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -22,6 +22,7 @@ from avinet.controller.following import FollowedStore, Following, Mirror
 from avinet.controller.leadership import Leadership, Role, RoleListener
 from avinet.controller.peers import Peers
 from avinet.errors import AvinetError
+from avinet.model.election import LEASE_S, RENEW_S
 from avinet.model.ids import ControllerName
 from avinet.store.interface import Store
 
@@ -138,6 +139,7 @@ class SharedSeat:
     _prepares: list[Prepare] = attrs.field(factory=list, init=False)
     _duties: list[Duty] = attrs.field(factory=list, init=False)
     _begun: list[Duty] = attrs.field(factory=list, init=False)
+    _elected: Deferred[None] | None = attrs.field(default=None, init=False, repr=False)
     _beginning: Deferred[None] | None = attrs.field(default=None, init=False, repr=False)
     _log: ClassVar[Logger] = Logger()
 
@@ -150,8 +152,11 @@ class SharedSeat:
 
     @property
     def role(self) -> Role:
-        """As elected."""
-        return self.leadership.role
+        """As elected.  Who led when the store was heard last says nothing: it gives up, too, or others have elected another."""
+        role = self.leadership.role
+        if role.leads or not self.following.silent:
+            return role
+        return Role(term=role.term, why=f"the store has not answered for {self.stale_s:.0f} s")
 
     @property
     def stale_s(self) -> float:
@@ -189,6 +194,14 @@ class SharedSeat:
         self.following.add(self.leadership)
         await self.following.start()
         self.leadership.start()
+        if self.role.leader is None:
+            elected: Deferred[None] = Deferred()
+            self._elected = elected
+            # Whoever is ready can be asked to change something; but one that waits for others is to be seen waiting.
+            elected.addTimeout(LEASE_S + RENEW_S, self.clock).addErrback(
+                lambda why: why.trap(TimeoutError) and None
+            )
+            await elected
 
     async def stop(self) -> None:
         """Whatever leads next does so at once."""
@@ -202,6 +215,10 @@ class SharedSeat:
 
     def _role_changed(self, role: Role) -> None:
         self._end()
+        if self._elected is not None and role.leader is not None:
+            elected, self._elected = self._elected, None
+            if not elected.called:
+                elected.callback(None)
         if role.leads:
             self._beginning = Deferred.fromCoroutine(self._begin())
             self._beginning.addErrback(self._not_begun)

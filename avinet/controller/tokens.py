@@ -16,15 +16,34 @@ releases the claim.
 """
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
 
 import attrs
 import msgspec
 from twisted.internet.interfaces import IReactorTime
 
-from avinet.errors import AvinetError, Kind, error
+from avinet.controller.token_errors import (
+    TokenCountError,
+    TokenExpiredError,
+    TokenNotFoundError,
+    TokenRevokedError,
+    TokenSpentError,
+    TokenUnknownError,
+    TooManyTokensError,
+)
+from avinet.errors import AvinetError
 from avinet.model.ids import SeId, TokenId
-from avinet.store.interface import NO_LEASE, Change, Compare, Delete, Entry, LeaseId, Operation, Put, Store
+from avinet.store.interface import (
+    NO_LEASE,
+    Change,
+    Compare,
+    Delete,
+    Entry,
+    LeaseId,
+    Operation,
+    Put,
+    Store,
+    StoreUnavailableError,
+)
 from avinet.trust.tokens import matches, new_token, parse_token, secret_hash
 from avinet.units import DAY_S, HOUR_S
 
@@ -40,62 +59,6 @@ MAX_GROUP_COUNT = 10_000
 MARKER = "token/"
 INFO = "token-info/"
 USE = "token-use/"
-
-
-@error
-class TokenUnknownError(AvinetError):
-    """The token is not one of this cluster's, or its text was altered. Check that the meta-info belongs to this cluster."""
-
-    kind: ClassVar[Kind] = Kind.DENIED
-
-
-@error
-class TokenNotFoundError(AvinetError):
-    """There is no token {token}; see: avinet se token list."""
-
-    kind: ClassVar[Kind] = Kind.NOT_FOUND
-    token: str
-
-
-@error
-class TokenExpiredError(AvinetError):
-    """Token {token} has expired. Make a new one: avinet se token create."""
-
-    kind: ClassVar[Kind] = Kind.DENIED
-    token: TokenId
-
-
-@error
-class TokenRevokedError(AvinetError):
-    """Token {token} was revoked by an operator. Make a new one: avinet se token create."""
-
-    kind: ClassVar[Kind] = Kind.DENIED
-    token: TokenId
-
-
-@error
-class TokenSpentError(AvinetError):
-    """Token {token} is spent: another key enrolled with it. Make a new one: avinet se token create."""
-
-    kind: ClassVar[Kind] = Kind.CONFLICT
-    token: TokenId
-
-
-@error
-class TokenCountError(AvinetError):
-    """A token's count must be from 1 to {limit}, not {count}."""
-
-    kind: ClassVar[Kind] = Kind.INVALID
-    count: int
-    limit: int
-
-
-@error
-class TooManyTokensError(AvinetError):
-    """There are {limit} tokens already, ended ones of the last week included. Revoke some, or wait."""
-
-    kind: ClassVar[Kind] = Kind.LIMITED
-    limit: int
 
 
 class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -372,8 +335,11 @@ class Tokens:
                 token.record, token.marker_revision = record, 0
 
     async def list(self) -> list[TokenView]:
-        """Every token, newest first, with its state as the store sees it now."""
-        markers = {entry.key.removeprefix(MARKER) for entry in (await self.store.list(MARKER)).entries}
+        """Every token, newest first, with its state as the store sees it now; as it was seen last, without a store."""
+        try:
+            markers = {entry.key.removeprefix(MARKER) for entry in (await self.store.list(MARKER)).entries}
+        except StoreUnavailableError:
+            markers = {str(name) for name, token in self._tokens.items() if token.marker_revision}
         views = [self._view(token, alive=token.record.id in markers) for token in self._tokens.values()]
         return sorted(views, key=lambda view: -view.record.created_at)
 

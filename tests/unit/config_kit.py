@@ -70,12 +70,14 @@ class World:
         self.config = ConfigService(ConfigStore(self.store, self.limits), self.clock)
         run(self.config.load())
         run(self.config.lead())
+        run(self.config.tidy())
 
     def other(self):
         """Another controller on the same store."""
         config = ConfigService(ConfigStore(self.store, self.limits), self.clock)
         run(config.load())
         run(config.lead())
+        run(config.tidy())
         return config
 
     def apply(self, *documents, **more):

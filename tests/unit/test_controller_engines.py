@@ -21,7 +21,7 @@ from avinet.controller.engine_index import (
     loopback_hosts,
 )
 from avinet.controller.permits import RETRY_S
-from avinet.controller.tokens import (
+from avinet.controller.token_errors import (
     TokenCountError,
     TokenExpiredError,
     TokenNotFoundError,

@@ -70,9 +70,10 @@ class Shared(Case):
             self.do(self.seat.duty(duty))
         self.assertEqual(self.done, [])
 
-    def sit(self):
-        self.do(self.seat.sit())
+    def sit(self, seat=None):
+        sitting = Deferred.fromCoroutine((seat or self.seat).sit())
         self.turn()
+        self.successResultOf(sitting)
 
     def test_they_wait_until_it_leads_and_one_that_fails_stops_no_other(self):
         self.sit()
@@ -83,7 +84,7 @@ class Shared(Case):
         self.sit()
         self.done.clear()
         other = SharedSeat(Link(self.memory), self.hub.peers("b"), self.clock)
-        self.do(other.sit())
+        self.sit(other)
         self.turn(6)
         self.hub.cut("a")
         self.turn()
@@ -121,10 +122,40 @@ class Shared(Case):
         self.turn(10)
         self.assertEqual(said, [False])
         self.assertGreater(self.seat.stale_s, 9)
+        self.assertIn("has not answered", self.seat.role.why)
         self.link.cut = False
         self.link.let_go()
         self.turn(2)
         self.assertEqual(said, [False, True])
+
+    def test_whoever_sits_is_ready_once_somebody_leads_and_does_not_wait_for_ever(self):
+        waits = Deferred()
+
+        async def prepare(term):
+            await waits
+
+        self.do(self.seat.prepare(prepare))
+        sitting = Deferred.fromCoroutine(self.seat.sit())
+        self.turn(LEASE_S)
+        self.assertNoResult(sitting)
+        self.turn(2)
+        self.successResultOf(sitting)
+        waits.callback(None)
+        self.turn()
+        self.assertTrue(self.seat.role.leads)
+
+    def test_who_led_when_the_store_was_heard_last_is_not_said_to_lead_when_it_is_silent(self):
+        other = SharedSeat(Link(self.memory), self.hub.peers("b"), self.clock)
+        self.sit(other)
+        self.sit()
+        self.assertEqual(self.seat.role.leader, "b")
+        self.link.cut = True
+        self.turn(6)
+        self.assertEqual((self.seat.role.leader, self.seat.role.leads), (None, False))
+        self.link.cut = False
+        self.turn(2)
+        self.assertEqual(self.seat.role.leader, "b")
+        self.do(other.stop())
 
     def tearDown(self):
         self.do(self.seat.stop())
