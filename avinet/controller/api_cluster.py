@@ -17,7 +17,6 @@ from avinet.controller.root_holder import (
     RootElsewhereError,
     RootHolder,
     RootHolderLeavesError,
-    RootNowhereError,
 )
 from avinet.model.events import Level
 from avinet.model.ids import ClusterId, ControllerName
@@ -152,13 +151,13 @@ class ClusterApi:
 
     async def bundle(self, request: Request) -> Response:
         """``POST /api/cluster/bundle``."""
+        elsewhere = await self._elsewhere(request)
+        if elsewhere is not None:
+            return elsewhere
         replaces: str = request.body.replaces
         members = self.holder.members
         await self.growth.require()
-        holder = await self.holder.name()
-        if holder is None or members.current.by_name(holder) is None:
-            raise RootNowhereError
-        if replaces == holder:
+        if replaces == members.name:
             raise RootHolderLeavesError(name=replaces)
         if replaces and members.current.by_name(replaces) is None:
             raise ControllerNotFoundError(name=replaces)
@@ -176,7 +175,7 @@ class ClusterApi:
             cluster=members.current.cluster,
             root=self.holder.root.pem.decode(),
             membership=members.document,
-            controllers=_addresses(members.current, holder, replaces),
+            controllers=_addresses(members.current, members.name, replaces),
             token=text,
             expires_at=token.expires_at,
             replaces=replaces,
@@ -185,16 +184,23 @@ class ClusterApi:
 
     async def remove(self, request: Request) -> Response:
         """``DELETE /api/cluster/controller/{name}``."""
+        elsewhere = await self._elsewhere(request)
+        if elsewhere is not None:
+            return elsewhere
+        removed = await self.removal.remove(request.params["name"])
+        return Response(
+            body=RemovedAnswer(name=removed.name, membership=removed.membership, warnings=removed.warnings)
+        )
+
+    async def _elsewhere(self, request: Request) -> Response | None:
+        """What whoever has the root key answers; None where that is this one."""
         try:
             await self.holder.require()
         except RootElsewhereError as elsewhere:
             if self.hand_on is None or request.handed_on:
                 raise
             return await self.hand_on(ControllerName(elsewhere.holder), request)
-        removed = await self.removal.remove(request.params["name"])
-        return Response(
-            body=RemovedAnswer(name=removed.name, membership=removed.membership, warnings=removed.warnings)
-        )
+        return None
 
     def routes(self) -> tuple[Route, ...]:
         """All of ``/api/cluster``."""
@@ -222,6 +228,7 @@ class ClusterApi:
                 },
                 role=Role.ADMIN,
                 leader=False,  # who has the root key does it
+                timeout_s=CHANGE_TIMEOUT_S,
             ),
             Route(
                 method="DELETE",

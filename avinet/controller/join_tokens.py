@@ -1,4 +1,4 @@
-"""One-time tokens with which a machine becomes a controller.  Nothing is kept in memory: any member may make one.
+"""One-time tokens with which a machine becomes a controller.  Nothing is kept in memory: the root key may move.
 
 In the store a token is ``join-info/<id>``, which is kept for a day after its end, so that a late use can be told from
 a forged one; and ``join-token/<id>``, a marker under a lease, so that ten minutes are counted by the store and not by a

@@ -187,12 +187,15 @@ class Joining:
         pem = self.holder.root.issue_node(node_key, self.cluster, claims.name).decode()
         member = claims.controller(pem)
 
-        async def make(before: Membership) -> Draft:
+        async def make(before: Membership) -> Draft | None:
+            if before.by_name(name) == member:
+                return None  # done by an attempt whose answer was lost
             others = self._others(claims, token, before)
             claim = await self.tokens.claim(token, name, thumbprint(node_key))
             return Draft((*others, member), claim.compares, claim.operations)
 
-        after = await self.holder.change(make)
+        change = self.holder.change_after_dismissal if token.replaces else self.holder.change
+        after = await change(make)
         self._welcome(claims, token, source, after)
         return member
 

@@ -58,7 +58,7 @@ class Removal:
             left = tuple(known for known in before.controllers if known.name != name)
             return None if len(left) == len(before.controllers) else Draft(left)
 
-        after = await self.holder.change(make)
+        after = await self.holder.change_after_dismissal(make)
         self.emit(
             "CONTROLLER_REMOVED",
             Level.WARNING,

@@ -10,13 +10,14 @@ from typing import ClassVar
 import attrs
 from twisted.internet.defer import Deferred, TimeoutError  # noqa: A004 - Twisted's own name
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 
 from avinet.controller.members import Members
 from avinet.errors import AvinetError, Kind, error
 from avinet.model.ids import ControllerName
 from avinet.model.membership import Controller, Membership
 from avinet.rest.route import Request, Response
-from avinet.store.interface import Compare, Delete, Operation, Put
+from avinet.store.interface import Compare, Delete, Operation, Put, StoreUnavailableError
 from avinet.trust.ca import RootCa
 from avinet.trust.membership import changed, sign_membership
 
@@ -24,6 +25,9 @@ HOLDER = "root-holder"
 """The store's key: the name of the controller that has the root key, or had it when it was started last."""
 LOOK_S = 1.0
 """A status is worth no longer a wait; a store with a quorum answers within milliseconds."""
+ELECTION_S = 30.0
+"""Two elections of etcd at the longest round trip that it is run with take 20 s; mostly it is one of 2 s."""
+RETRY_S = 0.5
 MAX_ATTEMPTS = 5
 """Against another who changes the list at the same time; people do that, not programs."""
 
@@ -124,6 +128,18 @@ class RootHolder:
                 _ = self.root.key  # says where it should be, or that it is wrapped
             raise RootNowhereError
         raise RootElsewhereError(holder=holder.name, addresses=", ".join(holder.addresses))
+
+    async def change_after_dismissal(self, make: Make) -> Membership:
+        """``change`` for what follows a dismissal from the state engine, which may have to elect a leader anew first."""
+        until = self.clock.seconds() + ELECTION_S
+        while True:
+            try:
+                await self.members.refresh()  # an attempt before may have been done, and only its answer lost
+                return await self.change(make)
+            except StoreUnavailableError:
+                if self.clock.seconds() >= until:
+                    raise
+                await deferLater(self.clock, RETRY_S, lambda: None)
 
     async def change(self, make: Make) -> Membership:
         """Sign the next list and bring it into force; what is in force afterwards."""

@@ -86,7 +86,7 @@ class Bundles(Case):
         run(members.open(self.site.store))
         self.api = self.api_of(holder, self.site.growth)
         self.client = self.client_of(Role.ADMIN)
-        self.assertEqual(self.ask(503, "POST", "/api/cluster/bundle", {})["reason"], "root-nowhere")
+        self.assertEqual(self.ask(503, "POST", "/api/cluster/bundle", {})["reason"], "root-key-offline")
         self.api = self.api_of(self.site.holder, NoGrowth())
         self.client = self.client_of(Role.ADMIN)
         self.assertEqual(self.ask(409, "POST", "/api/cluster/bundle", {})["reason"], "state-engine-alone")
@@ -125,7 +125,9 @@ class Removes(Case):
             self.api = self.api_of(holder, self.site.growth, hand)
             self.client = self.client_of(Role.ADMIN)
             self.ask(status, "DELETE", "/api/cluster/controller/c2")
-        self.assertEqual(self.handed, [("c1", "/api/cluster/controller/c2")])
+            self.ask(status, "POST", "/api/cluster/bundle", {})
+        paths = ["/api/cluster/controller/c2", "/api/cluster/bundle"]
+        self.assertEqual(self.handed, [("c1", path) for path in paths])
 
 
 class OnPort8443(Case):

@@ -2,6 +2,7 @@
 
 import attrs
 import msgspec
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.controller.growth import NoGrowth, OutsideGrowth, StateEngineAloneError
@@ -298,11 +299,12 @@ class Crashes(SynchronousTestCase):
                     new = Newcomer("c3", 3)
                     body = new.body(site, site.token(replaces))
                     site.store.fail_call(call, committed=committed)
-                    try:
-                        run(site.joining.judge(body, "10.0.0.2"))
-                        done = True
-                    except StoreUnavailableError:
-                        pass
+                    calls = site.store.calls
+                    judged = Deferred.fromCoroutine(site.joining.judge(body, "10.0.0.2"))
+                    judged.addErrback(lambda f: f.trap(StoreUnavailableError))
+                    site.clock.advance(1)
+                    self.successResultOf(judged)
+                    done = site.store.calls - calls <= call
                     with self.subTest(call=call, committed=committed, replaces=replaces):
                         self.goes_on(site, body, new)
                     call += 1

@@ -2,11 +2,17 @@
 
 import attrs
 import msgspec
+from twisted.internet.defer import Deferred, fail
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.controller.following import Following
 from avinet.controller.removal import ControllerNotFoundError
-from avinet.controller.root_holder import MembershipBusyError, RootElsewhereError, RootHolderLeavesError
+from avinet.controller.root_holder import (
+    ELECTION_S,
+    MembershipBusyError,
+    RootElsewhereError,
+    RootHolderLeavesError,
+)
 from avinet.store.interface import CompactedError, Delete, Put, StoreUnavailableError
 from avinet.trust.ca import RootKeyOfflineError, serial_of
 from avinet.trust.files import DiskFullError
@@ -237,17 +243,34 @@ class Leaves(Case):
                 site = Site(self)
                 site.join(Newcomer())
                 site.store.fail_call(call, committed=committed)
-                try:
-                    run(site.removal.remove("c2"))
-                except StoreUnavailableError:
-                    site.store.heal()
-                    site.restart()
-                    if "c2" in site.names():
-                        run(site.removal.remove("c2"))
+                done = Deferred.fromCoroutine(site.removal.remove("c2")).addErrback(lambda f: f.value)
+                site.clock.advance(1)
                 site.store.heal()
+                if isinstance(self.successResultOf(done), StoreUnavailableError):
+                    run(site.removal.remove("c2"))
                 with self.subTest(call=call, committed=committed):
                     self.assertEqual((site.names(), site.growth.names), (["c1"], {"c1"}))
                     self.assertEqual(site.on_disk(), site.in_store())
+
+    def test_a_state_engine_that_elects_a_leader_meanwhile_is_waited_for_and_not_for_ever(self):
+        for down_s, expected in ((5, ["c1", "c3"]), (2 * ELECTION_S, ["c1", "c2", "c3"])):
+            site = Site(self)
+            site.join(Newcomer())
+            site.join(Newcomer("c3", 3))
+            dismiss, real = site.growth.dismiss, site.store.transact
+
+            async def then_elect(name, site=site, dismiss=dismiss):
+                await dismiss(name)
+                down = StoreUnavailableError(where="etcd", detail="no leader")
+                site.store.transact = lambda *args: fail(down)
+
+            site.growth.dismiss = then_elect
+            done = Deferred.fromCoroutine(site.removal.remove("c2")).addErrback(lambda f: f.value)
+            site.clock.pump([1.0] * int(down_s))
+            site.store.transact = real
+            site.clock.advance(1)
+            self.successResultOf(done)
+            self.assertEqual((site.names(), site.growth.names), (expected, {"c1", "c3"}))
 
     def test_a_list_that_never_stays_is_given_up(self):
         async def never(*args):
