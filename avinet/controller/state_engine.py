@@ -4,6 +4,7 @@ A start is: its files are checked, etcd runs, it has a leader, and it asks for p
 then on it is watched.  A learner that has caught up is promoted by whichever member leads, without being asked to.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ from twisted.internet.task import deferLater
 
 from avinet.controller.state_engine_binary import EtcdBinary, find_etcd
 from avinet.controller.state_engine_config import EnginePlan, Timing, url_of
-from avinet.controller.state_engine_failure import EngineEndedError
+from avinet.controller.state_engine_failure import EngineEndedError, EngineRemovedError
 from avinet.controller.state_engine_files import ROOT_USER, USER, Admitted, EngineFiles, Progress
 from avinet.controller.state_engine_health import Emit, EngineHealth, EngineWatch, Status, look, make_room
 from avinet.controller.state_engine_members import Members
@@ -154,7 +155,7 @@ class StateEngine:
         until = self.reactor.seconds() + limit_s
         why, mark, led_since = "no member leads", self.files.mark(), 0.0
         while self.reactor.seconds() < until:
-            self._raise_if_hopeless()
+            self._raise_if_hopeless(alone=limit_s < math.inf)
             try:
                 status = await look(self._looks, READY_LOOK_S * 10)
             except StoreUnavailableError as failure:
@@ -172,10 +173,10 @@ class StateEngine:
             raise self._ended
         raise EngineNotReadyError(seconds=limit_s, why=why, log=self.files.log)
 
-    def _raise_if_hopeless(self) -> None:
-        if self._ended is not None and (
-            self._ends >= ENDS_BEFORE_READY or not isinstance(self._ended, EngineEndedError)
-        ):
+    def _raise_if_hopeless(self, *, alone: bool) -> None:
+        if self._ended is None or (isinstance(self._ended, EngineRemovedError) and not alone):
+            return  # who is removed is for the membership list to say, which others show it
+        if self._ends >= ENDS_BEFORE_READY or not isinstance(self._ended, EngineEndedError):
             raise self._ended
 
     async def secure(self, progress: Progress) -> Progress:

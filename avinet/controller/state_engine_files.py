@@ -182,6 +182,8 @@ class EngineFiles:
                 write_private(self.password(user), secrets.token_urlsafe(PASSWORD_BYTES).encode())
         progress = self.progress()
         if progress is None:
+            if self._has_log():
+                raise EngineFilesDamagedError(path=self.progress_file, why="it is gone, and there are data")
             progress = Progress(phase="starting", initial_cluster=f"{name}={peer_url}")
             self.reached(progress)
         return progress
@@ -217,9 +219,12 @@ class EngineFiles:
         if not self._certified():
             raise EngineFilesDamagedError(path=self.certificate, why="it is not its CA's for node.key")
         # Without its log etcd would begin anew, an empty cluster, and say nothing.
-        if progress.phase == "serving" and not any((self.data / "member" / "wal").glob("*.wal")):
+        if progress.phase == "serving" and not self._has_log():
             raise EngineDataLostError(path=self.data)
         return progress
+
+    def _has_log(self) -> bool:
+        return any((self.data / "member" / "wal").glob("*.wal"))
 
     def _certified(self) -> bool:
         if not self.certificate.exists():

@@ -282,6 +282,8 @@ class Files(SynchronousTestCase):
         self.assertRaises(EngineFilesDamagedError, self.files.check)
         self.files.progress_file.unlink()
         self.assertRaises(EngineFilesDamagedError, self.files.check)
+        self.wal()
+        self.assertRaises(EngineFilesDamagedError, self.make)  # a copy into it would begin by clearing it
 
     def test_a_member_that_another_let_in_begins_with_no_data(self):
         self.make()
