@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from avinet.controller.log_link import RETRY_S, LogLink
 from avinet.controller.log_writes import AnyPart, Writes
 from avinet.logs.entries import Segment
-from avinet.logs.incoming import IncomingLogs, LogStoreFullError, is_full
+from avinet.logs.incoming import IncomingLogs, LogStoreFullError, Swept, is_full
 from avinet.logs.incoming_pack import PackPart, Start
 from avinet.logs.incoming_part import Part
 from avinet.model.events import Level
@@ -134,9 +134,19 @@ class LogIntake:
 
     async def start(self) -> None:
         """Before any link: remove what a crash has left."""
-        removed = await self.threads.commits.run(self.logs.sweep)
-        if removed:
-            self._log.info("removed {count} segments that were not acknowledged", count=removed)
+        swept = await self.threads.commits.run(self.logs.sweep)
+        if swept != Swept():
+            self._log.info("files of received logs that no ledger had: {swept}", swept=swept)
+        if self.logs.ledger.damage is not None and (swept.segments or swept.unreadable):
+            self.emit(
+                "LOG_SEGMENTS_FOUND",
+                Level.ERROR if swept.unreadable else Level.WARNING,
+                "controller",
+                f"{swept.segments} segments of logs that had been received when the ledger was damaged are taken in, with"
+                f" {swept.records} records; {swept.unreadable} files could not be read, and are in logs/bad.",
+                reason="ledger",
+                records=swept.records,
+            )
 
     async def stop(self) -> None:
         """Take nothing more; what is whole is kept if the disk lets us."""

@@ -2,7 +2,7 @@
 
 ``incoming/<se>/<name>.part`` is a segment that has not come whole, ``<name>.<random>.pack`` beside it a batch;
 ``received/<se>/<name>.zst`` is a segment that is verified and in the ledger (or is about to be: what the ledger does not
-know is removed at the start), ``<name>.pack`` several in one file.  An SE's id is the one that its channel proved, a name
+know says itself what it is, and is entered at the start), ``<name>.pack`` several in one file.  An SE's id is the one that its channel proved, a name
 is 32 hexadecimal digits and a counter, so nothing outside the SE's own folders is touched.
 
 Blocking: for threads.  A part is for one thread at a time.
@@ -14,6 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Executor, Future
+from operator import add
 from pathlib import Path
 from secrets import token_hex
 from typing import ClassVar
@@ -25,6 +26,7 @@ from avinet.logs.entries import PACK, SEGMENT, Arrival, Segment
 from avinet.logs.incoming_pack import PackFolders, PackPart, Start
 from avinet.logs.incoming_part import Part, in_folder
 from avinet.logs.ledger import Ledger
+from avinet.logs.received import segments_in
 from avinet.model.ids import SeId
 from avinet.units import GIB, KIB
 from avinet.wire.log_messages import MAX_KEPT, MAX_PARTIALS
@@ -59,6 +61,23 @@ class IntakeLimits:
     """What is left to others on the file system."""
 
 
+@attrs.frozen
+class Swept:
+    """What a start found in files that no ledger had."""
+
+    segments: int = 0
+    """They wait for the store from now on."""
+    records: int = 0
+    removed: int = 0
+    """Files of segments that are in the store, or in other files."""
+    unreadable: int = 0
+    """Files that do not say what they are, or are not what they say: removed, or set aside where the ledger was damaged."""
+
+    def plus(self, other: "Swept") -> "Swept":
+        """Both together."""
+        return Swept(*map(add, attrs.astuple(self), attrs.astuple(other)))
+
+
 class IncomingLogs:
     """All segments that are on their way into the store."""
 
@@ -67,6 +86,7 @@ class IncomingLogs:
     ) -> None:
         self._incoming = folder / "incoming"
         self._received = folder / "received"
+        self._bad = folder / "bad"
         self.ledger = ledger
         self._syncs = syncs
         """Runs fsyncs side by side, which makes them one commit of the file system's journal."""
@@ -210,16 +230,29 @@ class IncomingLogs:
                 raise
             part.unwanted = True
 
-    def sweep(self) -> int:
-        """At the start: remove files of segments that the ledger does not wait for; how many."""
-        waiting = self.ledger.waiting_files()
-        removed = 0
+    def sweep(self) -> Swept:
+        """At the start: what is whole and in no ledger waits from now on; what nothing waits in is removed.
+
+        A crash before the ledger leaves such files, and so does a ledger that was lost: those had been acknowledged.
+        """
+        waiting, swept = self.ledger.waiting_files(), Swept()
         for folder in _folders(self._received):
             for entry in _entries(folder):
                 if (folder.name, entry.name) not in waiting:
-                    (folder / entry.name).unlink(missing_ok=True)
-                    removed += 1
-        return removed
+                    swept = swept.plus(self._look_at(SeId(folder.name), folder / entry.name))
+        return swept
+
+    def _look_at(self, se: SeId, path: Path) -> Swept:
+        found = segments_in(se, path)
+        first = self.ledger.receive([Arrival(segment) for segment in found])
+        taken = [segment.head.records for segment, counts in zip(found, first, strict=True) if counts]
+        if not found and self.ledger.damage is not None:
+            # It may have been acknowledged: nobody has it any more.
+            self._bad.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.replace(self._bad / f"{se}-{path.name}")
+        elif not taken:
+            path.unlink(missing_ok=True)
+        return Swept(len(taken), sum(taken), int(bool(found) and not taken), int(not found))
 
     def forget(self, se: SeId) -> None:
         """The SE is deleted: what has not come whole is of no use."""

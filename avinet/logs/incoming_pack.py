@@ -137,7 +137,7 @@ class PackPart:
     def reopen(cls, se: SeId, path: Path, folders: PackFolders) -> "PackPart | None":
         """What was left of one, looked at anew; None when it cannot be read, and then it is gone."""
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        start, base = _read_start(descriptor)
+        start, base = read_start(descriptor)
         if start is None:
             os.close(descriptor)
             path.unlink(missing_ok=True)
@@ -264,7 +264,7 @@ def _begun(start: Start) -> bytes:
     return _MAGIC + len(body).to_bytes(4) + body
 
 
-def _read_start(descriptor: int) -> tuple[Start | None, int]:
+def read_start(descriptor: int) -> tuple[Start | None, int]:
     """What a file is, and where its segments begin."""
     front = os.pread(descriptor, len(_MAGIC) + 4, 0)
     size = int.from_bytes(front[len(_MAGIC) :])

@@ -11,6 +11,7 @@ from typing import ClassVar, TypeVar
 
 from avinet.errors import AvinetError, Kind, error
 from avinet.logs.entries import Segment
+from avinet.logs.received_head import put_head
 from avinet.model.ids import SeId
 from avinet.model.logs import SegmentHead
 from avinet.units import MIB
@@ -129,8 +130,9 @@ class Part:
         return self.whole and self._hash.hexdigest() == self.head.sha256
 
     def sync(self) -> None:
-        """Make its bytes last."""
+        """Make its bytes last, and its head behind them."""
         if self._descriptor is not None:
+            put_head(self._descriptor, self.head)
             os.fsync(self._descriptor)
 
     def settle(self) -> None:

@@ -14,7 +14,7 @@ from avinet.controller.log_intake import LogIntake, Threads
 from avinet.controller.pull_records import PullOrder
 from avinet.controller.pulls import Pulls
 from avinet.logs.incoming import IncomingLogs, IntakeLimits
-from avinet.logs.ledger import Ledger
+from avinet.logs.ledger_damage import open_ledger
 from avinet.logs.spool import Spool
 from avinet.model.logs import LogClass, Selection, piece_name
 from avinet.se.log_live import LiveLogs
@@ -162,7 +162,7 @@ class Fleet(SynchronousTestCase):
 
     def start_controller(self):
         """Or start it again, after ``stop_controller``."""
-        self.ledger = Ledger(self.state / "ledger.db")
+        self.ledger = open_ledger(self.state / "ledger.db")
         logs = IncomingLogs(self.state, self.ledger, InThisThread(), self.limits)
         self.intake = LogIntake(
             logs, Threads(self.writes, self.commits), self.clock, self.clock.seconds, self.emit

@@ -6,6 +6,7 @@ from twisted.internet.defer import fail
 
 from avinet.controller.log_intake import Threads
 from avinet.logs import sending
+from avinet.logs.entries import Arrival
 from avinet.logs.incoming import IntakeLimits
 from avinet.logs.spool import SpoolLimits
 from avinet.model.logs import Drop, DropReason, LogClass
@@ -522,3 +523,74 @@ class NoRoom(Fleet):
         for engine in (self.engine, other, late):
             self.assert_all_here(SIGNIFICANT, engine=engine)
         self.assertEqual(self.events, ["LOG_STORE_FULL", "LOG_STORE_WELL"])
+
+
+class LedgerLost(Fleet):
+    """What had been received and acknowledged, and waited for the store."""
+
+    def setUp(self):
+        super().setUp()
+        for number in range(20):
+            self.engine.log(FULL, line(number))
+            self.engine.log(SIGNIFICANT, line(number, status=500))
+        self.engine.spooled()
+        self.attach()
+        self.pump()
+        for _ in range(2):
+            self.pull()
+            self.pump()
+            self.engine.log_bulk(FULL, 100 * KIB)
+        self.pull()
+        self.pump()
+        self.assert_all_here()
+        self.lose()
+
+    def damage_ledger(self):
+        self.ledger.close()
+        (self.state / "ledger.db").write_bytes(b"no database" * 1_000)
+
+    def files(self):
+        return sorted((self.state / "received" / self.engine.se).iterdir())
+
+    def test_is_found_in_its_files_each_as_it_was_and_comes_no_second_time(self):
+        before = {(one.head, one.place) for one in self.ledger.waiting(2**62)}
+        self.assertEqual({".zst", ".pack"}, {path.suffix for path in self.files()})
+        self.damage_ledger()
+        self.start_controller()
+        self.flushLoggedErrors()
+        found = self.ledger.waiting(2**62)
+        self.assertEqual(before, {(one.head, one.place) for one in found})
+        self.assert_all_here()
+        self.assertIn("LOG_SEGMENTS_FOUND", self.events)
+        self.assertEqual([False] * len(found), self.ledger.receive([Arrival(one) for one in found]))
+        self.events.clear()
+        self.ledger.close()
+        self.start_controller()
+        self.assertEqual([], self.events)
+
+    def test_is_not_believed_where_it_is_not_what_it_says(self):
+        self.damage_ledger()
+        files = self.files()
+        for path in files:
+            data = bytearray(path.read_bytes())
+            if path.suffix == ".zst":
+                data[0] ^= 1
+            else:
+                data[:8] = b"no batch"
+            path.write_bytes(data)
+        self.start_controller()
+        self.flushLoggedErrors()
+        self.assertEqual(([], []), (self.ledger.waiting(2**62), self.files()))
+        self.assertIn("LOG_SEGMENTS_FOUND", self.events)
+        self.assertEqual(len(files), len(list((self.state / "bad").iterdir())))
+
+    def test_in_a_batch_is_found_without_the_one_that_is_not_what_it_says(self):
+        count = len(self.ledger.waiting(2**62))
+        self.damage_ledger()
+        pack = next(path for path in self.files() if path.suffix == ".pack")
+        data = bytearray(pack.read_bytes())
+        data[-1] ^= 1
+        pack.write_bytes(data)
+        self.start_controller()
+        self.flushLoggedErrors()
+        self.assertEqual(count - 1, len(self.ledger.waiting(2**62)))

@@ -2,7 +2,7 @@
 
 What counts is what the ledger says, in one transaction each: which segments are in which file, and which files there are.
 A worker makes a file first; the ledger lists it and says of its segments that they are stored; only then the segments go.
-A crash anywhere leaves a file that is not listed (removed at the start), or segments that are no longer waited for (the
+A crash anywhere leaves a file that is not listed (``mending``), or segments that are no longer waited for (the
 intake removes them at the start).
 
 A segment that a worker does not survive is found by halving: the job is done again in two parts, down to one segment,
