@@ -44,6 +44,9 @@ MARKS_A_WINDOW = 16
 """A ping for each such part of a window: fine enough that its pong releases no burst worth a queue."""
 MARK_AGE_S = 0.005
 """Bytes older than this get a ping even if they are few."""
+CHAT_BYTES = 2 * 1024
+"""The last bytes before a pause get a ping unless they are so few: a program's small questions would each cost two more
+packets to measure nothing.  They are acknowledged with the next ping."""
 DRAIN_EVERY_S = 3.0
 """How long the minimum may go unseen; stretched to ``DRAIN_EVERY_RTTS`` on long paths."""
 DRAIN_EVERY_RTTS = 60
@@ -176,7 +179,7 @@ class BulkGovernor:
         if not unmarked:
             return self._drain_state == _DRAINED
         return (
-            idle
+            (idle and (unmarked >= CHAT_BYTES or self._drain_state == _DRAINED))
             or unmarked >= max(self.packet_bytes, self.window // MARKS_A_WINDOW)
             or not self.room
             or now - self._marked_at >= max(MARK_AGE_S, self.rtt_s / MARKS_A_WINDOW)

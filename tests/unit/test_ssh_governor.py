@@ -4,7 +4,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.errors import RemoteProtocolError
 from avinet.ssh.governor import (
+    _DRAINED,
     CEILING_BYTES,
+    CHAT_BYTES,
     FIRST_BYTES,
     FLOOR_BYTES,
     MARKS,
@@ -227,14 +229,38 @@ class Marks(SynchronousTestCase):
         governor.mark(1.0)
         governor.sent(1)
         self.assertFalse(governor.mark_due(1.001))
-        self.assertTrue(governor.mark_due(1.001, idle=True))
         self.assertTrue(governor.mark_due(1.006))
+        governor.sent(CHAT_BYTES)
+        self.assertFalse(governor.mark_due(1.001))
+        self.assertTrue(governor.mark_due(1.001, idle=True))
         governor.sent(governor.packet_bytes)
         self.assertTrue(governor.mark_due(1.001))
         governor.mark(1.001)
         governor.sent(governor.room)
         self.assertEqual(governor.room, 0)
         self.assertTrue(governor.mark_due(1.001))
+
+    def test_small_questions_get_none_each_and_are_acknowledged_with_the_next(self):
+        governor = BulkGovernor()
+        marks = 0
+        for number in range(1000):
+            now = 1.0 + number / 1000
+            governor.sent(64)
+            if governor.mark_due(now, idle=True):
+                governor.mark(now)
+                governor.acked(now + 0.0005)
+                marks += 1
+        self.assertLess(marks, 210)
+        self.assertLess(governor.in_flight, CHAT_BYTES)
+        self.assertEqual(governor.window, BulkGovernor().window)
+
+    def test_the_last_of_a_drain_gets_one_however_small(self):
+        governor = BulkGovernor()
+        governor._drain_state = _DRAINED
+        governor._marked_at = 1.0
+        governor.sent(1)
+        self.assertFalse(governor.mark_due(1.001))
+        self.assertTrue(governor.mark_due(1.001, idle=True))
 
     def test_a_pong_acknowledges_everything_before_its_ping_and_no_more(self):
         governor = BulkGovernor()
