@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
@@ -229,6 +230,32 @@ class WatchTests(SynchronousTestCase):
                 self.http.only.line(**message)
                 self.clock.advance(0.5)
                 self.assertEqual((self.http.only.url, watcher.lost), (B, []))
+
+    def test_a_token_that_is_not_taken_is_asked_for_anew(self):
+        password = Path(self.mktemp())
+        password.write_text("open sesame")
+        access = EtcdAccess((A, B), user="avinet", password_file=password)
+        self.store = EtcdStore(Gateway(access, self.http, self.clock))
+        self.watch()
+        self.http.only.answer(token="t1")
+        self.assertEqual((self.http.only.path, self.http.only.token), ("watch", "t1"))
+        self.http.only.line(
+            result={"header": self.header(10), "created": True, "canceled": True, "cancel_reason": "denied"}
+        )
+        self.clock.advance(0.5)
+        self.http.only.answer(token="t2")
+        self.assertEqual((self.http.only.path, self.http.only.token), ("watch", "t2"))
+
+    def test_an_endpoint_that_opens_a_stream_is_believed_in_again(self):
+        self.watch()
+        self.http.only.fail()
+        self.clock.advance(0.5)
+        self.created()
+        self.clock.advance(SILENT_S)
+        self.assertEqual(self.http.only.url, A)
+        self.created()
+        self.store.get("a")
+        self.assertEqual([exchange.url for exchange in self.http.waiting], [A, A])
 
     def test_garbage_and_endless_lines_are_begun_again(self):
         for pieces in (
