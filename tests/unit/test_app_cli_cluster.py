@@ -56,6 +56,15 @@ class Case(CliCase):
 
 
 class Operators(Case):
+    def test_status_shows_which_connections_are_up_and_ports_that_are_not_forwarded(self):
+        links = [{"lane": "state", "up": True}, {"lane": "bulk", "up": False}]
+        ports = [{"port": 2379, "how": "direct"}, {"port": 2380, "how": "direct"}]
+        other = {**ROW, "name": "c2", "role": "follower", "links": links, "ports": ports}
+        self.answers["GET", "/api/cluster"] = Answer(body={**STATUS, "members": [ROW, other]})
+        result = self.run_cli("cluster", "status")
+        self.assertRegex(result.output, r"c2 +follower +1\.0 +state, direct ")
+        self.assertRegex(result.output, r"c1 +leader +1\.0 +- ")
+
     def test_status_shows_every_controller_and_notes_on_stderr(self):
         self.answers["GET", "/api/cluster"] = Answer(body=STATUS)
         result = self.run_cli("cluster", "status")

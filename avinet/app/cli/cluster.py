@@ -48,12 +48,13 @@ def status(where: Place) -> None:
     )
     click.echo()
     print_table(
-        ("controller", "role", "software", "rtt", "addresses", "ssh", "registration", "why"),
+        ("controller", "role", "software", "links", "rtt", "addresses", "ssh", "registration", "why"),
         (
             (
                 row["name"],
                 row["role"],
                 row["software"] or "-",
+                _links(row),
                 milliseconds(row["rtt_ms"]),
                 ", ".join(row["addresses"]),
                 row["ssh_port"],
@@ -65,6 +66,13 @@ def status(where: Place) -> None:
         empty="There is none.",
     )
     _warn(answer)
+
+
+def _links(row: Any) -> str:
+    """Which connections are up, from the controller that answers, and how its state engine is reached, if not by them."""
+    up = [link["lane"] for link in row.get("links", ()) if link["up"]]
+    odd = {port["how"] for port in row.get("ports", ()) if port["how"] != "forwarded"}
+    return ", ".join((*up, *sorted(odd))) or "-"
 
 
 @examples(
