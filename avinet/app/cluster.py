@@ -16,11 +16,13 @@ from avinet.controller.forwarding import Forwarding
 from avinet.controller.growth import NoGrowth, StateEngineGrowth
 from avinet.controller.join_tokens import JoinTokens
 from avinet.controller.joining import Joining
+from avinet.controller.joining_api import JoiningApi
+from avinet.controller.manifest_signing import ManifestSigning
 from avinet.controller.members import LocalCopy, Members
 from avinet.controller.peer_rows import links_of, ports_of
 from avinet.controller.peers import Peers
 from avinet.controller.removal import Removal
-from avinet.controller.root_holder import RootHolder
+from avinet.controller.root_holder import HandOn, RootHolder
 from avinet.errors import AvinetError
 from avinet.model.ids import ControllerName
 from avinet.model.membership import Membership
@@ -76,9 +78,9 @@ class Cluster:
         if self.holder.root.has_key or len(self.members.current.controllers) == 1:
             await self.holder.tell(self.identity.me)
 
-    def joining(self) -> Joining:
-        """What 8443 asks."""
-        return Joining(
+    def joining(self, hand_on: HandOn) -> JoiningApi:
+        """What other controllers ask on 8443."""
+        joining = Joining(
             self.identity.cluster,
             self.holder,
             self._tokens(),
@@ -87,6 +89,12 @@ class Cluster:
             self.clock,
             self.emit,
         )
+        signing = ManifestSigning(self.holder, FailureBudget(self.clock), self.emit)
+        return JoiningApi(joining, signing, hand_on)
+
+    async def sign(self, manifest: bytes) -> str:
+        """The root's signature of an image's manifest."""
+        return await self.entry.signed(self.identity, manifest)
 
     def api(self, peers: Peers, forwarding: Forwarding) -> ClusterApi:
         """What operators ask; ``peers`` say how the others stand."""

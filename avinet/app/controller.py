@@ -273,8 +273,7 @@ class Controller(SessionListener):
             enrolment,
             lambda: members.document,
             self.settings.services,
-            self.cluster.joining(),
-            self.forwarding.ask,
+            self.cluster.joining(self.forwarding.ask).routes(),
         )
         routes = api.routes()
         router = Router(routes, self.reactor, elsewhere=self.forwarding)
@@ -286,7 +285,7 @@ class Controller(SessionListener):
 
     async def _start_machines(self, stack: contextlib.AsyncExitStack) -> None:
         identity = self.identity
-        sources = image_sources(identity, lambda: self.cluster.members.document)
+        sources = image_sources(identity, self.cluster.sign, lambda: self.cluster.members.document)
         self.images = Images(self.records.image_keys, sources, identity.paths.state / "images")
         self.machines = Machines(
             self.records.engines,

@@ -1,6 +1,6 @@
 """What a controller makes SE images of: its root's signature, its membership list, and its own software."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from twisted.internet.threads import deferToThread
 
@@ -16,8 +16,17 @@ def _package() -> Mapping[str, tuple[bytes, int]]:
     return image_files()
 
 
-def image_sources(identity: ControllerIdentity, membership: Callable[[], str]) -> ImageSources:
-    """``membership`` gives the signed list as it is when an image is made."""
+def image_sources(
+    identity: ControllerIdentity,
+    sign: Callable[[bytes], Awaitable[str]],
+    membership: Callable[[], str],
+) -> ImageSources:
+    """``membership`` gives the signed list as it is when an image is made, ``sign`` the root's word for what is in it."""
     return ImageSources(
-        identity.root, identity.cluster, membership, software_version(), lambda: deferToThread(_package)
+        identity.root_pem,
+        sign,
+        identity.cluster,
+        membership,
+        software_version(),
+        lambda: deferToThread(_package),
     )

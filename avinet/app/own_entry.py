@@ -13,14 +13,15 @@ import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from avinet.app.cli.registration import ClusterTrust, ask_to_join
+from avinet.app.cli.registration import ClusterTrust, ask_for_signature, ask_to_join
 from avinet.app.software import software_version
 from avinet.controller.root_holder import RootHolder, RootNowhereError
 from avinet.model.membership import Controller, Membership
 from avinet.trust import keys
 from avinet.trust.ca import bears_key, days_left, same_names
 from avinet.trust.files import write_public
-from avinet.trust.joining import ControllerClaims, parse_api_key, sign_claims
+from avinet.trust.image import sign_manifest
+from avinet.trust.joining import ControllerClaims, parse_api_key, sign_claims, sign_manifest_wish
 from avinet.trust.node import RENEW_DAYS, ControllerIdentity, NodeFacts
 from avinet.trust.own_keys import api_public_key
 from avinet.wire.joining import JoinAnswer
@@ -39,6 +40,7 @@ class OwnEntry:
     in_thread: Callable[..., "Deferred[Any]"] = deferToThread
     ask: Ask = ask_to_join
     wall: Callable[[], float] = time.time
+    ask_signature: Callable[[ClusterTrust, tuple[str, ...], bytes], str] = ask_for_signature
 
     async def agree(self, identity: ControllerIdentity) -> None:
         """Have the list say what ``identity`` does; what was issued anew is on disk then."""
@@ -79,10 +81,7 @@ class OwnEntry:
         return api_public_key(identity.paths)
 
     async def _ask(self, identity: ControllerIdentity, api_key: str) -> JoinAnswer:
-        current, name = self.holder.members.current, await self.holder.name()
-        signer = None if name is None or name == identity.name else current.by_name(name)
-        if signer is None:
-            raise RootNowhereError
+        trust, addresses = await self._signer(identity)
         claims = ControllerClaims.of(
             identity.me,
             cluster=identity.cluster,
@@ -93,10 +92,26 @@ class OwnEntry:
             nonce=secrets.token_urlsafe(16),
             issued_at=int(self.wall()),
         )
-        trust = ClusterTrust(identity.root_pem.decode(), current)
         body = sign_claims(claims, identity.node_key)
-        answer: JoinAnswer = await self.in_thread(self.ask, trust, addresses_of(current, signer), body)
+        answer: JoinAnswer = await self.in_thread(self.ask, trust, addresses, body)
         return answer
+
+    async def signed(self, identity: ControllerIdentity, manifest: bytes) -> str:
+        """The root's signature of an image's manifest, which this controller has built."""
+        if self.holder.root.has_key or len(self.holder.members.current.controllers) == 1:
+            return sign_manifest(self.holder.root, manifest)
+        trust, addresses = await self._signer(identity)
+        body = sign_manifest_wish(manifest, identity.node_key)
+        answer: str = await self.in_thread(self.ask_signature, trust, addresses, body)
+        return answer
+
+    async def _signer(self, identity: ControllerIdentity) -> tuple[ClusterTrust, tuple[str, ...]]:
+        """Who has the root key: how to know it, and where it is."""
+        current, name = self.holder.members.current, await self.holder.name()
+        signer = None if name is None or name == identity.name else current.by_name(name)
+        if signer is None:
+            raise RootNowhereError
+        return ClusterTrust(identity.root_pem.decode(), current), addresses_of(current, signer)
 
 
 def addresses_of(membership: Membership, controller: Controller) -> tuple[str, ...]:

@@ -14,9 +14,8 @@ from twisted.logger import Logger
 
 from avinet.controller.image_keys import IMAGE_TTL_S, ImageKeys, ImageRecord
 from avinet.model.ids import ClusterId, ImageId, SeId
-from avinet.trust.ca import RootCa
 from avinet.trust.files import private_dir, write_private
-from avinet.trust.image import ImageContents, image_bytes
+from avinet.trust.image import ImageContents, draft_image
 from avinet.trust.keys import generate, public_line
 from avinet.units import DAY_S
 
@@ -30,7 +29,9 @@ _log = Logger()
 class ImageSources:
     """What images are made of."""
 
-    root: RootCa
+    root_pem: bytes
+    sign: Callable[[bytes], Awaitable[str]]
+    """The root's signature of a manifest, wherever the root's key is."""
     cluster: ClusterId
     membership: Callable[[], str]
     """The current signed list."""
@@ -79,7 +80,8 @@ class Images:
             token=token,
             files=files,
         )
-        tar = image_bytes(self.sources.root, contents)
+        draft = draft_image(self.sources.root_pem, contents)
+        tar = draft.tar(await self.sources.sign(draft.manifest))
         await self.keys.add(record)
         _log.info("built image {image} for group {group}", image=record.id, group=group)
         return record, tar

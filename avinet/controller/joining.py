@@ -43,7 +43,7 @@ REPLAY_S = 15 * MINUTE_S
 MAX_NONCES = 1_000
 """Requests of members within that time; each asks once at its start and then once a day."""
 
-_QUIET = frozenset({Kind.UNAVAILABLE, Kind.NO_SPACE, Kind.LIMITED, Kind.TIMEOUT})
+QUIET = frozenset({Kind.UNAVAILABLE, Kind.NO_SPACE, Kind.LIMITED, Kind.TIMEOUT})
 """Not the caller's doing: costs it nothing and is no event."""
 
 
@@ -127,7 +127,7 @@ class Joining:
         try:
             return await self._judge(body, source)
         except AvinetError as failure:
-            if failure.kind not in _QUIET:
+            if failure.kind not in QUIET:
                 self.budget.failed(source)
                 self.emit(
                     "CONTROLLER_REFUSED",

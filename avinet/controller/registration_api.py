@@ -8,14 +8,10 @@ from collections.abc import Callable, Mapping
 import attrs
 
 from avinet.controller.enrolment import Enrolment
-from avinet.controller.joining import Joining
-from avinet.controller.root_holder import HandOn, RootElsewhereError
 from avinet.model.engine import Lifecycle, SeRecord
-from avinet.model.ids import ControllerName
 from avinet.rest.openapi import Info, openapi
 from avinet.rest.route import Auth, Request, Response, Route
 from avinet.trust.keys import fingerprint, parse_line
-from avinet.wire.joining import JOIN_PATH, JoinAnswer
 from avinet.wire.registration import (
     ENROL_PATH,
     MAX_REQUEST_BYTES,
@@ -29,8 +25,6 @@ from avinet.wire.registration import (
 
 PENDING_RETRY_S = 15
 """How soon an approved SE comes up; a thousand that wait cost 70 requests a second."""
-JOIN_TIMEOUT_S = 60.0
-"""The state engine takes a member in within seconds, or says that it has no quorum."""
 ENROL_TIMEOUT_S = 25.0
 """Below the 30 s that an SE waits for its answer."""
 
@@ -48,17 +42,8 @@ class RegistrationApi:
     enrolment: Enrolment
     membership: Callable[[], str]
     services: Mapping[str, int]
-    joining: Joining
-    hand_on: HandOn | None = None
-
-    async def join(self, request: Request) -> Response:
-        """``POST /v1/controllers``."""
-        try:
-            return Response(body=await self.joining.judge(request.body, request.peer))
-        except RootElsewhereError as elsewhere:
-            if self.hand_on is None or request.handed_on:
-                raise
-            return await self.hand_on(ControllerName(elsewhere.holder), request)
+    more: tuple[Route, ...] = ()
+    """Of controllers that ask (``JoiningApi``)."""
 
     async def enrol(self, request: Request) -> Response:
         """``POST /v1/service-engines``."""
@@ -119,29 +104,7 @@ class RegistrationApi:
             produces=MEMBERSHIP_CONTENT_TYPE,
             auth=Auth.ANYONE,
         )
-        join = Route(
-            method="POST",
-            path=JOIN_PATH,
-            handler=self.join,
-            summary="Become a controller of this cluster, or tell what has changed about one.",
-            request=bytes,
-            response=JoinAnswer,
-            statuses={
-                200: "A member; the facts as they are now.",
-                400: "Not such a request.",
-                403: "Refused; the answer and the operator's event say why.",
-                409: "The bundle is spent, or something is taken by another controller.",
-                410: "This controller was removed from the cluster.",
-                429: "Too many failures from this address.",
-                503: "The root key, the store or its engine cannot be reached; the same request may be sent again.",
-                507: "The controller's disk is full.",
-            },
-            consumes=(REQUEST_CONTENT_TYPE,),
-            body_bytes=MAX_REQUEST_BYTES,
-            timeout_s=JOIN_TIMEOUT_S,
-            auth=Auth.ANYONE,
-        )
-        table = (enrol, join, members)
+        table = (enrol, *self.more, members)
         document = openapi(table, INFO)
 
         async def describe(request: Request) -> Response:

@@ -137,10 +137,31 @@ class Image:
         return self.manifest.group
 
 
-def image_bytes(root: RootCa, contents: ImageContents) -> bytes:
-    """The tar, with its manifest first."""
+@attrs.frozen
+class ImageDraft:
+    """An image that wants its manifest signed."""
+
+    manifest: bytes
+    """What the root signs (``sign_manifest``)."""
+    _files: Mapping[str, tuple[bytes, int]] = attrs.field(repr=False)
+    _created_at: float
+
+    def tar(self, signed: str) -> bytes:
+        """The image, with its manifest first."""
+        out = io.BytesIO()
+        files = {MANIFEST: (signed.encode(), PUBLIC_MODE), **dict(sorted(self._files.items()))}
+        with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for name, (data, mode) in files.items():
+                info = tarfile.TarInfo(name)
+                info.size, info.mode, info.mtime = len(data), mode, int(self._created_at)
+                tar.addfile(info, io.BytesIO(data))
+        return out.getvalue()
+
+
+def draft_image(root_pem: bytes, contents: ImageContents) -> ImageDraft:
+    """Everything of an image but the root's signature."""
     files: dict[str, tuple[bytes, int]] = {
-        ROOT: (root.pem, PUBLIC_MODE),
+        ROOT: (root_pem, PUBLIC_MODE),
         MEMBERSHIP: (contents.membership_document.encode(), PUBLIC_MODE),
         IMAGE_KEY: (openssh_private(contents.image_key), SECRET_MODE),
         **contents.files,
@@ -159,14 +180,18 @@ def image_bytes(root: RootCa, contents: ImageContents) -> bytes:
             for name, (data, mode) in sorted(files.items())
         ),
     )
-    signed = sign_compact(msgspec.json.encode(manifest), root.key, MANIFEST_TYPE).encode()
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, (data, mode) in {MANIFEST: (signed, PUBLIC_MODE), **dict(sorted(files.items()))}.items():
-            info = tarfile.TarInfo(name)
-            info.size, info.mode, info.mtime = len(data), mode, int(contents.created_at)
-            tar.addfile(info, io.BytesIO(data))
-    return out.getvalue()
+    return ImageDraft(msgspec.json.encode(manifest), files, contents.created_at)
+
+
+def sign_manifest(root: RootCa, manifest: bytes) -> str:
+    """The root's word for what an image holds."""
+    return sign_compact(manifest, root.key, MANIFEST_TYPE)
+
+
+def image_bytes(root: RootCa, contents: ImageContents) -> bytes:
+    """The tar, with its manifest first."""
+    draft = draft_image(root.pem, contents)
+    return draft.tar(sign_manifest(root, draft.manifest))
 
 
 def write_image(out: Path, root: RootCa, contents: ImageContents) -> None:

@@ -5,12 +5,14 @@ certificate that nears its end.  Either way the signature proves that it has the
 certificate.  The other keys are only named: whoever names a key that is not its own locks itself out.
 """
 
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Self
 
 import msgspec
+from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from avinet.errors import AvinetError, Kind, error
@@ -21,6 +23,8 @@ from avinet.trust.keys import InvalidKeyError, parse_line, thumbprint
 from avinet.trust.signed_request import SignedRequest
 
 JOINING_TYPE = "avinet-joining+jws"
+MANIFEST_WISH_TYPE = "avinet-manifest-wish+jws"
+"""A member asks for the root's signature of an image's manifest."""
 
 _Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")]
 """As the setting ``[controller] name``."""
@@ -115,6 +119,30 @@ def open_claims(body: bytes) -> ControllerClaims:
         raise NodeSignerError
     request.verify({kid: node_key})
     return claims
+
+
+def sign_manifest_wish(manifest: bytes, node_key: Ed25519PrivateKey) -> bytes:
+    """The body that asks for the root's signature of ``manifest``."""
+    return msgspec.json.encode(sign_general(manifest, (node_key,), MANIFEST_WISH_TYPE))
+
+
+def open_manifest_wish(body: bytes, members: Iterable[Controller]) -> bytes:
+    """The manifest that one of ``members``, and nobody else, asks for; ``NodeSignerError`` when none of them does."""
+    request = SignedRequest.read(body)
+    keys: dict[str, Ed25519PublicKey] = {thumbprint(key): key for key in map(node_key_of, members)}
+    kids = request.kids(MANIFEST_WISH_TYPE)
+    if request.count != 1 or not kids <= keys.keys():
+        raise NodeSignerError
+    request.verify({kid: keys[kid] for kid in kids})
+    return request.payload
+
+
+def node_key_of(controller: Controller) -> Ed25519PublicKey:
+    """A member's node key."""
+    key = x509.load_pem_x509_certificate(controller.node_certificate.encode()).public_key()
+    if not isinstance(key, Ed25519PublicKey):
+        raise NodeSignerError
+    return key
 
 
 def parse_api_key(pem: str) -> EllipticCurvePublicKey:

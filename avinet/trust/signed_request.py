@@ -69,6 +69,11 @@ class SignedRequest:
         """How many signatures there are."""
         return len(self._document.signatures)
 
+    @property
+    def payload(self) -> bytes:
+        """What it says, as bytes; nothing of it is proved before ``verify``."""
+        return _base64url(self._document.payload)
+
     def claims(self, kind: type[_Struct]) -> _Struct:
         """What it says; nothing of it is proved."""
         return _decode(_base64url(self._document.payload), kind, "its payload")

@@ -9,6 +9,8 @@ import msgspec
 from avinet.model.ids import ClusterId, ControllerName
 
 JOIN_PATH = "/v1/controllers"
+MANIFEST_PATH = "/v1/manifests"
+"""Where a member asks for the root's signature of an image's manifest."""
 
 
 class StateAdmission(msgspec.Struct, frozen=True, kw_only=True):

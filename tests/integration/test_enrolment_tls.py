@@ -46,7 +46,7 @@ class Node:
         key = keys.generate()
         self.certificate = root.issue_node(key.public_key(), cluster, "controller-1")
         self.document = ""
-        api = RegistrationApi(self.site.enrolment, lambda: self.document, {"control": 5025}, joining=None)
+        api = RegistrationApi(self.site.enrolment, lambda: self.document, {"control": 5025})
         from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

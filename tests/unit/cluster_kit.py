@@ -9,6 +9,7 @@ from twisted.internet.task import Clock
 from avinet.controller.failure_budget import FailureBudget
 from avinet.controller.join_tokens import JoinTokens
 from avinet.controller.joining import Joining
+from avinet.controller.manifest_signing import ManifestSigning
 from avinet.controller.members import LocalCopy, Members
 from avinet.controller.removal import Removal
 from avinet.controller.root_holder import RootHolder
@@ -137,6 +138,7 @@ class Site:
             self.clock,
             self.events.emit,
         )
+        self.signing = ManifestSigning(self.holder, FailureBudget(self.clock), self.events.emit)
         self.removal = Removal(self.holder, self.growth, self.events.emit)
         run(self.members.open(self.store))
         run(self.holder.open())

@@ -21,8 +21,10 @@ from avinet.trust import ca, files
 from avinet.trust.bundle import Bundle
 from avinet.trust.ca import RootKeyOfflineError, names_of
 from avinet.trust.files import DiskFullError, write_private
+from avinet.trust.image import MANIFEST_TYPE, Manifest
+from avinet.trust.jose import verify_compact
 from avinet.trust.keys import generate
-from avinet.trust.membership import ControllerRemovedError, sign_membership
+from avinet.trust.membership import ControllerRemovedError, root_key_of, sign_membership
 from avinet.trust.node import (
     ControllerIdentity,
     ControllerPaths,
@@ -234,6 +236,27 @@ class Telling(Case):
         self.assertNotEqual(after.node_pem, before)
         self.assertEqual(after.node_pem, self.paths.node_pem.read_bytes())
         self.assertEqual(after.node_pem.decode(), self.members.current.by_name("c2").node_certificate)
+
+    def test_an_image_that_it_builds_is_signed_by_the_root_holder(self):
+        def ask(trust, addresses, body):
+            self.assertEqual(addresses, ("192.0.2.1:8443",))
+            return run(self.site.signing.judge(body, "10.0.0.2"))
+
+        self.entry.ask_signature = ask
+        now = self.site.clock.seconds()
+        manifest = msgspec.json.encode(
+            Manifest(
+                image="i",
+                cluster=self.site.cluster,
+                software="1",
+                created_at=now,
+                expires_at=now,
+                members=(),
+            )
+        )
+        signed = run(self.entry.signed(self.me, manifest))
+        root = root_key_of(self.me.root.certificate)
+        self.assertEqual(verify_compact(signed, root, MANIFEST_TYPE), manifest)
 
     def test_new_names_of_the_api_are_certified_without_a_new_list(self):
         number = self.members.current.number

@@ -6,16 +6,21 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.controller.api_cluster import ClusterApi, Sight, Standing
 from avinet.controller.growth import NoGrowth
-from avinet.controller.registration_api import RegistrationApi
+from avinet.controller.joining_api import JoiningApi
 from avinet.controller.root_holder import LOOK_S, RootHolder
 from avinet.rest.access import Role
 from avinet.rest.route import Response
 from avinet.rest.router import Router
 from avinet.store.interface import Delete
 from avinet.trust.bundle import Bundle
+from avinet.trust.image import MANIFEST_TYPE, Manifest
+from avinet.trust.joining import sign_manifest_wish
+from avinet.trust.jose import verify_compact
+from avinet.trust.membership import root_key_of
 from tests.unit.cluster_kit import Newcomer, Site
 from tests.unit.enrolment_kit import run
 from tests.unit.rest_client import Client, Known, request_bytes
+from tests.unit.signing_kit import OTHER_CLUSTER
 
 
 class Case(SynchronousTestCase):
@@ -133,7 +138,7 @@ class Removes(Case):
 class OnPort8443(Case):
     def setUp(self):
         super().setUp()
-        api = RegistrationApi(None, lambda: "list", {}, self.site.joining)
+        api = JoiningApi(self.site.joining, self.site.signing)
         self.client = Client(Router(api.routes(), self.site.clock), self.site.clock)
 
     def post(self, body, content_type="application/jose+json"):
@@ -160,6 +165,47 @@ class OnPort8443(Case):
         answer = self.post(Newcomer().body(self.site, self.site.token()))
         self.assertEqual((answer.status, answer.json["holder"]), (503, "c1"))
 
+    def manifest(self, **more):
+        now = self.site.clock.seconds()
+        values = {
+            "image": "i",
+            "cluster": self.site.cluster,
+            "software": "1",
+            "created_at": now,
+            "expires_at": now + 60,
+            "members": (),
+        }
+        return msgspec.json.encode(Manifest(**values | more))
+
+    def sign(self, body):
+        return self.client("POST", "/v1/manifests", body, content_type="application/jose+json")
+
+    def test_the_root_signs_what_a_member_builds_and_for_nobody_else(self):
+        new = Newcomer()
+        wish = sign_manifest_wish(self.manifest(), new.node_key)
+        self.assertEqual((self.sign(wish).status, self.sign(wish).json["reason"]), (403, "node-signer"))
+        self.site.join(new)
+        answer = self.sign(wish)
+        self.assertEqual(answer.status, 200, answer.body)
+        root = root_key_of(self.site.identity.root.certificate)
+        signed = verify_compact(answer.body.decode(), root, MANIFEST_TYPE)
+        self.assertEqual(signed, self.manifest())
+        run(self.site.removal.remove("c2"))
+        self.assertEqual(self.sign(wish).status, 403)
+
+    def test_the_root_signs_no_manifest_that_cannot_be(self):
+        key = self.site.identity.node_key
+        for wish in (
+            self.manifest(cluster=OTHER_CLUSTER),
+            self.manifest(expires_at=1e12),
+            b"{}",
+            b"\xff",
+        ):
+            self.assertIn(self.sign(sign_manifest_wish(wish, key)).status, {400, 403})
+        other = Newcomer().body(self.site, self.site.token())
+        self.assertEqual(self.sign(other).status, 400)
+        self.assertEqual(self.post(sign_manifest_wish(self.manifest(), key)).status, 400)
+
     def test_it_hands_on_to_who_has_it(self):
         members, holder, _ = self.site.other()
         run(members.open(self.site.store))
@@ -169,7 +215,7 @@ class OnPort8443(Case):
             self.handed.append((name, request.body))
             return Response(body={"handed": True})
 
-        api = RegistrationApi(None, lambda: "list", {}, self.site.joining, hand_on)
+        api = JoiningApi(self.site.joining, self.site.signing, hand_on)
         self.client = Client(Router(api.routes(), self.site.clock), self.site.clock)
         body = Newcomer().body(self.site, self.site.token())
         self.assertEqual(self.post(body).json, {"handed": True})

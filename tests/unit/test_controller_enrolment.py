@@ -513,9 +513,7 @@ class Limits(Registered):
 class OverHttp(Registered):
     def setUp(self):
         super().setUp()
-        api = RegistrationApi(
-            self.site.enrolment, lambda: "the.membership.list", {"control": 5025}, joining=None
-        )
+        api = RegistrationApi(self.site.enrolment, lambda: "the.membership.list", {"control": 5025})
         self.web = BoundedSite(Router(api.routes(), self.site.clock), self.site.clock)
 
     def ask(self, method, path, body=None, content_type="application/jose+json"):
@@ -579,7 +577,7 @@ class OverHttp(Registered):
 
     def test_the_openapi_document_has_every_route_and_status(self):
         paths = self.ask("GET", "/v1/openapi.json").json["paths"]
-        self.assertEqual({"/v1/service-engines", "/v1/controllers", "/v1/membership"}, set(paths))
+        self.assertEqual({"/v1/service-engines", "/v1/membership"}, set(paths))
         self.assertLessEqual(
             {"200", "202", "403", "409", "410", "503"}, set(paths["/v1/service-engines"]["post"]["responses"])
         )

@@ -24,7 +24,7 @@ from avinet.se.registration_client import Answer
 from avinet.trust import files
 from avinet.trust.ca import RootCa
 from avinet.trust.files import write_private
-from avinet.trust.image import ImageCorruptError, open_image
+from avinet.trust.image import ImageCorruptError, open_image, sign_manifest
 from avinet.trust.locks import StateFolderBusyError
 from avinet.trust.membership import sign_membership
 from avinet.wire.registration import EnrolmentAnswer, MetaInfo
@@ -42,7 +42,10 @@ class Built(SynchronousTestCase):
         async def software():
             return {"avinet-0.1.0-py3-none-any.whl": (b"a wheel", 0o644)}
 
-        sources = ImageSources(self.root, CLUSTER, lambda: self.document, "0.1.0", software)
+        async def sign(manifest):
+            return sign_manifest(self.root, manifest)
+
+        sources = ImageSources(self.root.pem, sign, CLUSTER, lambda: self.document, "0.1.0", software)
         self.known = len(self.site.images.all())
         self.images = Images(self.site.images, sources, self.folder / "images")
 

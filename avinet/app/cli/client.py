@@ -191,7 +191,11 @@ class Client:
 
     def download(self, path: str, body: Any, out: BinaryIO) -> Mapping[str, str]:
         """POST ``body`` and write the answer's bytes to ``out``; the answer's header fields, in lower case."""
-        with self._asked(_Ask("POST", path, json.dumps(body).encode(), JSON_TYPE)) as answer:
+        return self.send(path, json.dumps(body).encode(), JSON_TYPE, out)
+
+    def send(self, path: str, data: bytes, content_type: str, out: BinaryIO) -> Mapping[str, str]:
+        """POST ``data`` as it is and write the answer's bytes to ``out``; the answer's header fields, in lower case."""
+        with self._asked(_Ask("POST", path, data, content_type)) as answer:
             return _written(answer, out, self.place)
 
     def fetch(self, path: str, query: Mapping[str, Any], out: BinaryIO) -> Mapping[str, str]:

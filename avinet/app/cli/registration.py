@@ -5,9 +5,11 @@ Blocking, for the command line and for threads.  What is checked is what SEs che
 
 import hashlib
 import http.client
+import io
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import msgspec
 from cryptography import x509
@@ -24,8 +26,10 @@ from avinet.errors import AvinetError, Kind
 from avinet.model.ids import controller_dns_name
 from avinet.model.membership import Membership
 from avinet.rest.tls import CertificateRevokedError, CertificateUnlistedError
-from avinet.wire.joining import JOIN_PATH, JoinAnswer
+from avinet.wire.joining import JOIN_PATH, MANIFEST_PATH, JoinAnswer
 from avinet.wire.registration import MEMBERSHIP_PATH, REQUEST_CONTENT_TYPE
+
+_Answer = TypeVar("_Answer")
 
 JOIN_TIMEOUT_S = 75.0
 """More than the route takes, so that the controller's own error is what is read."""
@@ -107,15 +111,34 @@ class ClusterTrust:
 
 def ask_to_join(trust: ClusterTrust, addresses: Iterable[str], body: bytes) -> JoinAnswer:
     """Send a controller's request to one after another, until one answers for the cluster."""
+
+    def ask(client: Client) -> JoinAnswer:
+        answer = client.post(JOIN_PATH, raw=body, content_type=REQUEST_CONTENT_TYPE)
+        try:
+            return msgspec.convert(answer, JoinAnswer)
+        except msgspec.ValidationError as why:
+            raise StrangeAnswerError(place=client.place, why=str(why)) from why
+
+    return _first(trust, addresses, ask)
+
+
+def ask_for_signature(trust: ClusterTrust, addresses: Iterable[str], body: bytes) -> str:
+    """The root's signature of an image's manifest."""
+
+    def ask(client: Client) -> str:
+        out = io.BytesIO()
+        client.send(MANIFEST_PATH, body, REQUEST_CONTENT_TYPE, out)
+        return out.getvalue().decode("ascii", "replace")
+
+    return _first(trust, addresses, ask)
+
+
+def _first(trust: ClusterTrust, addresses: Iterable[str], ask: Callable[[Client], _Answer]) -> _Answer:
+    """What the first answers that is asked and can; a refusal is an answer."""
     failure: AvinetError = ControllerUnreachableError(place="none", why="none is named", advice=NOBODY_ADVICE)
     for address in addresses:
         try:
-            answer = trust.client(address, JOIN_TIMEOUT_S).post(
-                JOIN_PATH, raw=body, content_type=REQUEST_CONTENT_TYPE
-            )
-            return msgspec.convert(answer, JoinAnswer)
-        except msgspec.ValidationError as why:
-            raise StrangeAnswerError(place=address, why=str(why)) from why
+            return ask(trust.client(address, JOIN_TIMEOUT_S))
         except AvinetError as why:
             if isinstance(why, RefusedError) and why.answered_kind not in _NOT_ITS_WORD:
                 raise
