@@ -168,6 +168,7 @@ class EngineWatch:
     _ended: AvinetError | None = attrs.field(default=None, init=False)
     _next: IDelayedCall | None = attrs.field(default=None, init=False)
     _looking: Deferred[None] | None = attrs.field(default=None, init=False)
+    _caring: Deferred[None] | None = attrs.field(default=None, init=False)
     _room_at: float = attrs.field(default=0.0, init=False)
     _room_revision: int = attrs.field(default=-1, init=False)
     """Of the last try."""
@@ -186,8 +187,9 @@ class EngineWatch:
         if self._next is not None:
             self._next.cancel()
             self._next = None
-        if self._looking is not None:
-            self._looking.cancel()
+        for under_way in (self._looking, self._caring):
+            if under_way is not None:
+                under_way.cancel()
 
     def ended(self, why: AvinetError) -> None:
         """The process ended, which is news at once."""
@@ -206,25 +208,30 @@ class EngineWatch:
             return
         self._ended = None
         self._take(judged(self.status, self.quota_bytes))
-        if _NO_SPACE in self.health.alarms and self.make_room is not None:
-            await self._try_room(self.make_room, self.status.header.revision)
-        if self.looked is not None:
-            try:
-                await self.looked(self.status)
-            except AvinetError as why:
-                _log.warn("the state engine was not looked after: {why}", why=str(why))
+        if self._caring is None:
+            # Not waited for: without a quorum what is asked as root has no answer for long, and that is to be seen.
+            self._caring = Deferred.fromCoroutine(self._care(self.status))
+            self._caring.addErrback(self._failed)
+            self._caring.addBoth(self._cared)
+
+    async def _care(self, status: Status) -> None:
+        try:
+            if _NO_SPACE in self.health.alarms and self.make_room is not None:
+                await self._try_room(self.make_room, status.header.revision)
+            if self.looked is not None:
+                await self.looked(status)
+        except AvinetError as why:
+            _log.warn("the state engine was not looked after: {why}", why=str(why))
+
+    def _cared(self, _: object) -> None:
+        self._caring = None
 
     async def _try_room(self, make_room: Callable[[], Coroutine[Any, Any, bool]], revision: int) -> None:
         now = self.reactor.seconds()
         if now < self._room_at or revision == self._room_revision:
             return
         self._room_at, self._room_revision = now + ROOM_EVERY_S, revision
-        try:
-            made = await make_room()
-        except AvinetError as why:
-            _log.warn("the state engine could not make room: {why}", why=str(why))
-            return
-        if made:
+        if await make_room():
             _log.info("the state engine made room and takes writes again")
 
     def _take(self, health: EngineHealth, *, at_once: bool = False) -> None:
@@ -243,7 +250,7 @@ class EngineWatch:
 
     def _failed(self, failure: Any) -> None:
         if not failure.check(CancelledError):
-            _log.failure("looking at the state engine failed", failure)
+            _log.failure("looking after the state engine failed", failure)
 
     def _again(self, _: object) -> None:
         self._looking = None
