@@ -55,8 +55,13 @@ def test_errors_come_within_seconds_and_once_whoever_is_killed(site):
     until(all_here, 20, missing)
     site.controller.kill()
     send("headless")
+    # The list of all logs is damaged meanwhile.
+    for ledger in (site.state / "logs").glob("ledger.db*"):
+        ledger.write_bytes(bytes(ledger.stat().st_size))
     site.start()
     until(all_here, 40, missing)
+    assert site.events("LOG_LEDGER_MENDED")
+    assert "was damaged" in site.client.get("/api/logs/status")["store"]["mended"]
     agent.kill()
     send("orphaned")
     agent = site.run_engine("se-1")

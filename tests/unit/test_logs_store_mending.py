@@ -7,6 +7,7 @@ import shutil
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.logs.entries import Arrival, StoreFile
+from avinet.logs.ledger import Ledger
 from avinet.logs.ledger_damage import open_ledger
 from avinet.logs.query.shapes import Query, Top
 from avinet.logs.runs import Names
@@ -17,7 +18,7 @@ from avinet.logs.store.mending import Found, decide
 from avinet.logs.store.upkeep import CLOSED_FILES
 from avinet.model.ids import SeId
 from tests.unit.log_store_kit import T0_US, line
-from tests.unit.test_logs_store_embedded import KEEPING, StoreCase
+from tests.unit.test_logs_store_embedded import KEEPING, CrashError, StoreCase
 
 HOUR_US = 3_600_000_000
 SPOOL = (SeId("se-1"), "a" * 32)
@@ -156,6 +157,26 @@ class MendingTest(StoreCase):
         (self.folder / "ledger.db-wal").unlink(missing_ok=True)
         old.replace(self.folder / "ledger.db")
         self.assertTrue(self.start().noteworthy)
+        self.assertEqual((before, files), (self.answers(), self.on_disk()))
+        self.sent_again()
+
+    def test_a_crash_in_the_middle_of_it_costs_nothing(self):
+        self.fill()
+        before, files = self.answers(), self.on_disk()
+        self.ledger.close()
+        (self.folder / "ledger.db").unlink()
+        adopt, left = Ledger.adopt, [2]
+
+        def crash(ledger, *args):
+            left[0] -= 1
+            if left[0] < 0:
+                raise CrashError
+            adopt(ledger, *args)
+
+        self.patch(Ledger, "adopt", crash)
+        self.assertRaises(self.failureException, self.start)
+        self.patch(Ledger, "adopt", adopt)
+        self.assertEqual(len(files) - 2, self.start().files)
         self.assertEqual((before, files), (self.answers(), self.on_disk()))
         self.sent_again()
 
