@@ -157,6 +157,7 @@ class MendingTest(StoreCase):
         (self.folder / "ledger.db-wal").unlink(missing_ok=True)
         old.replace(self.folder / "ledger.db")
         self.assertTrue(self.start().noteworthy)
+        self.assertEqual(self.mended, self.successResultOf(self.store.status()).mended[1])
         self.assertEqual((before, files), (self.answers(), self.on_disk()))
         self.sent_again()
 

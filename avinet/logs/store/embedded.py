@@ -57,7 +57,7 @@ from avinet.logs.store.upkeep import Stamps, new_name, owner_of, partition, part
 from avinet.logs.store.workers import Asking, Workers, answer_as
 from avinet.model.ids import SeId
 from avinet.model.logs import LogClass
-from avinet.units import MIB
+from avinet.units import DAY_S, MIB
 
 TAKEN_RAW_BYTES = 512 * MIB
 """In one file, when much waits: 800,000 records, 40 MiB, two or three seconds.  Larger ones would make large row groups
@@ -69,6 +69,8 @@ EXPORT_LIMIT_S = 3_600.0
 CHECK_LIMIT_S = 10.0
 """It takes a few ms, and may wait behind others."""
 MAX_SUSPECTS = 1_000
+MENDED_SHOWN_US = int(30 * DAY_S * 1e6)
+"""The event is long gone by then."""
 
 _log = Logger()
 _T = TypeVar("_T")
@@ -362,7 +364,7 @@ class EmbeddedLogStore:
         """What there is."""
 
         def look() -> StoreStatus:
-            files = self.ledger.files()
+            files, mended = self.ledger.files(), self.ledger.mended()
             return StoreStatus(
                 waiting=self.ledger.waiting_totals(),
                 files=len(files),
@@ -372,7 +374,9 @@ class EmbeddedLogStore:
                 last_us=max((file.last_us for file in files), default=None),
                 running=self.workers.querying.running,
                 queued=self.workers.querying.waiting,
-                mended=self.ledger.mended(),
+                mended=mended
+                if mended is not None and mended[0] > self._now_us() - MENDED_SHOWN_US
+                else None,
             )
 
         return self.around.in_thread(look)
