@@ -293,12 +293,27 @@ class Ledger:
         return [Dropped(id_, se, at_us, _drop(body)) for id_, se, at_us, body in rows]
 
     def newest_drops(self, limit: int = PAGE) -> list[Dropped]:
-        """What was dropped last, the newest first."""
+        """What was dropped last, the newest first; of each SE a like share at least, so that none hides another's losses."""
         with self._reading() as connection:
-            rows = connection.execute(
-                "SELECT id, se, at_us, body FROM dropped ORDER BY id DESC LIMIT ?", (limit,)
+            engines = connection.execute(
+                "WITH RECURSIVE one(se) AS (SELECT min(se) FROM dropped UNION ALL SELECT"
+                " (SELECT min(se) FROM dropped WHERE se > one.se) FROM one WHERE one.se IS NOT NULL)"
+                " SELECT se FROM one WHERE se IS NOT NULL LIMIT ?",
+                (PAGE,),
             ).fetchall()
-        return [Dropped(id_, se, at_us, _drop(body)) for id_, se, at_us, body in rows]
+            most = max(1, min(limit, 10 * limit // max(1, len(engines))))
+            shares = [
+                connection.execute(
+                    "SELECT id, se, at_us, body FROM dropped WHERE se = ? ORDER BY id DESC LIMIT ?",
+                    (se, most),
+                ).fetchall()
+                for (se,) in engines
+            ]
+        share = limit // max(1, len(shares))
+        rest = sorted((row for rows in shares for row in rows[share:]), reverse=True)
+        found = [row for rows in shares for row in rows[:share]]
+        found += rest[: limit - len(found)]
+        return [Dropped(id_, se, at_us, _drop(body)) for id_, se, at_us, body in sorted(found, reverse=True)]
 
     # Pulls.
 

@@ -211,6 +211,13 @@ class DropTests(Case):
         self.assertEqual([one.at_us for one in self.ledger.newest_drops()], [3, 2])
         self.assertEqual([one.at_us for one in self.ledger.newest_drops(1)], [3])
 
+    def test_one_that_floods_hides_nobody_elses_losses(self):
+        self.ledger.add_drops(OTHER, SPOOL, 1, [self.DROP] * 2, 1)
+        self.ledger.add_drops(SE, SPOOL, 1, [self.DROP] * 50, 2)
+        self.ledger.add_drops(OTHER, SPOOL, 2, [self.DROP], 3)
+        for limit, expected in ((10, [3] + 7 * [2] + 2 * [1]), (4, [3, 2, 2, 1]), (1, [3])):
+            self.assertEqual([one.at_us for one in self.ledger.newest_drops(limit)], expected)
+
     def test_forgetting_segments_keeps_the_position_and_the_reverse(self):
         self.ledger.add_drops(SE, SPOOL, 5, [], 1)
         self.ledger.forget(SE, SPOOL, 9)
