@@ -57,7 +57,12 @@ _KEPT_HERE = frozenset(
     }
 )
 """Header fields of a request that are about this connection, or prove who asks."""
-_PASSED_BACK = frozenset({"content-type", "content-disposition", "etag", "location", "retry-after", "allow"})
+_PASSED_BACK = frozenset(
+    {
+        *("content-type", "content-disposition", "etag", "location", "retry-after", "allow"),
+        "x-avinet-image",
+    }
+)
 
 
 @error

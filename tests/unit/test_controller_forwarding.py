@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.app.peer_api import PeerApi
+from avinet.controller.api_images import IMAGE_HEADER
 from avinet.controller.forwarding import FOR, MAX_FORWARDED, Forwarding
 from avinet.controller.leadership import Role as Seating
 from avinet.controller.peers import PEER_API
@@ -193,7 +194,9 @@ class HandedOn(Case):
 
     def test_a_file_in_the_answer_is_passed_on(self):
         self.leader.answer = Response(
-            body=FileBody(io.BytesIO(b"f" * 300_000), 300_000, self.clock), content_type="x/y"
+            body=FileBody(io.BytesIO(b"f" * 300_000), 300_000, self.clock),
+            content_type="x/y",
+            headers={IMAGE_HEADER: "i-1"},
         )
         connection = self.other.client.connect()
         connection.send(request_bytes("POST", "/api/pool", {"name": "x"}))
@@ -201,6 +204,7 @@ class HandedOn(Case):
         answer = connection.answer()
         self.assertEqual((answer.body, answer.headers["content-length"]), (b"f" * 300_000, "300000"))
         self.assertEqual(answer.headers["content-type"], "x/y")
+        self.assertEqual(answer.headers["x-avinet-image"], "i-1")
 
 
 class NotDone(Case):
