@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import attrs
+from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThread
+from twisted.logger import Logger
 
 from avinet.app.listening import awaited
 from avinet.app.restore import begin_if_marked
+from avinet.app.role import notify_service_manager
 from avinet.app.settings import ControllerSettings
 from avinet.app.store_settings import StoreSection
 from avinet.controller.growth import NoGrowth, OutsideGrowth, StateEngineGrowth
 from avinet.controller.peers import Peers
 from avinet.controller.state_copy import TwoStoresError, move_in
-from avinet.controller.state_engine import READY_LIMIT_S, StateEngine
+from avinet.controller.state_engine import StateEngine
 from avinet.controller.state_engine_config import EnginePlan
 from avinet.controller.state_engine_files import EngineFiles, Progress, engine_files
 from avinet.controller.state_engine_health import EMBEDDED, Emit, EngineHealth, EngineWatch
@@ -34,6 +37,11 @@ from avinet.store.sqlite import open_sqlite_store
 from avinet.trust.files import private_dir, read_private
 from avinet.trust.node import ControllerIdentity
 from avinet.units import MIB
+
+WAITING_WORD_S = 60.0
+"""Between words about a store that waits for other controllers; below the unit's TimeoutStartSec by far."""
+
+_log = Logger()
 
 
 @error
@@ -102,7 +110,7 @@ class StateStores:
         stack.push_async_callback(engine.stop)
         progress = await engine.start()
         engine.watch_it()
-        await engine.ready(math.inf if len(identity.membership.controllers) > 1 else READY_LIMIT_S)
+        await self._ready(engine)
         progress = await engine.secure(progress)
         store = await open_etcd_store(engine.access, self.reactor)
         stack.push_async_callback(awaited(store.close))
@@ -112,6 +120,19 @@ class StateStores:
         stack.callback(timing.stop)
         timing.start()
         return StateStore(store, lambda: engine.health, engine)
+
+    async def _ready(self, engine: StateEngine) -> None:
+        """Alone it is up in time or never; in a cluster the others may be up hours later, and SEs log in meanwhile."""
+        if len(self.identity.membership.controllers) == 1:
+            await engine.ready()
+            return
+        saying = LoopingCall(_say_that_it_waits, engine)
+        saying.clock = self.reactor
+        saying.start(WAITING_WORD_S, now=False)
+        try:
+            await engine.ready(math.inf)
+        finally:
+            saying.stop()
 
     def _longest_rtt_s(self) -> float | None:
         return max(
@@ -140,6 +161,15 @@ class StateStores:
         stack.push_async_callback(watch.stop)
         watch.start()
         return StateStore(store, lambda: watch.health, OutsideGrowth())
+
+
+def _say_that_it_waits(engine: StateEngine) -> None:
+    """To systemd, too, which would take a start for failed that lasts so long."""
+    why = engine.health.why
+    notify_service_manager(
+        f"EXTEND_TIMEOUT_USEC={WAITING_WORD_S * 5_000_000:.0f}\nSTATUS=The store waits: {why}"
+    )
+    _log.warn("the store waits: {why}", why=why)
 
 
 def plan_of(store: StoreSection, identity: ControllerIdentity) -> EnginePlan:

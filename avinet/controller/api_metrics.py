@@ -54,6 +54,9 @@ class ControllerCollector(Collector):
         info.add_metric((whole.cluster, whole.name, whole.software), 1)
         yield info
         yield _gauge("avinet_ready", "Whether the controller can be given work.", not whole.not_ready())
+        store = whole.store()
+        yield _gauge("avinet_store_well", "Whether the store's engine lacks nothing.", store.well)
+        yield _gauge("avinet_store_bytes", "What etcd's file takes; 0 without one.", store.db_bytes)
 
     def _configuration(self) -> Iterator[Metric]:
         now, sync = self.whole.config.current, self.whole.sync

@@ -53,24 +53,27 @@ def test_a_controllers_state_moves_into_etcd_and_outlives_every_kill(site):
     with_engine(site).start()
     names = lambda: {row["name"] for row in site.client.get("/api/serviceengine")["results"]}
     assert names() == {"before"}
-    until(lambda: create(site, "after"))  # once it leads
+    agent = until(lambda: site.add_engine("se-0"))  # once it leads
+    site.until_up("se-0", agent, version=site.serve()["version"])
+    site.until_served()
     store = site.client.get("/api/status")["store"]
     assert (store["engine"], store["well"], store["is_leader"]) == ("etcd", True, True)
     kept = [one.name for one in site.state.iterdir() if one.name.startswith("store.db")]
     assert [name[:18] for name in kept] == ["store.db.migrated-"]
 
     # etcd alone
-    engine = children_of(site.controller.pid)["etcd"]
-    os.kill(engine, signal.SIGKILL)
+    os.kill(children_of(site.controller.pid)["etcd"], signal.SIGKILL)
     until(lambda: site.client.get("/api/status")["store"]["well"] is False)
-    until(lambda: site.client.get("/readyz")["status"] == "ok")
-    until(lambda: create(site, "again"))
-    codes = [event["code"] for event in site.client.get("/api/events")["results"]]
-    assert {"STATE_ENGINE_DOWN", "STATE_ENGINE_UP"} <= set(codes)
+    until(lambda: create(site, "after"))
+    site.until_served()
+    codes = lambda: {event["code"] for event in site.client.get("/api/events")["results"]}
+    until(lambda: {"STATE_ENGINE_DOWN", "STATE_ENGINE_UP"} <= codes())
+    assert "SE_DOWN" not in codes()
 
     # the controller: nobody is left behind, and nothing is lost
     engine = children_of(site.controller.pid)["etcd"]
     site.controller.kill()
     until(lambda: not alive(engine))
     site.start()
-    assert names() == {"before", "after", "again"}
+    assert names() == {"before", "after", "se-0"}
+    site.until_up("se-0", agent)
