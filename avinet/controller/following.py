@@ -15,7 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    TimeoutError,  # noqa: A004 - Twisted's own name
+    succeed,
+)
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
@@ -249,7 +254,8 @@ class Following:
             self._say(silent=True)
         if self._watch is not None and not self._asked:
             self._asked = True
-            self.store.get(FENCE_KEY).addCallbacks(self._answered, self._unanswered)
+            asked = self.store.get(FENCE_KEY).addTimeout(ASK_S, self.clock)
+            asked.addCallbacks(self._answered, self._unanswered)
 
     def _answered(self, _: object) -> None:
         self._asked = False
@@ -258,7 +264,7 @@ class Following:
 
     def _unanswered(self, failure: Failure) -> None:
         self._asked = False
-        if failure.check(AvinetError) is None:
+        if failure.check(AvinetError, TimeoutError) is None:
             _log.failure("asking the store failed", failure)
 
     # Answers that are held back

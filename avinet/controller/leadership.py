@@ -6,11 +6,11 @@ then is a leader to its listeners.  One that the store has not answered for as l
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import attrs
 import msgspec
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError  # noqa: A004 - Twisted's own name
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from avinet.controller.peers import PeerListener, Peers
 from avinet.errors import AvinetError
 from avinet.model.election import (
+    AGAIN_S,
     GRACE_S,
     LEASE_S,
     RENEW_S,
@@ -32,6 +33,13 @@ from avinet.model.election import (
 from avinet.model.ids import ControllerName
 from avinet.store.interface import FENCE_KEY, NO_LEASE, Change, Compare, Entry, LeaseId, Put, Store
 
+TICK_S = 0.1
+"""How finely it is looked at whether something is due; the links say at once when they lose somebody."""
+TRY_S = 1.0
+"""For the store to answer one question of an election.  etcd lets what it was asked while it had no leader wait for five
+seconds and more; asked again, it answers as soon as it has one."""
+WRITE_S = 2.0
+"""The same of the transaction that seizes, whose outcome is not known after it; if it was done, the watch says so."""
 TERM = "leader-term"
 """Shares its beginning with ``FENCE_KEY``, so that one prefix has both."""
 
@@ -49,6 +57,7 @@ class Role:
 
 
 RoleListener = Callable[[Role], None]
+_T = TypeVar("_T")
 
 
 @attrs.define(eq=False)
@@ -70,6 +79,7 @@ class Leadership(PeerListener):
     _seizing: Deferred[None] | None = attrs.field(default=None, init=False, repr=False)
     _ticks: LoopingCall = attrs.field(init=False, repr=False)
     _renewing: bool = attrs.field(default=False, init=False)
+    _renew_at: float = attrs.field(default=0.0, init=False)
     _running: bool = attrs.field(default=False, init=False)
     _log: ClassVar[Logger] = Logger()
 
@@ -102,7 +112,7 @@ class Leadership(PeerListener):
         self.peers.listen(self)
         if self._election.standing is None:
             self._obey(self._election.seen(None, self._election.revision, self._now()))
-        self._ticks.start(RENEW_S, now=True).addErrback(lambda f: self._log.failure("the election ended", f))
+        self._ticks.start(TICK_S, now=True).addErrback(lambda f: self._log.failure("the election ended", f))
 
     async def stop(self) -> None:
         """Lead no more, and let another do so at once."""
@@ -170,7 +180,7 @@ class Leadership(PeerListener):
 
     def _tick(self) -> None:
         self._look_at_peers()
-        if self._fence is not None and not self._renewing:
+        if self._fence is not None and not self._renewing and self._now() >= self._renew_at:
             self._renewing = True
             renewing = Deferred.fromCoroutine(self._renew(self._lease))
             renewing.addErrback(lambda f: self._log.failure("renewing the lease failed", f))
@@ -189,19 +199,25 @@ class Leadership(PeerListener):
     async def _seize(self, effect: Seize) -> None:
         begun, lease = self._now(), NO_LEASE
         try:
-            lease = await self.store.grant_lease(LEASE_S)
-            last = await self.store.get(TERM)
+            last = await self._within(TRY_S, self.store.get(TERM))
+            lease = await self._within(TRY_S, self.store.grant_lease(LEASE_S))
             standing = Standing(self.peers.me, 1 + _term_of(last))
-            outcome = await self.store.transact(
-                [Compare(FENCE_KEY, effect.revision), Compare(TERM, 0 if last is None else last.revision)],
-                [
-                    Put(FENCE_KEY, msgspec.json.encode(standing), lease),
-                    Put(TERM, str(standing.term).encode()),
-                ],
+            outcome = await self._within(
+                WRITE_S,
+                self.store.transact(
+                    [
+                        Compare(FENCE_KEY, effect.revision),
+                        Compare(TERM, 0 if last is None else last.revision),
+                    ],
+                    [
+                        Put(FENCE_KEY, msgspec.json.encode(standing), lease),
+                        Put(TERM, str(standing.term).encode()),
+                    ],
+                ),
             )
-        except AvinetError as why:
+        except (AvinetError, TimeoutError) as why:
             self._log.info("who leads could not be decided: {why}", why=str(why))
-            self._election.refused(self._now())
+            self._election.refused(self._now(), AGAIN_S)
             return
         if not outcome.succeeded:
             self._election.refused(self._now())
@@ -221,6 +237,9 @@ class Leadership(PeerListener):
         if self._fence == outcome.revision:
             self._become(Role(leads=True, leader=self.peers.me, term=standing.term, why=effect.why))
 
+    def _within(self, seconds: float, asked: Deferred[_T]) -> Deferred[_T]:
+        return asked.addTimeout(seconds, self.clock)
+
     def _not_seized(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
             self._log.failure("seizing the lead failed", failure)
@@ -235,10 +254,12 @@ class Leadership(PeerListener):
 
     async def _renew(self, lease: LeaseId) -> None:
         begun = self._now()
+        self._renew_at = begun + RENEW_S
         try:
-            lasts = await self.store.keep_alive(lease)
-        except AvinetError as why:
+            lasts = await self._within(TRY_S, self.store.keep_alive(lease))
+        except (AvinetError, TimeoutError) as why:
             self._log.info("the lease could not be renewed: {why}", why=str(why))
+            self._renew_at = self._now() + AGAIN_S
             return
         finally:
             self._renewing = False
@@ -280,11 +301,7 @@ class Leadership(PeerListener):
         if standing is None:
             self._become(Role(why="nobody leads"))
         elif standing.name != self.peers.me:
-            self._become(
-                Role(
-                    leader=standing.name, term=standing.term, why=f"{standing.name} has term {standing.term}"
-                )
-            )
+            self._become(Role(leader=standing.name, term=standing.term, why="it was elected"))
 
     def _become(self, role: Role) -> None:
         before, self.role = self.role, role

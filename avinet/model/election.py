@@ -24,7 +24,9 @@ RENEW_S = 1.0
 GRACE_S = 5.0
 """For links to come up and for what the others see to be heard; meanwhile only the lease counts."""
 RETRY_S = 1.0
-"""After a try that the store did not answer."""
+"""After another was first, or one's own lease ended: what the store says meanwhile decides."""
+AGAIN_S = 0.2
+"""After a try that the store did not answer: its own election is under way, and each try is short."""
 
 
 class Standing(msgspec.Struct, frozen=True):

@@ -34,10 +34,14 @@ class Link(WrappedStore):
         self.held = None
         """What the watch brought while it is held up."""
         self.cut = False
+        self.hangs = False
+        """Whether what is asked from now on is never answered, as while etcd has no leader."""
         self.loses_answers = False
         self._watchers = []
 
     def _reached(self, work):
+        if self.hangs:
+            return Deferred()
         if self.cut:
             return fail(StoreUnavailableError(where="test", detail="it is cut off"))
         done = work()

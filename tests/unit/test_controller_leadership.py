@@ -40,6 +40,25 @@ class Electing(Case):
         self.assertEqual(self.world.leaders(), ["b"])
         self.assertEqual(self.world.b.terms, [2])
 
+    def test_a_store_that_elects_a_leader_of_its_own_delays_ours_by_little_more_than_that(self):
+        for member in (self.world.b, self.world.c):
+            member.link.hangs = True  # what is asked now is answered in five seconds or never
+        self.world.hub.cut("a")
+        self.world.run(2)
+        self.assertEqual(self.world.leaders(), ["a"])
+        for member in (self.world.b, self.world.c):
+            member.link.hangs = False
+        self.world.run(1.5)
+        self.assertEqual(len(self.world.leaders()), 1)
+        self.assertNotIn("a", self.world.leaders())
+
+    def test_a_leader_outlasts_a_renewal_that_is_never_answered(self):
+        self.world.a.link.hangs = True
+        self.world.run(2.5)
+        self.world.a.link.hangs = False
+        self.world.run(10)
+        self.assertEqual((self.world.leaders(), len(self.world.a.roles)), (["a"], 1))
+
     def test_one_that_a_majority_has_lost_is_replaced_at_once(self):
         self.world.hub.cut("a")
         self.world.turn()
