@@ -250,9 +250,9 @@ class Following:
             listener(not silent)
 
     def _ask(self) -> None:
-        if self.stale_s >= SILENT_S:
-            self._say(silent=True)
-        if self._watch is not None and not self._asked:
+        if self._watch is None:
+            self._look_whether_silent()
+        elif not self._asked:
             self._asked = True
             asked = self.store.get(FENCE_KEY).addTimeout(ASK_S, self.clock)
             asked.addCallbacks(self._answered, self._unanswered)
@@ -262,8 +262,14 @@ class Following:
         if self._watch is not None:
             self._heard()
 
+    def _look_whether_silent(self) -> None:
+        """Not by the time alone: a process that was paused has not asked."""
+        if self.stale_s >= SILENT_S:
+            self._say(silent=True)
+
     def _unanswered(self, failure: Failure) -> None:
         self._asked = False
+        self._look_whether_silent()
         if failure.check(AvinetError, TimeoutError) is None:
             _log.failure("asking the store failed", failure)
 

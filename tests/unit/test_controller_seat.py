@@ -128,6 +128,14 @@ class Shared(Case):
         self.turn(2)
         self.assertEqual(said, [False, True])
 
+    def test_a_controller_that_was_paused_does_not_take_the_store_for_silent(self):
+        said = []
+        self.seat.following.listen(said.append)
+        self.sit()
+        self.clock.advance(60)
+        self.turn(1)
+        self.assertEqual(said, [])
+
     def test_whoever_sits_is_ready_once_somebody_leads_and_does_not_wait_for_ever(self):
         waits = Deferred()
 
