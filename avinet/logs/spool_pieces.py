@@ -56,12 +56,18 @@ class Pieces:
         return sorted(found, key=lambda piece: (piece.log_class is LogClass.FULL, piece.number))
 
     def growing_bytes(self, taken: Mapping[str, int]) -> int:
-        """Of the full logs: the file that is being written, and of those that are not ``taken`` in yet what is left."""
+        """Of the full logs: the file that is being written, and of those that are not ``taken`` in yet what is left.
+
+        As far as they can be seen: who takes them in tells why they cannot.
+        """
         found = 0
-        left = [(one.path, taken.get(one.name, 0)) for one in self.all() if one.log_class is LogClass.FULL]
-        for path, done in ((self._current(LogClass.FULL), 0), *left):
-            with contextlib.suppress(FileNotFoundError):
-                found += max(0, path.stat().st_size - done)
+        with contextlib.suppress(OSError):
+            left = [
+                (one.path, taken.get(one.name, 0)) for one in self.all() if one.log_class is LogClass.FULL
+            ]
+            for path, done in ((self._current(LogClass.FULL), 0), *left):
+                with contextlib.suppress(FileNotFoundError):
+                    found += max(0, path.stat().st_size - done)
         return found
 
     def disk_bytes(self, log_class: LogClass) -> int:

@@ -4,6 +4,7 @@ import errno
 import shutil
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import zstandard
 from twisted.trial.unittest import SynchronousTestCase
@@ -11,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.logs import spool_gathering, spool_window
 from avinet.logs.spool import SegmentGoneError, Spool, SpoolLimits
 from avinet.logs.spool_packs import whole
+from avinet.logs.spool_pieces import Pieces
 from avinet.logs.throttle import Throttle, Throttles
 from avinet.model.logs import DropReason, LogClass, Selection, piece_name
 from avinet.sqlite_file import StoreDamagedError
@@ -191,6 +193,11 @@ class Spooling(Kit):
         shutil.rmtree(self.folder / "bad")
         self.spool.refused(second.name, "its hash is another")
         self.assertEqual(self.heads(), [])
+
+    def test_what_is_kept_can_be_said_though_the_data_planes_folder_cannot_be_entered(self):
+        self.spooled(SIGNIFICANT, line(1))
+        self.patch(Pieces, "all", mock.Mock(side_effect=PermissionError))
+        self.assertEqual(self.spool.totals().significant.segments, 1)
 
     def test_folders_that_somebody_removes_are_made_anew_and_what_was_in_them_is_counted(self):
         self.spooled(SIGNIFICANT, line(1), line(2))
