@@ -371,7 +371,7 @@ class Controller(SessionListener):
         more = (
             *surface.routes(),
             *self.cluster.api(self.peers.links, self.forwarding).routes(),
-            *log_routes(self.logs, self.records, self.reactor),
+            *log_routes(self.logs, self.records, self.peers, self.reactor),
         )
         return api.routes(self.reactor, more)
 

@@ -17,6 +17,7 @@ from avinet.app.channel_terms import terms_of
 from avinet.app.peer_api import PeerApi
 from avinet.app.settings import PeersSection, SshSection
 from avinet.controller.engines import Emit
+from avinet.controller.log_peers import LogAnswers
 from avinet.controller.peer_dial import PEER_TIMEOUTS, PeerReach
 from avinet.controller.peer_events import PeerEvents
 from avinet.controller.peer_links import PeerLinks
@@ -24,7 +25,7 @@ from avinet.controller.peer_other import Lists, PeerAbout
 from avinet.controller.peer_permits import USER, PeerPermits, state_ports
 from avinet.controller.peer_ports import PeerPorts
 from avinet.controller.peer_session import PeerSettings
-from avinet.controller.peers import PEER_API
+from avinet.controller.peers import PEER_API, PEER_LOGS
 from avinet.model.membership import Membership
 from avinet.ssh.addresses import endpoint_of, resolver
 from avinet.ssh.client import SecureChannel, connect
@@ -45,6 +46,7 @@ class ControllerPeers:
     events: PeerEvents
     api: PeerApi
     """What the others ask of this one; it serves once there are routes."""
+    logs: LogAnswers
     _memory: list[ProcessMemory] = attrs.field(repr=False)
     """The process's, once the SSH server has it."""
     expect: Callable[[str], None] = attrs.field(default=lambda address: None, init=False)
@@ -96,6 +98,7 @@ class ControllerPeers:
             PeerPorts(reactor, links),
             PeerEvents(links, emit, reactor),
             PeerApi(reactor),
+            LogAnswers(),
             memory,
         )
 
@@ -109,6 +112,7 @@ class ControllerPeers:
     ) -> None:
         """Dial, and let in."""
         self.links.offer(PEER_API, self.api.build)
+        self.links.offer(PEER_LOGS, self.logs.build)
         self.links.drop = lambda name: channels.drop(owner_of(name))
         self.links.denied = self.events.denied
         self.expect = channels.expect

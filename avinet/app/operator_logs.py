@@ -6,10 +6,12 @@ from typing import Any
 import attrs
 
 from avinet.app.controller_logs import ControllerLogs
+from avinet.app.controller_peers import ControllerPeers
 from avinet.app.records import Records
 from avinet.app.steady import WallClock
 from avinet.controller.api_logs import LogApi, LostLogs
 from avinet.controller.api_pulls import PullApi, PullFleet
+from avinet.controller.log_peers import ClusterSearch
 from avinet.controller.log_search import StoreSearch
 from avinet.controller.log_tail import Arrivals
 from avinet.controller.log_whereabouts import Spools, Whereabouts
@@ -92,8 +94,10 @@ class _Known:
         )
 
 
-def log_routes(logs: ControllerLogs, records: Records, reactor: Any) -> tuple[Route, ...]:
-    """All of ``/api/logs``."""
+def log_routes(
+    logs: ControllerLogs, records: Records, peers: ControllerPeers, reactor: Any
+) -> tuple[Route, ...]:
+    """All of ``/api/logs``; from now on other controllers are answered, too."""
     known, wall = _Known(logs, records), WallClock(reactor).seconds
     in_thread = logs.intake.threads.commits.run
     fleet = PullFleet(
@@ -112,6 +116,7 @@ def log_routes(logs: ControllerLogs, records: Records, reactor: Any) -> tuple[Ro
         lambda arrival: in_thread(lambda: logs.ledger.waits(arrival)),
     )
     search = StoreSearch(logs.store, logs.exports, in_thread)
+    peers.logs.search = search
     arrivals = Arrivals(search, wall)
     logs.store.stored = arrivals.stored
     spools = Spools(logs.intake, known.selection)
@@ -119,4 +124,9 @@ def log_routes(logs: ControllerLogs, records: Records, reactor: Any) -> tuple[Ro
     where = Whereabouts(
         spools.now, known.with_logs, known.connected, known.pulled, lambda: int(wall() * SECOND_US)
     )
-    return (*pulls.routes(), *LogApi(search, where, arrivals, known.drops, reactor, wall).routes())
+    return (
+        *pulls.routes(),
+        *LogApi(
+            ClusterSearch(search, peers.links, reactor), where, arrivals, known.drops, reactor, wall
+        ).routes(),
+    )

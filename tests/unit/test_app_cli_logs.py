@@ -114,7 +114,7 @@ class QueryTests(CliCase):
         silent = {"se": "se-3", "se_uuid": "u3", "why": "has not said yet what it keeps"}
         body = {"count": 0, "missing": [MISSING, silent]}
         found = self.ask("/api/logs/query?q=&count=true", body, "--count")
-        self.assertIn("  se-3 has not said yet what it keeps\n", found.stderr)
+        self.assertIn("  se-3: has not said yet what it keeps\n", found.stderr)
         self.assertEqual(found.stdout, "0\n")
         self.assertIn("se-2: 12 records, 2.0 KiB from 2026-11-27T11:00:00.000000Z (not pulled)", found.stderr)
         self.assertIn("avinet logs pull --since 2026-11-27T11:00:00.000000Z --se se-2 --wait", found.stderr)

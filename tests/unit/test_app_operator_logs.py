@@ -7,10 +7,12 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.app.operator_logs import _Known, log_routes
+from avinet.controller.log_peers import LogAnswers
+from avinet.controller.peers import NoPeers
 from avinet.controller.pull_records import PullOrder, PullState, PullView, ShareView
 from avinet.logs.entries import Dropped
 from avinet.model.engine import Lifecycle
-from avinet.model.ids import ObjectId, SeId
+from avinet.model.ids import ControllerName, ObjectId, SeId
 from avinet.model.logs import Drop, DropReason, LogClass, Selection
 
 WEB = ObjectId("virtualservice-00000000-0000-7000-8000-000000000001")
@@ -81,6 +83,7 @@ class KnownTests(SynchronousTestCase):
         self.assertEqual((lost.since, lost.until), ("1970-01-01T00:00:01.000000Z", ""))
 
     def test_the_store_tells_tails_of_its_new_files(self):
-        routes = log_routes(self.logs, self.records, Clock())
+        peers = SimpleNamespace(links=NoPeers(ControllerName("a")), logs=LogAnswers())
+        routes = log_routes(self.logs, self.records, peers, Clock())
         self.assertEqual(len({(route.method, route.path) for route in routes}), len(routes))
         self.logs.store.stored("a file")

@@ -158,6 +158,7 @@ def _missing_line(one: Mapping[str, Any]) -> str:
     span = f" from {one['since']}" if one.get("since") else ""
     span += f" to {one['until']}" if one.get("until") else ""
     what = ", ".join(amount)
+    where = one["se"] or one.get("controller") or "here"
     if not what:
-        return f"{text_of(one['se'] or 'here')} {text_of(one.get('why'))}"
-    return f"{text_of(one['se'] or 'here')}: {what}{span} ({text_of(one.get('why'))})"
+        return f"{text_of(where)}: {text_of(one.get('why'))}"
+    return f"{text_of(where)}: {what}{span} ({text_of(one.get('why'))})"

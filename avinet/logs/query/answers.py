@@ -17,7 +17,9 @@ from avinet.logs.query.times import show_instant
 
 
 class Missing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Records of the asked range that one service engine still has; without ``se``, that are here and not stored yet."""
+    """Records of the asked range that one service engine still has; without ``se``, that a controller has and that are not
+    in the answer.
+    """
 
     se: str
     se_uuid: str
@@ -32,8 +34,10 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     raw_bytes: int = 0
     """As NDJSON, where that is what is known."""
     why: str = ""
-    """``not pulled``, ``being pulled``, ``not connected``, ``has not said yet what it keeps``, or
-    ``waits to be stored``."""
+    """``not pulled``, ``being pulled``, ``not connected``, ``has not said yet what it keeps``,
+    ``waits to be stored``, or why another controller has not answered."""
+    controller: str = ""
+    """Where there are several: which one has not answered, or has records that are not stored yet."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
