@@ -141,8 +141,7 @@ class PeerLinks:
         self._listeners.append(listener)
         for name in sorted(self.live):
             listener.peer_up(name)
-            if self.said(name):
-                listener.peer_said(name, dict(self.said(name)))
+            listener.peer_said(name, dict(self.said(name)))
 
     def offer(self, service: PeerService, build: Build) -> None:
         """See ``Peers``."""
@@ -213,9 +212,9 @@ class PeerLinks:
             controller = listed.get(name)
             known = self._others[name]
             if controller is None:
-                self._remove(name, "it is not in the membership list any more")
+                self._remove(name, "removed", "it is not in the membership list any more")
             elif anew or facts_of(known.controller) != facts_of(controller):
-                self._remove(name, "the membership list says other things of it now")
+                self._remove(name, "changed", "the membership list says other things of it now")
             else:
                 known.controller = controller
                 for dialer in known.dialers:
@@ -235,15 +234,16 @@ class PeerLinks:
             for dialer in other.dialers:
                 dialer.start()
 
-    def _remove(self, name: ControllerName, text: str) -> None:
+    def _remove(self, name: ControllerName, reason: str, text: str) -> None:
         other = self._others.pop(name)
         was_live = other.session is not None
-        for dialer in other.dialers:
-            dialer.stop()
         for session in tuple(self._sessions):
             if session.name == name:
-                # Not in good order: it is not to be trusted with another byte.
-                session.abort(text)
+                # It is told the list, since that is how it learns of its end; nothing of it is taken any more.
+                self._pass_list(session)
+                session.end(reason, text)
+        for dialer in other.dialers:
+            dialer.stop()
         self.drop(name)
         self._log.info("{name} was let go: {why}", name=name, why=text)
         if was_live:

@@ -122,6 +122,7 @@ class ControllerLogin:
         self.peer = ControllerPeer(permit.name, address, self)
         self.connection = Connection(self, account.memory)
         self.attached = False
+        self._closing = False
         self.forgotten: Callable[[ControllerLogin], None] = lambda login: None
 
     # -- our way
@@ -154,14 +155,16 @@ class ControllerLogin:
         self.attached = True
 
     def close(self, text: str) -> None:
-        """End it in good order."""
+        """End it in good order; from now on nothing that comes is taken."""
         self.attached = False
+        self._closing = True
         self._link.end(None, conch.DISCONNECT_BY_APPLICATION, text)
 
     def abort(self) -> None:
-        """Cut it."""
+        """Cut it; one that is being closed is cut when its time is up."""
         self.attached = False
-        self._link.abort()
+        if not self._closing:
+            self._link.abort()
 
     # -- Acceptor
 

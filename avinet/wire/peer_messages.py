@@ -85,7 +85,7 @@ class PeerGoodbye(PeerMessage, tag="peer-goodbye", frozen=True, kw_only=True):
     """Either way, last."""
 
     reason: str
-    """A stable word: ``stopping``, ``replaced``, ``removed``, ``version``, ``refused``, ``protocol``."""
+    """A stable word: ``stopping``, ``replaced``, ``removed``, ``changed``, ``version``, ``refused``, ``protocol``."""
     text: ShortText
 
 

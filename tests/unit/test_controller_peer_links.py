@@ -1,5 +1,7 @@
 """Three controllers with real SSH in memory: who sees whom, whatever the network, the list or a peer does."""
 
+from random import Random
+
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import msgpack
 from msgspec.structs import replace
@@ -199,6 +201,23 @@ class TheList(Case):
         self.assertEqual(self.lives(), {"a": "b", "b": "a", "c": ""})
         self.assertEqual(self.a.members, ("a", "b"))
         self.assertEqual(len(self.world.pipes), 2)
+
+    def test_is_told_to_whom_it_does_not_have_any_more(self):
+        self.world.list("a", "b", to=["a", "b"])
+        self.world.run(1)
+        self.assertEqual(set(self.world["c"].taken), {"the list"})
+        self.assertIn("membership list", self.c.status()[0].state.why)
+
+    def test_has_nothing_more_taken_from_whom_it_does_not_have(self):
+        services = self.world["c"].links.services
+        asked = []
+        services.withdraw(PEER_PORT)
+        services.register("peer", PEER_PORT, asked.append)
+        channel = next(iter(self.a._others["c"].dialers))._channel
+        self.world["c"].update(replace(self.world.membership, number=9, controllers=()))
+        channel.open(PEER_PORT, Collector()).addErrback(lambda _: None)
+        self.world.run(1)
+        self.assertEqual(asked, [])
 
     def test_drops_one_that_dials_and_lets_it_in_no_more(self):
         self.world.list("b", "c", to=["b", "c"])
@@ -593,6 +612,73 @@ def _failed(opening):
     failed = []
     opening.addErrback(lambda failure: (failed.append(1), failure)[1])
     return bool(failed)
+
+
+class Anything(SynchronousTestCase):
+    """A row of mishaps, then peace: everybody sees everybody, as everybody's listeners were told."""
+
+    def test_that_happens_leaves_nothing_behind(self):
+        for seed in range(4):
+            self.live_through(Random(seed))
+
+    def live_through(self, chance):
+        names = ("a", "b", "c")
+        world = World(*names)
+        for _ in range(15):
+            one, two = chance.sample(names, 2)
+            node = world[one]
+            match chance.randrange(8):
+                case 0:
+                    world.cut(one, two, both=chance.random() < 0.5)
+                case 1:
+                    world.isolate(one)
+                case 2:
+                    world.heal()
+                case 3:
+                    world.reset(one, two)
+                case 4:
+                    node.stopped = True
+                case 5:
+                    node.stopped = False
+                case 6 if not node.stopped:
+                    node.kill()
+                    node.boot()
+                    node.update(world.membership)
+                case 7:
+                    kept = chance.sample(names, chance.randrange(2, 4))
+                    world.list(*kept, to=[name for name in names if not world[name].stopped])
+            node.links.publish(f"key-{chance.randrange(3)}", chance.choice([None, 1, [2]]))
+            world.run(chance.choice([0.05, 0.3, 1, 2.5]))
+        world.heal()
+        for name in names:
+            world[name].stopped = False
+        world.list(*names)
+        world.run(20)
+        for name in names:
+            self.is_well(world, name)
+        for name in names:
+            world[name].links.stop()
+        world.run(8)
+        self.assertEqual([world[name].clock.getDelayedCalls() for name in names], [[], [], []])
+
+    def is_well(self, world, name):
+        node, others = world[name], set(world.nodes) - {name}
+        self.assertEqual(node.links.live, others)
+        self.assertTrue(all(view.bulk.up for view in node.links.status()))
+        self.assertEqual(len(node.links._sessions), 4)
+        told = {}
+        for word, other, *changes in node.heard.calls:
+            if word == "said":
+                for key, value in changes[0].items():
+                    told[other][key] = value
+            else:
+                self.assertEqual(word == "up", other not in told)
+                told = {one: said for one, said in told.items() if one != other}
+                told |= {other: {}} if word == "up" else {}
+        for other in others:
+            said = {key: value for key, value in told[other].items() if value is not None}
+            self.assertEqual(said, world[other].links._published.values)
+            self.assertEqual(said, dict(node.links.said(other)))
 
 
 class Lines(SynchronousTestCase):
