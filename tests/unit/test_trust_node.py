@@ -14,7 +14,12 @@ from avinet.trust import files, keys, local_list, node
 from avinet.trust.ca import RootKeyLockedError, RootKeyOfflineError, bears_key, names_of, serial_of
 from avinet.trust.files import DiskFullError, FileExposedError
 from avinet.trust.jose import sign_compact
-from avinet.trust.membership import MEMBERSHIP_TYPE, verify_membership
+from avinet.trust.membership import (
+    MEMBERSHIP_TYPE,
+    ControllerRemovedError,
+    sign_membership,
+    verify_membership,
+)
 from avinet.trust.node import (
     Admin,
     ControllerIdentity,
@@ -287,6 +292,29 @@ class Renewing(Case):
         ControllerIdentity.init(theirs.state, attrs.evolve(FACTS, api_names=("new.example",)))
         self.assertEqual(mine.read_bytes(), kept)
         self.assertTrue(other.root.issued(kept))
+
+    def test_a_controller_that_runs_and_one_among_others_sign_nothing_by_themselves(self):
+        before = self.init()
+        changed = attrs.evolve(FACTS, ssh_port=2222)
+        running = ControllerIdentity.init(self.state, changed, sign=False)
+        self.assertEqual((running.membership, running.me.ssh_port), (before.membership, 2222))
+        (me,) = before.membership.controllers
+        other = msgspec.structs.replace(me, name=ControllerName("controller-2"))
+        two = msgspec.structs.replace(before.membership, number=2, controllers=(me, other))
+        files.write_public(self.paths.membership, sign_membership(before.root.key, two).encode())
+        among = self.init(ssh_port=2222)
+        self.assertEqual((among.membership, among.me.ssh_port), (two, 2222))
+
+    def test_one_that_has_a_state_engine_signs_nothing_before_that_is_there(self):
+        before = self.init(state_client_port=2379, state_peer_port=2380)
+        after = self.init(state_client_port=2379, state_peer_port=2380, ssh_port=2222)
+        self.assertEqual(after.membership, before.membership)
+
+    def test_one_that_is_in_no_list_any_more_does_not_start(self):
+        before = self.init()
+        gone = msgspec.structs.replace(before.membership, number=2, controllers=())
+        files.write_public(self.paths.membership, sign_membership(before.root.key, gone).encode())
+        self.assertRaises(ControllerRemovedError, self.init)
 
     def test_the_name_stays_as_it_was_made(self):
         self.init()
