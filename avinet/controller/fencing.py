@@ -11,7 +11,7 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from avinet.errors import AvinetError, Kind, error
-from avinet.store.interface import FENCE_KEY, Compare, Operation, Outcome
+from avinet.store.interface import FENCE_KEY, Compare, Operation, Outcome, StoreUnavailableError
 from avinet.store.wrapped import WrappedStore
 
 
@@ -21,6 +21,11 @@ class NotLeaderError(AvinetError):
 
     kind: ClassVar[Kind] = Kind.UNAVAILABLE
     retry_after_s: float = 1.0
+
+
+@error
+class WriteUnansweredError(StoreUnavailableError):
+    """The cluster's store does not answer, so it may have no quorum ({where}: {detail}). What was asked for may have been done: look before you ask again. See: avinet cluster status."""
 
 
 @attrs.define(eq=False)
@@ -40,7 +45,10 @@ class FencedStore(WrappedStore):
         revision = self.fence()
         if revision is None:
             raise NotLeaderError
-        outcome = await self.store.transact([Compare(FENCE_KEY, revision), *compares], operations)
+        try:
+            outcome = await self.store.transact([Compare(FENCE_KEY, revision), *compares], operations)
+        except StoreUnavailableError as why:
+            raise WriteUnansweredError(where=why.where, detail=why.detail) from why
         if not outcome.succeeded:
             entry = await self.store.get(FENCE_KEY)
             if entry is None or entry.revision != revision:

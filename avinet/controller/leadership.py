@@ -5,6 +5,7 @@ transaction that seizes.  Whoever seizes first catches up with the store and doe
 then is a leader to its listeners.  One that the store has not answered for as long as its lease stops by itself.
 """
 
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -33,6 +34,8 @@ from avinet.model.election import (
 from avinet.model.ids import ControllerName
 from avinet.store.interface import FENCE_KEY, NO_LEASE, Change, Compare, Entry, LeaseId, Put, Store
 
+SAY_S = 60.0
+"""Between log lines about a store that does not answer."""
 TICK_S = 0.1
 """How finely it is looked at whether something is due; the links say at once when they lose somebody."""
 TRY_S = 1.0
@@ -79,6 +82,7 @@ class Leadership(PeerListener):
     _seizing: Deferred[None] | None = attrs.field(default=None, init=False, repr=False)
     _ticks: LoopingCall = attrs.field(init=False, repr=False)
     _renewing: bool = attrs.field(default=False, init=False)
+    _said_at: float = attrs.field(default=-math.inf, init=False)
     _renew_at: float = attrs.field(default=0.0, init=False)
     _running: bool = attrs.field(default=False, init=False)
     _log: ClassVar[Logger] = Logger()
@@ -216,7 +220,7 @@ class Leadership(PeerListener):
                 ),
             )
         except (AvinetError, TimeoutError) as why:
-            self._log.info("who leads could not be decided: {why}", why=str(why))
+            self._say_undecided(why)
             self._election.refused(self._now(), AGAIN_S)
             return
         if not outcome.succeeded:
@@ -236,6 +240,14 @@ class Leadership(PeerListener):
             return
         if self._fence == outcome.revision:
             self._become(Role(leads=True, leader=self.peers.me, term=standing.term, why=effect.why))
+
+    def _say_undecided(self, why: Exception) -> None:
+        """Once a minute: without a quorum it is tried each second."""
+        now = self._now()
+        if now - self._said_at >= SAY_S:
+            self._said_at = now
+            said = "the store does not answer" if isinstance(why, TimeoutError) else str(why)
+            self._log.info("who leads cannot be decided: {why}", why=said)
 
     def _within(self, seconds: float, asked: Deferred[_T]) -> Deferred[_T]:
         return asked.addTimeout(seconds, self.clock)
@@ -258,7 +270,7 @@ class Leadership(PeerListener):
         try:
             lasts = await self._within(TRY_S, self.store.keep_alive(lease))
         except (AvinetError, TimeoutError) as why:
-            self._log.info("the lease could not be renewed: {why}", why=str(why))
+            self._say_undecided(why)
             self._renew_at = self._now() + AGAIN_S
             return
         finally:

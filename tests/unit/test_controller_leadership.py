@@ -3,7 +3,7 @@
 from twisted.internet.defer import Deferred, fail
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.controller.fencing import NotLeaderError
+from avinet.controller.fencing import NotLeaderError, WriteUnansweredError
 from avinet.controller.leadership import TERM, Role
 from avinet.model.election import LEASE_S
 from avinet.store.interface import FENCE_KEY, Compare, Outcome, Put, StoreUnavailableError
@@ -129,6 +129,14 @@ class Fencing(Case):
         self.assertIsInstance(self.world.a.write("k", b"old"), NotLeaderError)
         self.assertFalse(self.world.a.leads)
         self.assertEqual(self.successResultOf(self.world.store.get("k")).value, b"new")
+
+    def test_a_write_that_the_store_did_not_answer_may_have_been_done_and_says_so(self):
+        self.world.a.link.loses_answers = True
+        why = self.world.a.write("k", b"kept")
+        self.assertIsInstance(why, WriteUnansweredError)
+        self.assertIn("no quorum", str(why))
+        self.assertIn("may have been done", str(why))
+        self.assertEqual(self.successResultOf(self.world.store.get("k")).value, b"kept")
 
     def test_what_its_author_compared_is_not_taken_for_a_fence(self):
         done = self.world.a.store.transact([Compare("k", 77)], [Put("k", b"")])
