@@ -206,19 +206,19 @@ class PeerLinks:
         if self._stopped:
             return
         before, self._membership = self._membership, membership
-        listed = {one.name: one for one in membership.controllers if one.name != self.me}
+        member = membership.by_name(self.me) is not None
+        listed = {one.name: one for one in membership.controllers if member and one.name != self.me}
         anew = before is not None and own_facts(before, self.me) != own_facts(membership, self.me)
         for name in tuple(self._others):
             controller = listed.get(name)
             known = self._others[name]
             if controller is None:
-                self._remove(name, "removed", "it is not in the membership list any more")
+                who = "it" if member else "this controller"
+                self._remove(name, "removed", f"{who} is not in the membership list any more")
             elif anew or facts_of(known.controller) != facts_of(controller):
                 self._remove(name, "changed", "the membership list says other things of it now")
             else:
-                known.controller = controller
-                for dialer in known.dialers:
-                    dialer.update(controller)
+                known.update(controller)
         for name, controller in listed.items():
             if name not in self._others:
                 self._add(name, controller)

@@ -80,6 +80,12 @@ class Other:
         """Of the state connection, while it is live."""
         return self.lanes[Lane.STATE].session
 
+    def update(self, controller: Controller) -> None:
+        """The list says this of it now."""
+        self.controller = controller
+        for dialer in self.dialers:
+            dialer.update(controller)
+
     def view(
         self, me: ControllerName, sees: Iterable[ControllerName], ports: tuple[PortView, ...]
     ) -> PeerView:

@@ -208,6 +208,14 @@ class TheList(Case):
         self.assertEqual(set(self.world["c"].taken), {"the list"})
         self.assertIn("membership list", self.c.status()[0].state.why)
 
+    def test_without_oneself_ends_everything(self):
+        self.world.list("a", "b", to=["c"])
+        self.world.run(3)
+        self.assertEqual(
+            (self.c.members, self.c.live, self.world["c"].permits.keys.all()), (("c",), set(), ())
+        )
+        self.assertEqual(self.lives(), {"a": "b", "b": "a", "c": ""})
+
     def test_has_nothing_more_taken_from_whom_it_does_not_have(self):
         services = self.world["c"].links.services
         asked = []
