@@ -70,7 +70,7 @@ def write_list(folder: Path, places):
 class Node:
     """One controller's links."""
 
-    def __init__(self, reactor, folder: Path, name, *, bind="", forwards_at=None):
+    def __init__(self, reactor, folder: Path, name, *, bind="", forwards_at=None, reverse_port=5097):
         self.folder, self.name = folder, name
         self.membership = json.decode((folder / "list").read_bytes(), type=Membership)
         self.facts = self.membership.by_name(name)
@@ -80,7 +80,7 @@ class Node:
         def key(which):
             return load_ssh_private_key((folder / name / "ssh" / which).read_bytes(), None)
 
-        ssh = SshSection(port=self.facts.ssh_port, bind=bind, reverse_port=self.facts.ssh_port + 1)
+        ssh = SshSection(port=self.facts.ssh_port, bind=bind, reverse_port=reverse_port)
         self.peers = ControllerPeers.make(
             about=PeerAbout(name, "cluster", "boot", "1.0"),
             key=key("id_controller"),

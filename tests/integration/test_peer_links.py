@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -48,18 +49,29 @@ class Caller(Protocol):
         self.over.callback(None)
 
 
+def free_ports(count):
+    """Below those that connections are made from."""
+    found = []
+    for port in range(20000 + os.getpid() % 10000, 32000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise AssertionError("no ports are free")
+
+
 @contextlib.asynccontextmanager
 async def pair():
     """Two controllers, an echo at each one's ports."""
     folder = Path(mkdtemp(prefix="avinet-peers-"))
-    ports = [free_port()]
-    places = {}
-    for name in "ab":
-        # Neighbouring ports are free for as long as nobody takes them: these tests run one after another.
-        base = ports[0] + (0 if name == "a" else 4)
-        places[name] = ("127.0.0.1", base, base + 2, base + 3)
+    ports = free_ports(8)
+    places = {name: ("127.0.0.1", *ports[at : at + 3]) for name, at in (("a", 0), ("b", 3))}
     write_list(folder, places)
-    nodes = [Node(reactor, folder, name, bind="127.0.0.1", forwards_at=STAND_IN) for name in "ab"]
+    nodes = [
+        Node(reactor, folder, name, bind="127.0.0.1", forwards_at=STAND_IN, reverse_port=port)
+        for name, port in zip("ab", ports[6:], strict=True)
+    ]
     listening = []
     try:
         for node in nodes:
