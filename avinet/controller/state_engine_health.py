@@ -15,8 +15,8 @@ from avinet.store.etcd_gateway import COMPACTED, Gateway, RefusedError
 from avinet.units import show_bytes
 
 LOOK_EVERY_S = 2.0
-LOOK_LIMIT_S = 5.0
-"""For one answer; an election takes 1 to 2 s."""
+LOOK_LIMIT_S = 3.0
+"""For one answer; an election takes 1 to 2 s.  What is shown is never older than this and the pause."""
 UNWELL_LOOKS = 2
 """Before it is said: an election or a restart is no news yet."""
 ROOM_EVERY_S = 10.0
@@ -162,7 +162,7 @@ class EngineWatch:
     """Done after each look that was answered."""
     health: EngineHealth = attrs.field(default=EngineHealth(well=False, why="it is starting"), init=False)
     status: Status | None = attrs.field(default=None, init=False)
-    """The last answer."""
+    """The last answer since its start."""
     _unwell: int = attrs.field(default=0, init=False)
     _told: bool = attrs.field(default=False, init=False)
     _ended: AvinetError | None = attrs.field(default=None, init=False)
@@ -193,7 +193,7 @@ class EngineWatch:
 
     def ended(self, why: AvinetError) -> None:
         """The process ended, which is news at once."""
-        self._ended = why
+        self._ended, self.status = why, None
         self._take(EngineHealth(well=False, why=str(why), quota_bytes=self.quota_bytes), at_once=True)
 
     async def _look(self) -> None:
@@ -201,7 +201,9 @@ class EngineWatch:
             self.status = await look(self.gateway)
         except AvinetError as failure:
             why = failure if self._ended is None else self._ended
-            if self._ended is None and _NO_LEADER in str(failure):
+            # An etcd of ours that has not found a quorum since its start answers nothing at all.
+            silent = self.status is None and self.looked is not None
+            if self._ended is None and (silent or _NO_LEADER in str(failure)):
                 self._take(judged(Status(), self.quota_bytes))
             else:
                 self._take(EngineHealth(well=False, why=str(why), quota_bytes=self.quota_bytes))

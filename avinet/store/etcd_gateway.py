@@ -16,6 +16,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 
 from avinet.errors import AvinetError, Kind, error
 from avinet.store.etcd_http import EtcdAccess, GatewayHttp
@@ -310,10 +311,22 @@ class Gateway:
         """Give an attempt its time."""
         seconds = min(left_s, self.attempt_s)
         running = Deferred.fromCoroutine(attempt)
-        # Not addTimeout: HTTP tells of a cancelling in words of its own.
+        # HTTP tells of a cancelling in words of its own, from which neither a timeout nor whoever gave up could be told.
+        given_up = False
+
+        def give_up(_: object) -> None:
+            nonlocal given_up
+            given_up = True
+            running.cancel()
+
+        def settle(result: Any) -> None:
+            outcome.callback(Failure(CancelledError()) if given_up else result)
+
+        outcome: Deferred[_Answer] = Deferred(give_up)
+        running.addBoth(settle)
         timer = self.clock.callLater(seconds, running.cancel)
         try:
-            return await running
+            return await outcome
         except Exception as why:
             if timer.active():
                 raise

@@ -16,10 +16,14 @@ class Exchange:
         self.request = json.loads(body)
         self.on_piece = on_piece
         self.cancelled = False
+        self.on_cancel = None
+        """What the exchange fails with then, if not with a CancelledError."""
         self.done = Deferred(self._cancel)
 
     def _cancel(self, deferred):
         self.cancelled = True
+        if self.on_cancel is not None:
+            deferred.errback(self.on_cancel)
 
     @property
     def open(self):

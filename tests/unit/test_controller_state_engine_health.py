@@ -72,6 +72,18 @@ class Watching(WithEtcd):
         self.assertFalse(self.watch.health.has_leader)
         self.assertIn("majority", self.watch.health.why)
 
+    def test_one_of_ours_that_never_answered_waits_for_its_quorum(self):
+        self.etcd.down = "it is down"
+        self.watch.start()
+        self.assertIn("it is down", self.watch.health.why)
+
+        async def looked(status):
+            pass
+
+        self.watch.looked = looked
+        self.look(2)
+        self.assertIn("majority", self.watch.health.why)
+
     def test_an_end_is_told_at_once_with_its_reason(self):
         self.watch.start()
         self.etcd.down = True

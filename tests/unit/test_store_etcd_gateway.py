@@ -4,7 +4,7 @@ import stat
 from pathlib import Path
 
 import msgspec
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -129,6 +129,15 @@ class GatewayTests(SynchronousTestCase):
         self.http.only.answer()
         self.assertTrue(self.reply(asking).lost)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_who_gives_up_is_not_asked_for_again(self):
+        asking = self.ask()
+        first = self.http.only
+        first.on_cancel = ConnectionLost()  # HTTP has words of its own for that
+        asking.cancel()
+        self.failureResultOf(asking, CancelledError)
+        self.assertTrue(first.cancelled)
+        self.assertEqual((self.http.waiting, self.clock.getDelayedCalls()), ([], []))
 
     def test_when_none_answers_it_is_said_in_time(self):
         asking = self.ask()
