@@ -280,7 +280,11 @@ Steps = dict[str, Callable[..., Coroutine[Any, Any, dict[str, Any]]]]
 
 
 class Requests(LineOnlyReceiver):
-    """A JSON object a line, from standard input."""
+    """A JSON object a line, from standard input.
+
+    Answers go through the transport: it has made standard output non-blocking, where a ``print`` ends after what a pipe
+    takes, 64 KiB.
+    """
 
     delimiter = b"\n"
 
@@ -292,7 +296,8 @@ class Requests(LineOnlyReceiver):
         """One request."""
         request = msgspec.json.decode(line)
         doing = Deferred.fromCoroutine(self._steps[request.pop("do")](**request))
-        doing.addCallbacks(lambda answer: say(**answer), lambda why: say(failed=why.getErrorMessage()))
+        doing.addErrback(lambda why: {"failed": why.getErrorMessage()})
+        doing.addCallback(lambda answer: self.sendLine(msgspec.json.encode(answer)))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Whoever asked is gone, or we are being stopped."""

@@ -7,8 +7,10 @@ from pathlib import Path
 from unittest import TestCase
 
 import zstandard
+from twisted.internet.testing import StringTransport
 
 from avinet.model.logs import LINE_HEAD, LINE_SERVICE, TIME_BYTES, LineField
+from benchmarks.channel_ends import Requests
 from benchmarks.harness import at_least, at_most, quantile, times_peer
 from benchmarks.link import Direction
 from benchmarks.load import length_of
@@ -17,6 +19,29 @@ from benchmarks.log_records import BLOCK_LINES, blocks, services
 from benchmarks.log_store import Filling
 
 MIB = 1024 * 1024
+
+
+class RequestTests(TestCase):
+    def asked(self, step):
+        """What a worker's step is answered with."""
+        transport = StringTransport()
+        requests = Requests({"step": step}, lambda: None)
+        requests.makeConnection(transport)
+        requests.dataReceived(b'{"do": "step"}\n')
+        self.assertTrue(transport.value().endswith(b"\n"))
+        return json.loads(transport.value())
+
+    def test_an_answer_goes_by_the_transport_for_a_pipe_takes_no_more_than_64_kib_at_once(self):
+        async def step():
+            return {"rtt_s": [0.5] * 100_000}
+
+        self.assertEqual(len(self.asked(step)["rtt_s"]), 100_000)
+
+    def test_what_fails_says_why(self):
+        async def step():
+            raise ValueError("no")
+
+        self.assertEqual(self.asked(step), {"failed": "no"})
 
 
 class TargetTests(TestCase):
