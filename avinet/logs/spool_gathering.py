@@ -56,6 +56,10 @@ class Gathering:
         """How many services wait."""
         return len(self._waiting)
 
+    def is_large(self, part: Part) -> bool:
+        """Whether it would make a segment by itself."""
+        return part.raw_bytes >= LARGE_BYTES
+
     def add(self, part: Part) -> bool:
         """Whether it waits: not when that makes enough for a segment, nor without room; ``part`` is whole then."""
         waiting = self._waiting.get(part.service)

@@ -8,6 +8,7 @@ import zstandard
 
 from avinet.logs.split import MAX_CHUNK_BYTES, Chunk, Lines, Part, parts
 from avinet.logs.spool_gathering import Gathering, compressed
+from avinet.logs.spool_growing import Compressed, Growing
 from avinet.model.logs import LogClass, SegmentHead
 from avinet.units import MIB
 
@@ -35,14 +36,17 @@ class SegmentMaker:
     _compressor: zstandard.ZstdCompressor = attrs.field(
         factory=lambda: zstandard.ZstdCompressor(level=LEVEL), init=False
     )
+    _growing: Growing = attrs.field(
+        factory=lambda: Growing(lambda: zstandard.ZstdCompressor(level=LEVEL)), init=False
+    )
     _gathering: Gathering = attrs.field(
         default=attrs.Factory(lambda self: Gathering(self._compressor), takes_self=True), init=False
     )
 
     @property
     def wants_more(self) -> bool:
-        """Whether some services have few lines yet, and there is room for more of them."""
-        return bool(len(self._gathering)) and not self._gathering.full
+        """Whether the segments of some services can go on, and there is room for more of those that have few lines."""
+        return bool(len(self._gathering) or len(self._growing)) and not self._gathering.full
 
     def make(
         self, chunks: Iterable[Taking], log_class: LogClass, incarnation: str, counter: int
@@ -51,31 +55,45 @@ class SegmentMaker:
 
         A chunk is asked for when the one before it is not needed any more.
         """
-        for number, part in enumerate(self._parts(chunks), counter + 1):
-            data = compressed(self._compressor, part)
+        for number, made in enumerate(self._made(chunks), counter + 1):
             head = SegmentHead(
                 incarnation=incarnation,
                 counter=number,
-                service=part.service,
+                service=made.service,
                 log_class=log_class,
-                first_us=part.first_us,
-                last_us=part.last_us,
-                records=part.records,
-                raw_bytes=part.raw_bytes,
-                size=len(data),
-                sha256=sha256(data),
+                first_us=made.first_us,
+                last_us=made.last_us,
+                records=made.records,
+                raw_bytes=made.raw_bytes,
+                size=len(made.data),
+                sha256=sha256(made.data),
             )
-            yield head, data
+            yield head, made.data
 
-    def _parts(self, chunks: Iterable[Taking]) -> Iterator[Part]:
-        gathering = self._gathering
+    def _made(self, chunks: Iterable[Taking]) -> Iterator[Compressed]:
+        gathering, growing = self._gathering, self._growing
         gathering.clear()  # the one before may have failed half way
+        growing.clear()
         for taking in chunks:
             for part in parts(taking.chunk, taking.lines, COPIED_BYTES):
-                if taking.last or not gathering.add(part):
-                    yield gathering.joined(part)
-        yield from gathering.rest()
+                if growing.has(part.service):
+                    yield from growing.add(part)
+                elif taking.last or not gathering.add(part):
+                    goes_on = gathering.is_large(part) and growing.room and not taking.last
+                    joined = gathering.joined(part)
+                    if goes_on:
+                        yield from growing.add(joined)
+                    else:
+                        yield self._at_once(joined)
+        for part in gathering.rest():
+            yield self._at_once(part)
+        yield from growing.rest()
         gathering.clear()
+        growing.clear()
+
+    def _at_once(self, part: Part) -> Compressed:
+        data = compressed(self._compressor, part)
+        return Compressed(part.service, data, part.raw_bytes, part.records, part.first_us, part.last_us)
 
 
 def sha256(data: bytes) -> str:

@@ -9,7 +9,7 @@ from unittest import mock
 import zstandard
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.logs import spool_gathering, spool_window
+from avinet.logs import spool_gathering, spool_growing, spool_window
 from avinet.logs.spool import SegmentGoneError, Spool, SpoolLimits
 from avinet.logs.spool_packs import whole
 from avinet.logs.spool_pieces import Pieces
@@ -414,12 +414,34 @@ class Gathered(Kit):
         )
         self.assertEqual(len({self.spool.place(head.name).path for head in heads}), 1)
 
-    def test_those_with_many_do_not(self):
-        lines = [line(0 if n % 5 else n, BASE_US + n) for n in range(300)]
+    def test_those_with_many_go_on_until_they_are_large(self):
+        self.patch(spool_gathering, "LARGE_BYTES", 500)
+        self.patch(spool_growing, "GROWN_BYTES", 9000)
+        lines = [line(0 if n % 5 else n, BASE_US + n) for n in range(600)]
         heads = self.piece(lines)
         sizes = [head.raw_bytes for head in heads if head.service == service(0)][:-1]
-        self.assertGreater(len(sizes), 5)
-        self.assertTrue(all(2000 <= size < 4000 for size in sizes), sizes)
+        self.assertGreater(len(sizes), 3)
+        self.assertTrue(all(9000 <= size < 10_000 for size in sizes), sizes)
+        for head in heads:
+            place = self.spool.place(head.name)
+            frame = place.path.read_bytes()[place.offset :]
+            self.assertEqual(zstandard.frame_content_size(frame), head.raw_bytes)
+
+    def test_no_more_go_on_than_there_are_compressors(self):
+        self.patch(spool_gathering, "LARGE_BYTES", 300)
+        self.patch(spool_growing, "OPEN", 1)
+        lines = [line(n % 2, BASE_US + n) for n in range(600)]
+        heads = self.piece(lines)
+        by_service = [sum(head.service == service(n) for head in heads) for n in (0, 1)]
+        self.assertEqual(min(by_service), 1)
+        self.assertGreater(max(by_service), 5)
+
+    def test_what_goes_on_does_not_hold_more_than_it_may(self):
+        self.patch(spool_window, "CHUNK_BYTES", 50_000)
+        self.patch(spool_window, "WINDOW_BYTES", 1_000_000)
+        self.patch(spool_growing, "HELD_BYTES", 500)
+        lines = [line(0, BASE_US + n, path=f"/{n * 2**61 % 10**18}" * 10) for n in range(1500)]
+        self.assertGreater(len(self.piece(lines)), 2)
 
     def test_without_room_what_waits_becomes_segments(self):
         self.patch(spool_gathering, "WAITING_BYTES", 8192)
