@@ -27,6 +27,7 @@ from avinet.se.paths import SePaths
 from avinet.ssh.reverse_socket import SETTING as REVERSE_SETTING
 from avinet.ssh.reverse_socket import device_refusal
 from avinet.trust.ca import days_left
+from avinet.trust.locks import lock_holder
 from avinet.trust.node import ControllerPaths
 from avinet.units import GIB, MIB, show_bytes
 
@@ -106,8 +107,12 @@ def _controller(state: Path, config: Path | None, now: float) -> Findings:
         return
     yield Finding("controller settings", OK, "the defaults" if config is None else str(config))
     running = _listener(paths.api_socket)
+    starting = None if running is not None else lock_holder(state)
     if running is not None:
         yield Finding("controller", OK, f"answers on {paths.api_socket}")
+    elif starting is not None:
+        advice = "Its log (journalctl -u avicontroller) says what it waits for: one of several waits for a majority of them."
+        yield Finding("controller", WARNING, f"starts, as pid {starting}, and does not answer yet", advice)
     else:
         yield Finding(
             "controller",
@@ -115,8 +120,9 @@ def _controller(state: Path, config: Path | None, now: float) -> Findings:
             f"does not answer on {paths.api_socket}",
             f"Start it: twistd -n avicontroller --state {state} (or systemctl start avicontroller).",
         )
-    yield from _ports(settings, running=running)
-    yield from store_findings(paths, settings.store, running=running is not None)
+    if starting is None:
+        yield from _ports(settings, running=running)
+    yield from store_findings(paths, settings.store, running=running is not None or starting is not None)
     yield from _names(settings)
 
 

@@ -82,7 +82,7 @@ def _external(settings: StoreSection) -> Findings:
 def _health(url: str, files: EngineFiles) -> Finding:
     """What etcd itself says, to one that has its certificate."""
     parts = urlsplit(url)
-    advice = "avinet status says what it lacks; its log: " + str(files.log)
+    advice = f"One of several answers once a majority of them is up. Else see avinet status, and {files.log}"
     try:
         context = ssl.create_default_context(cafile=str(files.ca_pem))
         context.load_cert_chain(files.certificate, files.key_file)

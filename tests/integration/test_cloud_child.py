@@ -52,6 +52,19 @@ async def test_a_child_ends_when_its_parent_is_killed():
     await until(lambda: not alive(child))
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_child_that_takes_no_sigterm_ends_with_its_parent_where_that_was_asked_for():
+    deaf = PARENT.replace("str(os.getpid())", "f'{os.getpid()}:9'").replace(
+        '"/bin/sleep", "300"', '"/bin/sh", "-c", "trap  TERM; exec /bin/sleep 300"'
+    )
+    parent = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    await until(lambda: not alive(child))
+
+
 def test_a_child_whose_parent_is_gone_already_does_not_start():
     done = subprocess.run(
         [sys.executable, "-m", "avinet.cloud.launch", "1", "/bin/echo", "started"],

@@ -14,6 +14,7 @@ from avinet.app.cli.main import cli
 from avinet.app.doctor import EARLIEST_CLOCK, Examination, examine
 from avinet.model.ids import ControllerName
 from avinet.trust.files import write_private
+from avinet.trust.locks import StateLock, lock_holder
 from avinet.trust.node import ControllerIdentity, ControllerPaths, NodeFacts
 from avinet.units import YEAR_S
 
@@ -64,6 +65,18 @@ class Doctor(SynchronousTestCase):
 
     def test_a_folder_without_a_controller_is_told_how_to_make_one(self):
         self.assertEqual(self.outcomes()["controller state"], "failed")
+
+    def test_a_controller_that_still_starts_is_not_told_to_start(self):
+        self.init()
+        self.addCleanup(StateLock.take(self.state, "avinet controller").release)
+        found = {
+            one.check: one
+            for one in examine(Examination(controller_state=self.state, controller_config=self.config))
+        }
+        self.assertIn(f"pid {os.getpid()}", found["controller"].found)
+        self.assertIn("majority", found["controller"].advice)
+        self.assertNotIn("[ssh] port", found)
+        self.assertIsNone(lock_holder(self.folder))
 
     def test_the_state_folder_may_be_named_after_the_command_as_with_init(self):
         result = CliRunner().invoke(cli, ["doctor", "--state", str(self.state)])

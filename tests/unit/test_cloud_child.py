@@ -1,6 +1,7 @@
 """A child process kept running: back-off, stop, logs."""
 
 import errno
+import os
 import signal
 import tempfile
 from pathlib import Path
@@ -62,7 +63,7 @@ class Supervision(SynchronousTestCase):
     def test_it_is_started_through_the_launcher_with_its_own_environment(self):
         _, arguments, environment, path = self.processes.calls[0]
         self.assertEqual(("-m", "avinet.cloud.launch"), arguments[1:3])
-        self.assertEqual(("/bin/agent", "--flag"), arguments[4:])
+        self.assertEqual((f"{os.getpid()}:15", "/bin/agent", "--flag"), arguments[3:])
         self.assertEqual({"PATH": "/bin"}, environment)
         self.assertEqual(str(self.folder), path)
 
