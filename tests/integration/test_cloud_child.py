@@ -30,8 +30,8 @@ def alive(pid):
         return False
 
 
-def start_parent():
-    return subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+def start_parent(program=PARENT):
+    return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
 
 
 async def until(what, timeout_s=10.0):
@@ -57,7 +57,7 @@ async def test_a_child_that_takes_no_sigterm_ends_with_its_parent_where_that_was
     deaf = PARENT.replace("str(os.getpid())", "f'{os.getpid()}:9'").replace(
         '"/bin/sleep", "300"', '"/bin/sh", "-c", "trap  TERM; exec /bin/sleep 300"'
     )
-    parent = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE, text=True)
+    parent = start_parent(deaf)
     child = int(parent.stdout.readline())
     parent.kill()
     parent.wait()
