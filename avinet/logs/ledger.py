@@ -10,7 +10,7 @@ transaction, so what it says holds after kill -9 and power loss:
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -197,12 +197,14 @@ class Ledger:
             for file in new:
                 ledger_files.put(connection, file)
 
-    def adopt(self, file: StoreFile, names: Names, instead: Sequence[str] = ()) -> None:
-        """A file that was found holds these segments, and counts from now on, ``instead`` of others that it has in it."""
+    def adopt(self, files: Sequence[StoreFile], names: Names, instead: Iterable[str] = ()) -> None:
+        """Files that were found hold these segments, and count from now on, ``instead`` of others that they have in them."""
         with self._writing() as connection:
             ledger_files.remove(connection, instead)
-            ledger_files.put(connection, file)
-            ledger_files.know(connection, names)
+            for file in files:
+                ledger_files.put(connection, file)
+            if names:
+                ledger_files.know(connection, names)
 
     def delist(self, name: str) -> bool:
         """A file that cannot be read counts no more; False when it did not already."""

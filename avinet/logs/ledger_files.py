@@ -65,7 +65,7 @@ def know(connection: sqlite3.Connection, names: Names) -> None:
     found: dict[Spool, list[Run]] = {}
     for se, incarnation, first, last in connection.execute("SELECT * FROM known"):
         found.setdefault((se, incarnation), []).append((first, last))
-    known = Names({spool: tuple(runs) for spool, runs in found.items()}).plus(names)
+    known = Names.of_runs(found).plus(names)
     connection.execute("DELETE FROM known")
     connection.executemany(
         "INSERT INTO known VALUES (?, ?, ?, ?)", [(*spool, *run) for spool, runs in known for run in runs]

@@ -27,7 +27,12 @@ class Names:
         counters: dict[Spool, list[Run]] = {}
         for se, incarnation, counter in names:
             counters.setdefault((se, incarnation), []).append((counter, counter))
-        return cls({spool: _joined(found) for spool, found in counters.items()})
+        return cls.of_runs(counters)
+
+    @classmethod
+    def of_runs(cls, runs: Mapping[Spool, Iterable[Run]]) -> "Names":
+        """Of runs in any order."""
+        return cls({spool: _joined(found) for spool, found in runs.items()})
 
     def __bool__(self) -> bool:
         return bool(self.runs)
@@ -46,11 +51,12 @@ class Names:
 
     def plus(self, *others: "Names") -> "Names":
         """All of them."""
-        found: dict[Spool, list[Run]] = {}
-        for one in (self, *others):
+        found = dict(self.runs)
+        for one in others:
             for spool, runs in one:
-                found.setdefault(spool, []).extend(runs)
-        return Names({spool: _joined(runs) for spool, runs in found.items()})
+                before = found.get(spool)
+                found[spool] = runs if before is None else _joined((*before, *runs))
+        return Names(found)
 
     def minus(self, other: "Names") -> "Names":
         """Those that are not in the other."""

@@ -92,14 +92,14 @@ class KnownTest(Case):
         self.receive(segment(3))
         name = "2026-11-27/12-00000001-00000000.parquet"
         names = Names.of((SE, SPOOL, n) for n in (1, 2, 3, 7))
-        self.ledger.adopt(StoreFile(name, 1, 2, 3, 4), names)
+        self.ledger.adopt([StoreFile(name, 1, 2, 3, 4)], names)
         self.reopen()
         known = [n for n in range(1, 9) if self.ledger.known(segment(n))]
         self.assertEqual([1, 2, 3, 7], known)
         self.assertEqual([], self.ledger.waiting(2**40))
         self.assertEqual([name], [file.name for file in self.ledger.files()])
         self.assertEqual([False, True], self.receive(segment(7), segment(8)))
-        self.ledger.adopt(StoreFile(name + "x", 1, 2, 3, 4), Names.of([(SE, SPOOL, 4)]), [name])
+        self.ledger.adopt([StoreFile(name + "x", 1, 2, 3, 4)], Names.of([(SE, SPOOL, 4)]), [name])
         self.assertEqual([name + "x"], [file.name for file in self.ledger.files()])
         self.assertTrue(self.ledger.known(segment(2)) and self.ledger.known(segment(4)))
         self.ledger.forget(SE, SPOOL, 8)

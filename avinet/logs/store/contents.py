@@ -55,7 +55,7 @@ class Contents(msgspec.Struct, frozen=True, array_like=True):
         for se, held in self.held.items():
             for incarnation, first, last in held.runs:
                 spools.setdefault((SeId(se), incarnation), []).append((first, last))
-        return Names().plus(Names({spool: tuple(runs) for spool, runs in spools.items()}))
+        return Names.of_runs(spools)
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):

@@ -58,6 +58,7 @@ def decide(listed: Sequence[Found], unlisted: Sequence[Found], waiting: Names, *
     The largest come first, so that what was merged goes before what it was merged of.
     """
     kept = {one.file.name: one for one in listed}
+    here = Names().plus(*(one.names for one in listed if one.names is not None))
     count: list[tuple[Found, tuple[str, ...]]] = []
     remove: list[Found] = []
     aside: list[Found] = []
@@ -69,9 +70,13 @@ def decide(listed: Sequence[Found], unlisted: Sequence[Found], waiting: Names, *
             else:
                 aside.append(one)
             continue
-        others = Names().plus(*(other.names for other in kept.values() if other.names is not None))
-        if not one.names.minus(others).minus(waiting):
+        own = one.names.minus(here)
+        if not own.minus(waiting):
             remove.append(one)
+            continue
+        if own.count == one.names.count:
+            count.append((one, ()))
+            kept[one.file.name], here = one, here.plus(one.names)
             continue
         inside = {name: other for name, other in kept.items() if _is_within(other, one.names)}
         held = Names().plus(
@@ -82,6 +87,7 @@ def decide(listed: Sequence[Found], unlisted: Sequence[Found], waiting: Names, *
             continue
         count.append((one, tuple(inside)))
         kept = {name: other for name, other in kept.items() if name not in inside} | {one.file.name: one}
+        here = here.plus(one.names)
     return Decision(tuple(count), tuple(remove), tuple(aside))
 
 
@@ -118,15 +124,17 @@ class Mending:
 
     async def _look_at(self, listed: dict[str, StoreFile], there: set[str], unlisted: set[str]) -> None:
         anew = not listed and not await self.in_thread(self.ledger.last_arrival)
-        hours = {partition_of(name) for name in unlisted}
-        found: dict[str, list[Found]] = {}
-        names = sorted(name for name in there if partition_of(name) in hours)
-        for first in range(0, len(names), MAX_DESCRIBED):
-            for one in await self._described(names[first : first + MAX_DESCRIBED], unlisted):
-                found.setdefault(partition_of(one.file.name), []).append(one)
-        for of_hour in found.values():
-            old = [one for one in of_hour if one.file.name in listed]
-            new = [one for one in of_hour if one.file.name in unlisted]
+        hours: dict[str, list[str]] = {partition_of(name): [] for name in unlisted}
+        for name in sorted(there):
+            if partition_of(name) in hours:
+                hours[partition_of(name)].append(name)
+        # One at a time: with thousands of service engines what the files of an hour say is some 100 MB.
+        for names in hours.values():
+            found: list[Found] = []
+            for first in range(0, len(names), MAX_DESCRIBED):
+                found += await self._described(names[first : first + MAX_DESCRIBED], unlisted)
+            old = [one for one in found if one.file.name in listed]
+            new = [one for one in found if one.file.name in unlisted]
             waiting = await self.in_thread(self._waiting, new)
             await self.in_thread(self._apply, decide(old, new, waiting, anew=anew))
 
@@ -169,15 +177,18 @@ class Mending:
 
     def _apply(self, decision: Decision) -> None:
         """In a thread."""
-        for one, instead in decision.count:
-            self.ledger.adopt(one.file, one.names or Names(), instead)
-            unlink(self.folders.store / name for name in instead)
-            self._note(files=1, records=one.file.records, unnamed=int(not one.whole), removed=len(instead))
+        instead = {name for _, names in decision.count for name in names}
+        count = [one for one, _ in decision.count if one.file.name not in instead]
+        names = Names().plus(*(one.names for one in count if one.names))
+        self.ledger.adopt([one.file for one in count], names, instead)
+        unlink(self.folders.store / name for name in instead)
+        for one in count:
+            self._note(files=1, records=one.file.records, unnamed=int(not one.whole))
         for one in decision.aside:
             self.folders.set_file_aside(one.file.name)
             self._note(set_aside=1, set_aside_records=one.file.records)
         unlink(self.folders.store / one.file.name for one in decision.remove)
-        self._note(removed=len(decision.remove))
+        self._note(removed=len(decision.remove) + len(instead))
 
     def _note(self, why: str = "", aside: str = "", **counts: int) -> None:
         before = self._done
