@@ -1,8 +1,9 @@
 """Requests that clients had answered against the logs of them, while agents and the controller are killed outright.
 
-A real controller and two real service engines, each with an Envoy and virtual services of its own.  A client asks for one path after another, each path once.  Meanwhile operators ask for logs, and at random instants an
-agent or the controller gets SIGKILL; some again while it comes back.  Envoys are spared, as an agent's death spares them:
-every request is answered.  In the end all logs are pulled and each path is looked for: once is right.
+A real controller and two real service engines, each with an Envoy and virtual services of its own.  A client asks for
+one path after another, each path once.  Meanwhile operators ask for logs, and at random instants, or as one of its files
+comes or goes, an agent or the controller gets SIGKILL; some again while it comes back.  Envoys are spared, as an agent's
+death spares them: every request is answered.  In the end all logs are pulled and each path is looked for: once is right.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -34,6 +36,10 @@ FAILING_EACH = 5
 """One in so many requests goes to a virtual service without a server: a significant log."""
 LONGEST_S = 3.0
 """From one kill to the next, at most; what was killed takes two or three to be back."""
+MOMENT_SHARE = 0.7
+"""Of kills that come as a file of the victim comes or goes: between one step with logs and the next."""
+MOMENT_LIMIT_S = 4.0
+"""Significant logs are taken each two seconds."""
 AGAIN_SHARE = 0.3
 """Of kills that hit what is just coming back."""
 SERVE_LIMIT_S = 60.0
@@ -182,6 +188,8 @@ class Kills:
         victim = victims[turn % len(victims)]
         name = victim.name if isinstance(victim, RealEngine) else "the controller"
         progress("kill {turn}: {name}", turn=turn + 1, name=name)
+        if self.draw.random() < MOMENT_SHARE:
+            _await_change(victim.state)
         victim.kill()
         if self.draw.random() < AGAIN_SHARE:
             victim.spawn()
@@ -229,6 +237,18 @@ class Kills:
             doubled=doubled,
             strange=strange + abs(total - found),
         )
+
+
+def _await_change(folder: Path) -> None:
+    """Until a file comes or goes."""
+    until = time.monotonic() + MOMENT_LIMIT_S
+    before = after = _files(folder)
+    while after == before and time.monotonic() < until:
+        after = _files(folder)
+
+
+def _files(folder: Path) -> set[str]:
+    return {os.path.join(where, name) for where, _, names in os.walk(folder) for name in names}  # noqa: PTH118 - fast
 
 
 def _answers(port: int) -> bool:
