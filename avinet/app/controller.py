@@ -23,7 +23,7 @@ from avinet.app.operator_logs import log_routes
 from avinet.app.operator_surface import OperatorSurface
 from avinet.app.records import Records
 from avinet.app.renewal import Renewal, Shown
-from avinet.app.seats import seat_of, soon
+from avinet.app.seats import seat_of, soon, while_leading
 from avinet.app.session_terms import session_settings
 from avinet.app.settings import ControllerSettings
 from avinet.app.software import software_version
@@ -218,7 +218,8 @@ class Controller(SessionListener):
         self.candidates.changed = self.sync.engines_changed
         config.listen(lambda _: self.candidates.groups_changed())
         fleet = fleet_of(config, engines, self.sync, self.sessions)
-        self.traffic = FleetTraffic(Places(fleet, self.reactor), self.reactor, emit)
+        told = while_leading(self.seat, emit)
+        self.traffic = FleetTraffic(Places(fleet, self.reactor), self.reactor, told)
         classes = ClassTeller(records.groups.command_classes)
         config.listen(lambda _: classes.groups_changed())
         goodbyes = Goodbyes(engines, self.sessions, lambda se: self.channels.drop(se), self.reactor)  # noqa: PLW0108 - made a moment later
@@ -269,14 +270,12 @@ class Controller(SessionListener):
             FailureBudget(self.reactor),
         )
         members = self.cluster.members
-        api = RegistrationApi(
-            enrolment,
-            lambda: members.document,
-            self.settings.services,
-            self.cluster.joining(self.forwarding.ask).routes(),
-        )
-        routes = api.routes()
-        router = Router(routes, self.reactor, elsewhere=self.forwarding)
+        forwarding = attrs.evolve(self.forwarding)  # with bounds of its own: strangers call here
+        joining = self.cluster.joining(forwarding.ask).routes()
+        routes = RegistrationApi(
+            enrolment, lambda: members.document, self.settings.services, joining
+        ).routes()
+        router = Router(routes, self.reactor, elsewhere=forwarding)
         site = BoundedSite(router, self.reactor)
         place = Place(settings.port, "[registration] port", settings.bind)
         port = listen_tls(self.reactor, place, site, self._shown.registration)

@@ -310,8 +310,9 @@ class PeerGuard:
         return principal
 
     def ended(self, access: Access) -> None:
-        """Told to the audit of the one that did it."""
-        self.audited(access)
+        """Told to the audit of the one that did it; what strangers ask on port 8443 is none of its business here either."""
+        if access.principal is not None:
+            self.audited(access)
 
 
 @attrs.frozen(eq=False)

@@ -187,6 +187,7 @@ class HandedOn(Case):
         self.assertEqual(answer.status, 201)
         (request,) = self.leader.requests
         self.assertEqual((request.peer, request.login, request.body), ("192.0.2.7", None, b"{}"))
+        self.assertEqual(self.leader.audited, [])
 
     def test_whoever_wrote_reads_it_here_too(self):
         self.post()
