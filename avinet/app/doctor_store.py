@@ -31,7 +31,7 @@ def store_findings(paths: ControllerPaths, settings: StoreSection, *, running: b
     except AvinetError as why:
         yield Finding("store", FAILED, str(why), "Restore the folder from a backup.")
         return
-    if progress is None and settings.engine == "sqlite":
+    if settings.engine == "sqlite" and not (progress and progress.binding):
         yield Finding("store", OK, "sqlite")
         return
     if settings.endpoints:

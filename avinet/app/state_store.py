@@ -90,7 +90,7 @@ class StateStores:
         """Whichever it is; what was in the embedded one moves in first."""
         files = engine_files(self.identity.paths.state)
         progress = files.progress()
-        if progress is None and self.settings.store.engine == "sqlite":
+        if self.settings.store.engine == "sqlite" and not (progress and progress.binding):
             store = await open_sqlite_store(self.identity.paths.store, self.reactor)
             stack.push_async_callback(awaited(store.close))
             return StateStore(store)

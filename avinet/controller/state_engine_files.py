@@ -65,6 +65,11 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     external: bool = False
     """Whether others run etcd, and nothing but this file is here."""
 
+    @property
+    def binding(self) -> bool:
+        """Whether the store is, or may be, in the state engine, whatever the settings say."""
+        return self.phase != "starting" or self.joining
+
 
 class Mark(msgspec.Struct, frozen=True):
     """``mark.json``: etcd cuts a damaged log where the damage begins, goes on without the rest, and says nothing."""

@@ -17,6 +17,7 @@ from avinet.app.state_store import EndpointsGoneError, EndpointsLateError, State
 from avinet.app.store_settings import StoreSection
 from avinet.controller.peers import NoPeers
 from avinet.controller.state_copy import TwoStoresError
+from avinet.controller.state_engine_binary import EtcdMissingError
 from avinet.controller.state_engine_files import Progress, engine_files
 from avinet.model.ids import ControllerName
 from avinet.store.copying import Content, write_file
@@ -24,6 +25,7 @@ from avinet.store.interface import Entry
 from avinet.trust.files import FileExposedError
 from avinet.trust.node import ControllerIdentity
 from tests.integration.etcd_kit import USER, Cluster, needs_etcd
+from tests.integration.processes import free_port
 
 needs_etcd()
 
@@ -54,6 +56,22 @@ async def contents(settings, identity):
         stores = StateStores(reactor, settings, identity, lambda *a, **b: None, NoPeers(ControllerName("c1")))
         state = await stores.open(stack)
         return {entry.key: entry.value for entry in (await state.store.list("")).entries}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_state_engine_that_never_started_binds_nobody_to_it():
+    base = Path(tempfile.mkdtemp(prefix="avinet-store-"))
+    try:
+        missing = StoreSection(
+            engine="etcd", etcd="/nowhere/etcd", client_port=free_port(), peer_port=free_port()
+        )
+        wish = msgspec.structs.replace(ControllerSettings(), store=missing)
+        identity = await deferToThread(made, base / "c1", wish)
+        with pytest.raises(EtcdMissingError):
+            await contents(wish, identity)
+        assert await contents(ControllerSettings(), identity) == {"a": b"1"}
+    finally:
+        shutil.rmtree(base)
 
 
 @pytest_twisted.ensureDeferred
