@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --config-settings editable_mode=compat
 PACKAGING := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: help demo test unit trial integration processes-1 processes-2 trial-then-parts fuzz lint format coverage test-deps bench-env bench bench-config bench-logs figures lock clean
+.PHONY: help demo test unit trial integration processes-1 processes-2 trial-then-parts fuzz lint format coverage test-deps bench-env bench bench-config bench-logs bench-cluster faults figures lock clean
 
 help:
 	@echo "make demo [ARGS=--check]  run a controller, two service engines and live traffic on this machine"
@@ -18,6 +18,8 @@ help:
 	@echo "make bench [ARGS=--quick] the secure channel beside OpenSSH and AsyncSSH"
 	@echo "make bench-config [ARGS=--quick] configuration: time to the last Ack, requests lost by changes, failover"
 	@echo "make bench-logs [ARGS=--quick] request logs: moved, stored, asked, and agents killed meanwhile"
+	@echo "make bench-cluster [ARGS=--quick] three controllers: after the leader's end, a follower's, memory, writes"
+	@echo "make faults [ARGS=--quick] three controllers killed, frozen, parted (as root): what holds afterwards"
 	@echo "make figures              measure and draw what docs/performance.md shows"
 
 $(VENV)/pip.stamp:
@@ -82,7 +84,7 @@ format: $(VENV)/dev.stamp
 
 test-deps:
 	apt-get update -qq
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq openssh-server openssh-client curl lsof etcd-server etcd-client
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq openssh-server openssh-client curl lsof etcd-server etcd-client iproute2 nftables
 
 $(VENV)/bench.stamp: $(VENV)/dev.stamp $(PACKAGING)
 	$(INSTALL) -e '.[dev,bench]'
@@ -98,6 +100,13 @@ bench-config: $(VENV)/bench.stamp
 
 bench-logs: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks.logs $(ARGS)
+
+bench-cluster: $(VENV)/bench.stamp
+	$(BIN)/python -m benchmarks.cluster $(ARGS)
+
+# With nothing but what the tests need.
+faults: $(VENV)/dev.stamp
+	$(BIN)/python -m benchmarks.faults $(ARGS)
 
 figures: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks.plots $(ARGS)
