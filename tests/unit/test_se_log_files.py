@@ -5,6 +5,8 @@ import os
 import tempfile
 from pathlib import Path
 
+import attrs
+from twisted.internet.defer import execute
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.logs.spool import SegmentGoneError
@@ -91,6 +93,26 @@ class Reading(SynchronousTestCase):
         self.run_.warm(0)
         self.assertRaises(SegmentShortError, self.run_.warm, 44)
 
+    def test_segments_side_by_side_are_one_range_and_others_follow(self):
+        places = [Place(self.path, 6 + at, 100) for at in (0, 100, 500, 200)]
+        self.run_ = OpenRun.open(places)
+        self.addCleanup(self.run_.close)
+        self.assertEqual((self.run_.count, len(self.run_._ranges), len(self.run_._descriptors)), (4, 3, 1))
+        self.assertEqual(self.read(50, 500), self.data[50:200])
+        self.assertEqual(self.read(250, 500), self.data[550:600])
+        self.assertEqual(self.read(300, 500), self.data[200:300])
+        self.assertEqual(self.read(199, 1), self.data[199:200], "back again")
+
+    def test_a_run_of_many_files_is_opened_in_part(self):
+        places = []
+        for number in range(log_files.MAX_FILES + 3):
+            path = self.path.with_name(f"{number}")
+            path.write_bytes(b"%d" % number * 10)
+            places += [Place(path, 0, 5), Place(path, 5, 5)]
+        self.run_ = OpenRun.open(places)
+        self.addCleanup(self.run_.close)
+        self.assertEqual(self.run_.count, 2 * log_files.MAX_FILES)
+
     def test_passes_on_what_is_wrong_with_the_disk(self):
         self.without_nowait(errno.EIO)
         self.assertRaises(OSError, self.read, 0, 10)
@@ -167,6 +189,47 @@ class Transferring(Fleet):
             self.pump()
         self.assertEqual(self.state_of(pull), "done")
         self.assert_all_here(FULL)
+
+    def test_of_many_that_go_together_the_one_that_cannot_be_opened_is_found(self):
+        for _ in range(7):
+            self.engine.log_bulk(FULL, 50 * KIB)
+        heads = self.engine.heads()
+        self.engine.spool.place(heads[4].name).path.unlink()
+        self.attach()
+        self.pump()
+        pull = self.pull()
+        for _ in range(3):
+            self.pump()
+            self.clock.advance(2)
+        self.assertEqual(self.state_of(pull), "done")
+        self.assertEqual([one.head for one in self.ledger.waiting(2**62)], heads[:4] + heads[5:])
+        self.assertEqual(self.engine.spool.totals().drops["corrupt"], heads[4].records)
+        self.assertEqual(self.engine.spool._lent, set())
+
+    def test_no_file_is_closed_where_that_may_take_long(self):
+        self.engine.log_bulk(FULL, 300 * KIB)
+        self.attach()
+        self.pump()
+        inside, closed = [], []
+        close = OpenRun.close
+
+        def in_thread(call, *args):
+            inside.append(call)
+            try:
+                return execute(call, *args)
+            finally:
+                inside.pop()
+
+        def closing(opened):
+            closed.append(bool(inside))
+            close(opened)
+
+        self.patch(OpenRun, "close", closing)
+        bulk = self.engine.shipper_bulk()
+        bulk.files = attrs.evolve(bulk.files, in_thread=in_thread)
+        self.pull()
+        self.pump()
+        self.assertEqual(closed, [True])
 
     def test_a_segment_is_sound_when_its_bytes_are_what_its_head_says(self):
         self.engine.log_bulk(FULL, 2 * MIB)
