@@ -10,8 +10,7 @@ import attrs
 from twisted.internet.address import IPv4Address
 from twisted.internet.interfaces import IProtocol
 
-from avinet.controller.fencing import NotLeaderError
-from avinet.controller.forwarding import OnlyHere, PeerGuard, origin_of
+from avinet.controller.forwarding import LeaderMovedError, OnlyHere, PeerGuard, origin_of
 from avinet.controller.seat import Seat
 from avinet.model.ids import ControllerName
 from avinet.rest.access import Access, Caller, NoLogins
@@ -28,7 +27,7 @@ class _NotYet(NoLogins):
 
     def admit(self, caller: Caller) -> None:
         """Nobody."""
-        raise NotLeaderError
+        raise LeaderMovedError
 
 
 @attrs.define(eq=False)

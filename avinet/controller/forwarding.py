@@ -8,7 +8,8 @@ Nothing is ever sent twice.  Where the way to the other broke before anything wa
 before the answer came, the answer says that it may have been done, and where to look.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -16,19 +17,19 @@ import attrs
 import msgspec
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IConsumer, IProtocolFactory, IReactorTime, IStreamClientEndpoint
+from twisted.internet.task import deferLater
 from twisted.web.client import URI, Agent
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from avinet.controller.fencing import NotLeaderError
 from avinet.controller.forwarded_body import ForwardedBody
 from avinet.controller.peers import PEER_API, PeerEndpoint, Peers, PeerUnreachableError
 from avinet.controller.seat import Seat
 from avinet.errors import AvinetError, Kind, error
 from avinet.model.ids import ControllerName
 from avinet.rest.access import Access, Caller, Principal
-from avinet.rest.elsewhere import REASON_HEADER, Origin
+from avinet.rest.elsewhere import REASON_HEADER, Do, Origin
 from avinet.rest.problem import UnauthenticatedError
 from avinet.rest.route import JSON_TYPE, Request, Response
 
@@ -37,10 +38,13 @@ FOR = "x-avinet-for"
 REVISION_HEADER = "X-Avinet-Revision"
 """The store's revision that the one that did it knows: the one that was asked waits for it, so that whoever wrote reads it."""
 MAX_FORWARDED = 200
-"""Under way at a time, each with its body (8 MiB at most, 16 of those over 64 KiB); a channel of the link each."""
+"""Under way or waiting for a leader at a time, each with its body (8 MiB at most, 16 of those over 64 KiB); a channel of the link each."""
 BUSY_RETRY_S = 1.0
 NO_LEADER_RETRY_S = 2.0
 """An election takes a second, or a lease."""
+PATIENCE_S = 3.0
+"""For a leader to be elected while nothing says that there will be none: a planned restart is then no error to anybody."""
+LOOK_S = 0.1
 _KEPT_HERE = frozenset(
     {
         *(
@@ -82,6 +86,17 @@ class LeaderUnreachableError(AvinetError):
     controller: ControllerName
     why: str
     retry_after_s: float = BUSY_RETRY_S
+
+
+@error
+class LeaderMovedError(AvinetError):
+    """The controller that was taken for the leader does not lead now, so nothing was done. Try again in a moment."""
+
+    kind: ClassVar[Kind] = Kind.UNAVAILABLE
+    retry_after_s: float = BUSY_RETRY_S
+
+
+MOVED = LeaderMovedError().reason
 
 
 @error
@@ -194,32 +209,51 @@ class Forwarding:
         """How old what is known here may be."""
         return self.seat.stale_s
 
-    def hand_on(self, request: Request) -> Awaitable[Response] | None:
+    def hand_on(self, request: Request, here: Do) -> Awaitable[Response]:
         """To the leader, unless that is this one."""
+        return here() if self.seat.role.leads else self._led(request, here)
+
+    async def _led(self, request: Request, here: Do) -> Response:
+        """By whoever leads, now or in a moment.  Only what was certainly not begun is tried again."""
+        ends, body = self.clock.seconds() + PATIENCE_S, request.raw()
+        with self._place():
+            while not self.seat.role.leads:
+                try:
+                    return await self._ask(self._leader(), request, body)
+                except (NoQuorumError, LeaderUnreachableError, LeaderMovedError):
+                    if self.clock.seconds() >= ends or self.seat.silent:
+                        raise
+                await deferLater(self.clock, LOOK_S)
+        return await here()
+
+    def _leader(self) -> ControllerName:
         role = self.seat.role
-        if role.leads:
-            return None
         if role.leader is None:
             raise NoQuorumError(why=role.why or "no leader is elected")
-        return self.ask(role.leader, request)
+        return role.leader
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[None]:
+        if self._under_way >= MAX_FORWARDED:
+            raise TooManyForwardedError(limit=MAX_FORWARDED)
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
 
     def marks(self) -> Mapping[str, str]:
         """Nobody hands on to a surface of operators."""
         return {}
 
     async def ask(self, name: ControllerName, request: Request) -> Response:
-        """What ``name`` answers to a request that came here; ``NotLeaderError`` for one that was handed on already."""
+        """What ``name`` answers to a request that came here; ``LeaderMovedError`` for one that was handed on already."""
         if request.handed_on:
-            raise NotLeaderError
-        if self._under_way >= MAX_FORWARDED:
-            raise TooManyForwardedError(limit=MAX_FORWARDED)
-        self._under_way += 1
-        try:
-            return await self._ask(name, request)
-        finally:
-            self._under_way -= 1
+            raise LeaderMovedError
+        with self._place():
+            return await self._ask(name, request, request.raw())
 
-    async def _ask(self, name: ControllerName, request: Request) -> Response:
+    async def _ask(self, name: ControllerName, request: Request, body: bytes) -> Response:
         way = _Way(PeerEndpoint(self.peers, name, PEER_API))
         agent = Agent.usingEndpointFactory(self.clock, way)
         try:
@@ -227,7 +261,7 @@ class Forwarding:
                 request.method.encode("ascii"),
                 b"http://peer" + request.target.encode("ascii", "backslashreplace"),
                 self._headers(request),
-                _Whole(request.raw()),
+                _Whole(body),
             )
         except PeerUnreachableError as why:
             raise LeaderUnreachableError(controller=name, why=str(why)) from why
@@ -252,10 +286,15 @@ class Forwarding:
         return headers
 
     async def _answered(self, name: ControllerName, answer: IResponse) -> Response:
+        """As a response of ours; ``LeaderMovedError`` when it says that."""
         fields = {
             field.decode("ascii", "replace").lower(): values[0].decode("utf-8", "replace")
             for field, values in answer.headers.getAllRawHeaders()
         }
+        reason = fields.get(REASON_HEADER.lower(), "")
+        if reason == MOVED:
+            ForwardedBody(answer).stopProducing()
+            raise LeaderMovedError
         revision = fields.get(REVISION_HEADER.lower(), "0")
         await self.seat.caught_up(int(revision) if revision.isdecimal() else 0)
         await self.settled()
@@ -268,7 +307,7 @@ class Forwarding:
             headers=back,
             content_type=content_type,
             done_by=name,
-            reason=fields.get(REASON_HEADER.lower(), ""),
+            reason=reason,
         )
 
 
@@ -326,11 +365,11 @@ class OnlyHere:
         """As elsewhere."""
         return self.seat.stale_s
 
-    def hand_on(self, request: Request) -> Awaitable[Response] | None:
-        """``NotLeaderError`` rather than to a third: that would go round while nobody leads."""
+    def hand_on(self, request: Request, here: Do) -> Awaitable[Response]:
+        """``LeaderMovedError`` rather than to a third: that would go round while nobody leads."""
         if not self.seat.role.leads:
-            raise NotLeaderError
-        return None
+            raise LeaderMovedError
+        return here()
 
     def marks(self) -> Mapping[str, str]:
         """What the other one waits for."""

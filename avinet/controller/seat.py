@@ -55,6 +55,10 @@ class Seat(Protocol):
         """How old what is known of the store may be, in seconds."""
 
     @property
+    def silent(self) -> bool:
+        """Whether the store has not answered for some seconds, so that nobody will lead soon."""
+
+    @property
     def revision(self) -> int:
         """The store's, that the mirrors have."""
 
@@ -87,6 +91,7 @@ class OwnSeat:
     store: Store
     me: ControllerName
     stale_s: float = attrs.field(default=0.0, init=False)
+    silent: bool = attrs.field(default=False, init=False)
     _duties: list[Duty] = attrs.field(factory=list, init=False)
 
     @property
@@ -162,6 +167,11 @@ class SharedSeat:
     def stale_s(self) -> float:
         """Since the store was heard last."""
         return self.following.stale_s
+
+    @property
+    def silent(self) -> bool:
+        """As followed."""
+        return self.following.silent
 
     @property
     def revision(self) -> int:

@@ -20,6 +20,10 @@ REASON_HEADER = "X-Avinet-Reason"
 """On an answer to another controller: the refusal's stable word, for the audit of the one that was asked first."""
 
 
+Do = Callable[[], Awaitable[Response]]
+"""Let the route's handler answer."""
+
+
 class Elsewhere(Protocol):
     """Of one process."""
 
@@ -27,10 +31,10 @@ class Elsewhere(Protocol):
     def stale_s(self) -> float:
         """How old what it knows may be."""
 
-    def hand_on(self, request: Request) -> Awaitable[Response] | None:
-        """The leader's answer to a request of a leader's route; None when that is this process.
+    def hand_on(self, request: Request, here: Do) -> Awaitable[Response]:
+        """The answer to a request of a leader's route: ``here`` where this process leads, the leader's otherwise.
 
-        Raises an ``AvinetError`` when it can be done nowhere now.
+        Fails with an ``AvinetError`` when it can be done nowhere now.
         """
 
     def marks(self) -> Mapping[str, str]:
@@ -42,9 +46,9 @@ class Here:
 
     stale_s = 0.0
 
-    def hand_on(self, request: Request) -> Awaitable[Response] | None:
+    def hand_on(self, request: Request, here: Do) -> Awaitable[Response]:
         """Everything is done here."""
-        return None
+        return here()
 
     def marks(self) -> Mapping[str, str]:
         """Nobody hands anything on."""

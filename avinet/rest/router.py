@@ -8,6 +8,7 @@ becomes a 500 that names an incident, whose traceback goes to the log alone.  Bo
 
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -241,8 +242,9 @@ class Router(Resource):
             handed_on=origin is not None,
         )
         exchange.dry_run = getattr(request.query, "dry_run", False)
-        answer = self._elsewhere.hand_on(request) if route.leader else None
-        handling = Deferred.fromCoroutine(_await(answer or route.handler(request)))
+        here = partial(route.handler, request)
+        answer = self._elsewhere.hand_on(request, here) if route.leader else here()
+        handling = Deferred.fromCoroutine(_await(answer))
         if not route.reads:
             # As when its client leaves: a write is let finish, since half of it may be done.  Only the answer goes.
             handling = self._apart(handling, route)

@@ -54,6 +54,8 @@ class Waiting(Client):
         connection = self.connect()
         connection.send(request_bytes(method, path, body, headers, **kwargs))
         self.clock.pump([0] * 12)
+        if not connection.transport.value():
+            self.clock.pump([0.5, *[0] * 12] * 8)  # longer than anybody waits for a leader
         answer = connection.answer()
         connection.lose()
         return answer
@@ -62,7 +64,7 @@ class Waiting(Client):
 class Seat:
     def __init__(self, role):
         self.role = role
-        self.stale_s = 0.0
+        self.stale_s, self.silent = 0.0, False
         self.revision = 77
         self.waited = []
 
@@ -223,6 +225,44 @@ class NotDone(Case):
         answer = self.other.client("POST", "/v1/service-engines", b"{}")
         self.refused(answer, 503, "no-quorum")
 
+    def test_where_the_store_is_silent_nobody_waits_for_a_leader(self):
+        self.other.seat.role, self.other.seat.silent = Seating(why="silence"), True
+        before = self.clock.seconds()
+        self.refused(self.post(), 503, "no-quorum")
+        self.assertEqual(self.clock.seconds(), before)
+
+    def waits(self):
+        connection = self.other.client.connect()
+        connection.send(request_bytes("POST", "/api/pool", {"name": "x"}))
+        self.clock.pump([0.5, *[0] * 12])
+        self.assertEqual(connection.transport.value(), b"")
+        return connection
+
+    def test_between_two_leaders_a_request_waits_for_the_next(self):
+        self.other.seat.role = Seating(why="nobody leads")
+        connection = self.waits()
+        self.third.seat.role = Seating(leads=True, leader=ControllerName("c"), term=2)
+        self.other.seat.role = Seating(leader=ControllerName("c"), term=2)
+        self.clock.pump([0.1, *[0] * 12])
+        self.assertEqual(connection.answer().status, 201)
+        self.assertEqual((len(self.third.requests), self.leader.requests), (1, []))
+
+    def test_and_is_done_here_where_that_is_this_controller(self):
+        self.leader.seat.role = Seating(leader=ControllerName("b"), term=2)
+        connection = self.waits()
+        self.other.seat.role = Seating(leads=True, leader=ControllerName("b"), term=2)
+        self.clock.pump([0.1, *[0] * 12])
+        self.assertEqual(connection.answer().status, 201)
+        self.assertEqual((len(self.other.requests), self.leader.requests), (1, []))
+        self.assertEqual(self.other.forwarding._under_way, 0)
+
+    def test_a_client_that_leaves_meanwhile_leaves_its_request(self):
+        self.other.seat.role = Seating(why="nobody leads")
+        self.waits().lose()
+        self.other.seat.role = Seating(leader=LEADER, term=1)
+        self.clock.pump([0.1, *[0] * 12])
+        self.assertEqual(self.leader.requests[0].body, Wish("x"))
+
     def test_reads_go_on_and_say_how_old_they_are(self):
         self.other.seat.role = Seating(why="nobody leads")
         self.other.seat.stale_s = 12.7
@@ -237,13 +277,13 @@ class NotDone(Case):
 
     def test_one_that_does_not_lead_any_more_asks_no_third(self):
         self.leader.seat.role = Seating(leader=ControllerName("c"), term=2)
-        self.refused(self.post(), 503, "not-leader")
+        self.refused(self.post(), 503, "leader-moved")
         self.assertEqual(self.third.requests, [])
 
     def test_one_that_is_starting_has_done_nothing(self):
         self.leader.peer_api = PeerApi(self.clock)
         self.hub.peers("a").offer(PEER_API, self.leader.peer_api.build)
-        self.refused(self.post(), 503, "not-leader")
+        self.refused(self.post(), 503, "leader-moved")
 
     def test_an_answer_that_was_lost_may_have_been_done_and_is_not_asked_for_again(self):
         self.leader.answer = Deferred()
