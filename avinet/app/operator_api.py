@@ -9,6 +9,7 @@ from twisted.internet.threads import deferToThread
 
 from avinet.app.steady import WallClock
 from avinet.controller.api_absent import absent_routes
+from avinet.controller.api_backup import BackupApi
 from avinet.controller.api_config import ConfigApi
 from avinet.controller.api_engines import EngineApi, EngineFacts
 from avinet.controller.api_events import event_routes
@@ -25,6 +26,7 @@ from avinet.controller.engine_commands import EngineCommands
 from avinet.controller.events import Events
 from avinet.controller.images import Images
 from avinet.controller.machines import Machines
+from avinet.controller.progress import restored_behind
 from avinet.controller.traffic import FleetTraffic
 from avinet.controller.traffic_figures import FigureReader
 from avinet.controller.traffic_metrics import TrafficCollector
@@ -61,6 +63,7 @@ class OperatorApi:
         facts = EngineFacts(
             is_attached=whole.is_up,
             in_sync=whole.sync.in_sync,
+            restored_behind=lambda se: restored_behind(whole.sync.progress(se)),
             rtt_s=self._rtt_s,
             version=self._version,
             software=self._software,
@@ -78,6 +81,7 @@ class OperatorApi:
             *TokenApi(whole.engines, self.events.emit, self.meta, self._has_group).routes(),
             *ImageApi(self.images, whole.engines, self._has_group).routes(),
             *ConfigApi(whole.config, whole.sync, whole.engines, deferToThread).routes(),
+            *BackupApi(whole.config, self.events.emit, clock, deferToThread).routes(),
             *profile_routes(),
             *event_routes(self.events, clock),
             *TrafficApi(whole.config, self.traffic, reader).routes(),

@@ -11,7 +11,7 @@ from avinet.controller.api_status import Straggler, named_stragglers, stragglers
 from avinet.controller.configuration import ConfigService
 from avinet.controller.engines import Engines
 from avinet.controller.history import NoSuchVersionError
-from avinet.controller.progress import Stand
+from avinet.controller.progress import WITHHELD, Stand
 from avinet.controller.sync import Sync
 from avinet.errors import AvinetError, Kind, error
 from avinet.model.ids import ConfigVersion, SeId
@@ -129,7 +129,11 @@ class ConvergenceApi:
 
     def _has_refused(self, se: SeId) -> bool:
         progress = self.sync.progress(se)
-        return progress is not None and progress.stand is Stand.WAITING and bool(progress.refused)
+        if progress is None:
+            return False
+        return progress.stand is Stand.RESTORED_BEHIND or (
+            progress.stand is Stand.WAITING and bool(progress.refused)
+        )
 
     def _missing(self, version: ConfigVersion) -> str:
         """Who does not have what it should, and why, in words."""
@@ -143,6 +147,8 @@ class ConvergenceApi:
         for record in self.engines.all():
             progress = self.sync.progress(record.uuid)
             stand, why = ("away", "") if progress is None else (progress.stand.value, progress.refused)
+            if stand == Stand.RESTORED_BEHIND:
+                why = WITHHELD
             rows.append(EngineStand(uuid=record.uuid, name=record.name, stand=stand, why=why))
         names = {row.uuid: row.name for row in rows}
         return ConfigStatus(

@@ -44,6 +44,8 @@ class EngineRow(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     state: str
     in_sync: bool
+    restored_behind: bool = False
+    """It has a newer configuration than the restored one, and keeps it."""
     group: str
     cloud: str
     loopback: str
@@ -153,6 +155,7 @@ class EngineFacts:
 
     is_attached: Callable[[SeId], bool] = attrs.field(default=lambda _: False)
     in_sync: Callable[[SeId], bool] = attrs.field(default=lambda _: False)
+    restored_behind: Callable[[SeId], bool] = attrs.field(default=lambda _: False)
     rtt_s: Callable[[SeId], float | None] = attrs.field(default=lambda _: None)
     version: Callable[[SeId], int | None] = attrs.field(default=lambda _: None)
     software: Callable[[SeId], str] = attrs.field(default=lambda _: "")
@@ -190,6 +193,7 @@ class EngineApi:
             url=f"{BASE}/{record.uuid}",
             state=state_of(record, attached=self.facts.is_attached(record.uuid)),
             in_sync=self.facts.in_sync(record.uuid),
+            restored_behind=self.facts.restored_behind(record.uuid),
             group=record.group,
             cloud=record.cloud,
             loopback=record.loopback,

@@ -9,6 +9,7 @@ import msgspec
 
 from avinet.controller.configuration import ConfigService
 from avinet.controller.engines import Engines
+from avinet.controller.progress import restored_behind
 from avinet.controller.seat import Seat
 from avinet.controller.session import SeSession
 from avinet.controller.sessions import Sessions
@@ -41,6 +42,8 @@ class EngineCounts(msgspec.Struct, frozen=True, kw_only=True):
     total: int
     up: int
     in_sync: int
+    restored_behind: int = 0
+    """That have a newer configuration than the restored one, and keep it."""
     by_state: dict[str, int]
 
 
@@ -107,6 +110,13 @@ class Lead(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class RestoredFrom(msgspec.Struct, frozen=True, kw_only=True):
+    """When the controller's state was restored (UNIX seconds), and the version of the backup."""
+
+    at: float
+    version: int
+
+
 class StatusAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """``GET /api/status``."""
 
@@ -124,6 +134,8 @@ class StatusAnswer(msgspec.Struct, frozen=True, kw_only=True):
     logins: StrangerCounts
     store: EngineHealth
     lead: Lead
+    restored: RestoredFrom | None = None
+    """Until a restored configuration is accepted."""
 
 
 class Runtime(msgspec.Struct, frozen=True, kw_only=True):
@@ -193,13 +205,14 @@ class StatusApi:
 
     async def status(self, request: Request) -> Response:
         """``GET /api/status``."""
-        whole = self.whole
+        whole, restored = self.whole, self.whole.config.restored
         states: dict[str, int] = {}
-        in_sync = 0
+        in_sync = behind = 0
         for record in whole.engines.all():
             state = whole.state(record.uuid)
             states[state] = states.get(state, 0) + 1
             in_sync += whole.sync.in_sync(record.uuid)
+            behind += restored_behind(whole.sync.progress(record.uuid))
         return Response(
             body=StatusAnswer(
                 cluster=whole.cluster,
@@ -209,7 +222,11 @@ class StatusApi:
                 config_version=whole.config.current.version,
                 membership=whole.membership(),
                 service_engines=EngineCounts(
-                    total=sum(states.values()), up=states.get(SeState.UP, 0), in_sync=in_sync, by_state=states
+                    total=sum(states.values()),
+                    up=states.get(SeState.UP, 0),
+                    in_sync=in_sync,
+                    restored_behind=behind,
+                    by_state=states,
                 ),
                 stragglers=stragglers_of(whole.engines, whole.sync),
                 memory_kib=resident_kib(),
@@ -217,6 +234,9 @@ class StatusApi:
                 logins=whole.logins(),
                 store=whole.store(),
                 lead=whole.lead(),
+                restored=None
+                if restored is None
+                else RestoredFrom(at=restored.at, version=restored.known.version),
             )
         )
 

@@ -24,6 +24,7 @@ from avinet.model.config import KINDS, kind_of
 from avinet.model.configuration import Configuration, Stored
 from avinet.model.fence import Fence
 from avinet.model.ids import NO_VERSION, ConfigVersion, ObjectId
+from avinet.model.restored import Restored
 from avinet.store.interface import MAX_TXN_OPS, Compare, Delete, Operation, Put, Store
 from avinet.units import KIB, MIB
 
@@ -88,6 +89,8 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: str = ""
     checkpoint_pieces: int = 0
     checkpoint_version: ConfigVersion = NO_VERSION
+    restored: Restored | None = None
+    """That it came out of a backup, and no operator has said yet that it is to replace newer ones."""
 
 
 class VersionRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,13 +187,13 @@ class ConfigStore:
     async def load(self) -> Configuration:
         """The configuration in force."""
         while True:
-            await self._read_head()
+            await self.read_head()
             begun = self._revision
             try:
                 return await self._read()
             except ConfigDamagedError:
                 # Who leads may have written a checkpoint meanwhile, and removed what this was about to read.
-                await self._read_head()
+                await self.read_head()
                 if self._revision == begun:
                     raise
 
@@ -234,7 +237,8 @@ class ConfigStore:
             raise ConfigDamagedError(key=HEAD, why=f"version {self.head.version} is not there")
         return configuration
 
-    async def _read_head(self) -> None:
+    async def read_head(self) -> None:
+        """What is in force, as the store has it now."""
         entry = await self.store.get(HEAD)
         self._revision = 0 if entry is None else entry.revision
         self.head = Head() if entry is None else _decode(entry.value, Head, HEAD)
@@ -265,8 +269,11 @@ class ConfigStore:
             items.extend(_decode(entry.value, list[Item], entry.key))
         return items
 
-    async def commit(self, done: Change, record: VersionRecord) -> bool:
-        """Make the change that ``record`` tells of the version in force; False when another writer was first."""
+    async def commit(self, done: Change, record: VersionRecord, after: Head | None = None) -> bool:
+        """Make the change that ``record`` tells of the version in force; False when another writer was first.
+
+        ``after`` has what else of the head is to change with it.
+        """
         change = record.change
         items = [
             *(Item("", gone, 0) for gone in done.deletes),
@@ -274,13 +281,16 @@ class ConfigStore:
             *(item_of(stored, was=True) for stored in done.old),
         ]
         pieces = [(f"{CHANGE}{change}/{n:05d}", piece) for n, piece in enumerate(pieces_of(items))]
+        pieces = pieces or [
+            (f"{CHANGE}{change}/00000", msgspec.msgpack.encode(items))
+        ]  # so that it can be undone
         # All but the last piece are staged; the last travels with the head, so that a small change is one fsync.
         compares = [Compare(HEAD, self._revision)]
         for key, piece in pieces[:-1]:
             staged = await self.store.transact([], [Put(key, piece)])
             # Another that begins to lead meanwhile takes what is staged for leftovers and removes it.
             compares.append(Compare(key, staged.revision))
-        head = msgspec.structs.replace(self.head, version=record.version, term=self.fence.term)
+        head = msgspec.structs.replace(after or self.head, version=record.version, term=self.fence.term)
         kept = msgspec.structs.replace(
             record,
             pieces=len(pieces),
@@ -301,20 +311,6 @@ class ConfigStore:
         else:
             await self._remove([key for key, _ in pieces[:-1]])
         return outcome.succeeded
-
-    async def begin_incarnation(self, now: float) -> int:
-        """After a restore: orders from now on overrule whatever was given since the backup.
-
-        The number is the time, unless that is behind: two restores of one backup must not give the same.
-        """
-        await self._read_head()
-        head = msgspec.structs.replace(self.head, incarnation=max(self.head.incarnation + 1, int(now)))
-        outcome = await self.store.transact(
-            [Compare(HEAD, self._revision)], [Put(HEAD, msgspec.msgpack.encode(head))]
-        )
-        if outcome.succeeded:
-            self.head, self._revision = head, outcome.revision
-        return self.head.incarnation
 
     @property
     def checkpoint_due(self) -> bool:

@@ -28,7 +28,9 @@ from avinet.controller.config_errors import (
     VersionRequiredError,
 )
 from avinet.controller.config_store import MAX_NOTE, MAX_OBJECT_BYTES, Change, ConfigStore, VersionRecord
+from avinet.controller.document_size import is_large
 from avinet.controller.history import History
+from avinet.controller.incarnation import accept
 from avinet.errors import AvinetError
 from avinet.model.config import DEFAULT_GROUP, ConfigObject, ServiceEngineGroup
 from avinet.model.configuration import Configuration, Stored
@@ -36,14 +38,11 @@ from avinet.model.fence import Fence
 from avinet.model.ids import NO_VERSION, ConfigVersion, ObjectId
 from avinet.model.plan import Plan, next_version, plan_change, title
 from avinet.model.references import check_deletes
+from avinet.model.restored import Restored
 from avinet.model.rollback import plan_rollback
 
 MANY = 50
 """Documents that take 15 ms to check and compare."""
-MANY_VALUES = 1_000
-"""In few documents: some 5 ms.  One may have 8 MiB of them, and the largest that are right take seconds."""
-TEXT_OF_A_VALUE = 100
-"""Characters of text that count as one more: certificates are parsed."""
 MAX_ATTEMPTS = 8
 """Plans made anew after another writer was first; more means something else is wrong."""
 MAX_TOLD = 10
@@ -163,6 +162,11 @@ class ConfigService:
         """What every push of the current version carries."""
         return self.stored.fence
 
+    @property
+    def restored(self) -> Restored | None:
+        """That what is in force came out of a backup, and waits to be accepted."""
+        return self.stored.head.restored
+
     def listen(self, listener: Listener) -> None:
         """Call ``listener`` with each new version."""
         self._listeners.append(listener)
@@ -196,6 +200,21 @@ class ConfigService:
         target = (await self.history.past(self.current, version)).after
         terms = attrs.evolve(terms, rolled_back_to=target.version)
         return await self._change(lambda now: plan_rollback(now, target, self.in_use), author, terms)
+
+    async def accept_restored(self, author: str) -> ConfigVersion:
+        """Send what was restored to those, too, that have seen newer; the version that says so."""
+        await self._turn.acquire()
+        try:
+            for _ in range(MAX_ATTEMPTS):
+                record = await accept(self.stored, author, self.clock.seconds())
+                if record is not None:
+                    self._take(self.current.with_changes(record.version, (), ()))
+                    self.committed(record)
+                    return record.version
+                self._take(await self.stored.follow(self.current))
+            raise ConfigBusyError
+        finally:
+            self._turn.release()
 
     async def create(self, kind: str, document: Mapping[str, Any], author: str) -> Stored:
         """One new object."""
@@ -365,26 +384,6 @@ def said_of(record: VersionRecord, names: int = 3) -> list[str]:
             more = f" and {len(objects) - names} more" if len(objects) > names else ""
             said.append(f"{word} {', '.join(objects[:names])}{more}")
     return said
-
-
-def is_large(documents: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether there is more in them than is looked at in a moment."""
-    left = MANY_VALUES
-    waiting: list[Any] = list(documents)
-    while waiting and left >= len(waiting):
-        value = waiting.pop()
-        left -= 1
-        if isinstance(value, str):
-            left -= len(value) // TEXT_OF_A_VALUE
-        elif isinstance(value, dict):
-            if len(value) > left:
-                return True
-            waiting += value.values()
-        elif isinstance(value, list):
-            if len(value) > left:
-                return True
-            waiting += value
-    return left < len(waiting)
 
 
 def _check_note(note: str) -> None:

@@ -18,6 +18,7 @@ RETRY_CAP_S = 300.0
 """A rejected state is tried again this often: what made it fail on the SE (a port taken, say) may be gone."""
 PUSH_TIMEOUT_S = 60.0
 """From the last frame sent to the answer; an SE applies 500 virtual services in 3 s, and answers or is gone."""
+WITHHELD = "it has a newer configuration than the restored one and keeps it; to replace it: avinet config accept-restored"
 ANEW = frozenset({"base-mismatch", "malformed", "superseded"})
 """Refusals that say nothing against the configuration: sent again at once, as a snapshot."""
 
@@ -30,6 +31,8 @@ class Stand(enum.StrEnum):
     SENDING = "sending"
     WAITING = "waiting"
     """It refused; the next try is at ``retry_at``."""
+    RESTORED_BEHIND = "restored-behind"
+    """It has seen a newer configuration than the one that was restored, and keeps what it has until that is accepted."""
 
 
 @attrs.frozen
@@ -77,6 +80,8 @@ class Progress:
     refused: str = ""
     """Why it refused the wanted state last, in words; empty once it took it."""
     retry_at: float | None = None
+    withheld: bool = False
+    """Whether nothing may be sent to it: what it has is newer than what was restored."""
     resends: int = 0
     """Of the wanted state, beyond the first time it was sent; a session that ended counts as not sent."""
     _sent: str = ""
@@ -102,11 +107,15 @@ class Progress:
             return Stand.AWAY
         if self.in_sync:
             return Stand.IN_SYNC
+        if self.withheld:
+            return Stand.RESTORED_BEHIND
         return Stand.SENDING if self.sending is not None else Stand.WAITING
 
     @property
     def trouble(self) -> str:
         """Why it does not have what it should, for people."""
+        if self.withheld:
+            return WITHHELD
         if self.refused:
             return f"it refuses it: {self.refused} (asked again {self.resends} times)"
         return "it has not answered" if self.sending is not None else "it has not been sent to"
@@ -171,7 +180,7 @@ class Progress:
 
     def next_push(self, known: Mapping[str, Mapping[str, str]], now: float) -> Push | None:
         """What to send now, if anything.  ``known``: state hash to its resources' hashes."""
-        if self.has is None or self.in_sync or self.sending is not None:
+        if self.has is None or self.withheld or self.in_sync or self.sending is not None:
             return None
         if self.retry_at is not None and now < self.retry_at:
             return None
@@ -186,3 +195,8 @@ class Progress:
         push = Push(self._number, self.wanted, base, delta, again)
         self.sending, self.sent_at = push, now
         return push
+
+
+def restored_behind(progress: Progress | None) -> bool:
+    """Whether an SE keeps a newer configuration than the one that was restored."""
+    return progress is not None and progress.stand is Stand.RESTORED_BEHIND

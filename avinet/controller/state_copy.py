@@ -1,14 +1,14 @@
-"""From the embedded store into the state engine, once; and from the state engine into a file that is such a store.
+"""From the embedded store into the state engine, once.
 
 The move is crash-safe at every step: ``store.db`` becomes ``store.db.moving``; that is the store, and whatever is in
 etcd is cleared and copied again, until ``engine.json`` says ``serving``; from then on etcd is, and the file only has to
-be renamed once more.  It is kept, as ``store.db.migrated-<UTC>``.  A snapshot is a ``store.db`` too: restoring one is
-this same move, and needs no tool of etcd's nor its version.
+be renamed once more.  It is kept, as ``store.db.migrated-<UTC>``.  A backup is restored as a ``store.db``, so bringing one
+into the state engine is this same move, and needs no tool of etcd's nor its version.
 """
 
 import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import msgspec
 from twisted.logger import Logger
@@ -16,9 +16,8 @@ from twisted.logger import Logger
 from avinet.controller.state_engine import InThread
 from avinet.controller.state_engine_files import EngineFiles, Progress
 from avinet.errors import AvinetError, Kind, error
-from avinet.store.copying import Content, check_same, fill, read_file, write_file
-from avinet.store.etcd_gateway import Gateway
-from avinet.store.interface import NO_LEASE, LeaseId, Store
+from avinet.store.copying import Content, check_same, fill, read_file
+from avinet.store.interface import Store
 from avinet.trust.files import sync_folder
 
 _log = Logger()
@@ -77,20 +76,3 @@ def _set_aside(files: EngineFiles, old: Path) -> None:
         _log.info("the store from before is kept as {kept}", kept=str(kept))
     if old.exists():
         raise TwoStoresError(store=old, engine=files.folder)
-
-
-class _Rest(msgspec.Struct):
-    TTL: int = 0
-
-
-async def snapshot(store: Store, gateway: Gateway, target: Path, in_thread: InThread) -> int:
-    """Write all of ``store``, as of one revision, to ``target``, a ``store.db`` (0600); the number of keys."""
-    listing = await store.list("")
-    rests: dict[LeaseId, float] = {}
-    for lease in sorted({entry.lease for entry in listing.entries} - {NO_LEASE}):
-        rests[lease] = float((await gateway.ask("lease/timetolive", {"ID": str(lease)}, _Rest)).answer.TTL)
-    living = tuple(e for e in listing.entries if e.lease == NO_LEASE or rests[e.lease] > 0)
-    content = Content(living, {lease: rest for lease, rest in rests.items() if rest > 0}, listing.revision)
-    done: Any = await in_thread(write_file, target, content)
-    assert done is None  # noqa: S101 - for the checker
-    return len(living)

@@ -25,6 +25,7 @@ from avinet.controller.shortage import Shortage
 from avinet.controller.states import KnownStates, Place, WantedStates
 from avinet.controller.stragglers import STRAGGLER_S, Stragglers, tell_of_nack
 from avinet.controller.versions import VersionTimes
+from avinet.controller.withholding import Withholding
 from avinet.model.configuration import Configuration
 from avinet.model.ids import NO_VERSION, ConfigVersion, ObjectId, SeId
 from avinet.model.moves import Moves
@@ -60,6 +61,7 @@ class Sync(SessionListener):
     times: VersionTimes = attrs.field(init=False)
     stragglers: Stragglers = attrs.field(init=False)
     shortage: Shortage = attrs.field(init=False, repr=False)
+    withholding: Withholding = attrs.field(init=False, repr=False)
     pushed: Pushed = attrs.field(factory=Pushed, init=False)
     _progress: dict[SeId, Progress] = attrs.field(factory=dict, init=False, repr=False)
     _sessions: dict[SeId, SeSession] = attrs.field(factory=dict, init=False, repr=False)
@@ -81,6 +83,7 @@ class Sync(SessionListener):
     def __attrs_post_init__(self) -> None:
         self.times = VersionTimes(self.clock)
         self.shortage = Shortage(self.emit)
+        self.withholding = Withholding(self.config, self.name_of, self.emit)
         self.stragglers = Stragglers(self.clock, self.emit, self.name_of, self.straggler_s)
         self._states = WantedStates(self.config.current, self.place)
         self._drains = DrainClock(self.clock, lambda: self.moves.due, self._drained)
@@ -351,6 +354,7 @@ class Sync(SessionListener):
         progress, session = self._progress.get(se), self._sessions.get(se)
         if progress is None or session is None:
             return
+        self.withholding.look(session, progress, leads=self.leads)
         if progress.in_sync:
             self._known.remember(progress.wanted)
             self.times.reached(se)

@@ -51,6 +51,21 @@ class Content:
     revision: int
 
 
+async def take(store: Store) -> Content:
+    """All of ``store`` as of one revision, while others may go on writing."""
+    listing = await store.list("")
+    leases = sorted({entry.lease for entry in listing.entries} - {NO_LEASE})
+    rests = {lease: await store.lease_rest(lease) for lease in leases}
+    return living(Content(listing.entries, rests, listing.revision))
+
+
+def living(content: Content) -> Content:
+    """Without what ended meanwhile."""
+    rests = {lease: rest for lease, rest in content.rests.items() if rest > 0.0}
+    entries = tuple(e for e in content.entries if e.lease == NO_LEASE or e.lease in rests)
+    return Content(entries, rests, content.revision)
+
+
 def read_file(path: Path, clocks: ReadClocks = read_clocks) -> Content:
     """All of the embedded store in a file that nobody has open.  Blocking; errors as ``open_sqlite_store``'s."""
     database = Database(path, clocks)

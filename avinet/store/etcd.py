@@ -162,6 +162,10 @@ class EtcdStore:
         """End a lease and delete its keys."""
         return self._read(lambda deadline: self._leases.revoke(lease, deadline))
 
+    def lease_rest(self, lease: LeaseId) -> Deferred[float]:
+        """The seconds that are left of a lease, rounded down; 0 when it has ended."""
+        return self._read(lambda deadline: self._leases.rest(lease, deadline))
+
     def close(self) -> Deferred[None]:
         """Finish what is under way, then release everything; leases go on counting while closed."""
         if self._closing is None:

@@ -32,8 +32,12 @@ class Leases:
 
     async def lives(self, lease: LeaseId, deadline: float) -> bool:
         """Whether it has not ended."""
+        return await self.rest(lease, deadline) > 0.0
+
+    async def rest(self, lease: LeaseId, deadline: float) -> float:
+        """The whole seconds that are left of it; 0 when it has ended."""
         reply = await self._gateway.ask("lease/timetolive", {"ID": lease}, LeaseAnswer, deadline=deadline)
-        return reply.answer.TTL > 0
+        return float(max(0, reply.answer.TTL))
 
     async def revoke(self, lease: LeaseId, deadline: float) -> None:
         """End it."""

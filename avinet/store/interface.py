@@ -168,5 +168,8 @@ class Store(Protocol):
     def revoke_lease(self, lease: LeaseId) -> Deferred[None]:
         """End a lease and delete its keys."""
 
+    def lease_rest(self, lease: LeaseId) -> Deferred[float]:
+        """The seconds that are left of a lease; 0 when it has ended."""
+
     def close(self) -> Deferred[None]:
         """Finish what is under way, then release everything; leases go on counting while closed."""

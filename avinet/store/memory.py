@@ -84,6 +84,10 @@ class MemoryStore:
         """End a lease and delete its keys."""
         return execute(self._revoke, lease)
 
+    def lease_rest(self, lease: LeaseId) -> Deferred[float]:
+        """The seconds that are left of a lease; 0 when it has ended."""
+        return execute(self._lease_rest, lease)
+
     def close(self) -> Deferred[None]:
         """Release everything; the contents are gone."""
         return execute(self._close)
@@ -147,6 +151,11 @@ class MemoryStore:
             return False
         held.end.reset(held.ttl_s)
         return True
+
+    def _lease_rest(self, lease: LeaseId) -> float:
+        self._ready()
+        held = self._leases.get(lease)
+        return 0.0 if held is None else max(0.0, held.end.getTime() - self._clock.seconds())
 
     def _revoke(self, lease: LeaseId) -> None:
         self._ready()

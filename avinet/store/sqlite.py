@@ -123,6 +123,10 @@ class SqliteStore:
         """End a lease and delete its keys."""
         return self._submit(lambda database: database.revoke(lease))
 
+    def lease_rest(self, lease: LeaseId) -> Deferred[float]:
+        """The seconds that are left of a lease; 0 when it has ended."""
+        return self._submit(lambda database: database.leases().get(lease, 0.0))
+
     def close(self) -> Deferred[None]:
         """Finish what is under way, then release everything; leases go on counting while closed."""
         done: Deferred[None] = Deferred()

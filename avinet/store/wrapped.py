@@ -49,6 +49,10 @@ class WrappedStore:
         """End a lease and delete its keys."""
         return self.store.revoke_lease(lease)
 
+    def lease_rest(self, lease: LeaseId) -> Deferred[float]:
+        """The seconds that are left of a lease; 0 when it has ended."""
+        return self.store.lease_rest(lease)
+
     def close(self) -> Deferred[None]:
         """Finish what is under way, then release everything."""
         return self.store.close()

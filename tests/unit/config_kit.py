@@ -8,6 +8,7 @@ from twisted.internet.task import Clock
 from avinet.controller.config_store import ConfigStore, HistoryLimits
 from avinet.controller.configuration import ConfigService
 from avinet.controller.sync import Sync
+from avinet.model.fence import Fence
 from avinet.model.ids import ConfigVersion, SeId
 from avinet.model.placement import Engine
 from avinet.model.resources import EMPTY_STATE_HASH, state_hash
@@ -109,8 +110,9 @@ class World:
     def find(self, se):
         return SimpleNamespace(uuid=se, name=se.removeprefix("se-"))
 
-    def attach(self, name="1", have=None, capabilities=(LOG_LIMITS,)):
+    def attach(self, name="1", have=None, capabilities=(LOG_LIMITS,), seen=None):
         machine = Machine(self, SeId(f"se-{name}"), have, capabilities)
+        machine.hello.fence = seen or Fence()
         self.sync.attached(machine)
         self.clock.advance(0.1)
         return machine

@@ -306,6 +306,12 @@ class StoreContract:
         self.still_there("a")
         self.gone("a")
 
+    def test_what_is_left_of_a_lease_is_known_and_nothing_of_one_that_never_was(self):
+        lease = self.lease()
+        self.assertLessEqual(self.successResultOf(self.store.lease_rest(lease)), self.ttl_s)
+        self.assertGreater(self.successResultOf(self.store.lease_rest(lease)), 0)
+        self.assertEqual(self.successResultOf(self.store.lease_rest(lease + 1)), 0)
+
     def test_an_ended_lease_cannot_be_kept_alive_or_used(self):
         lease = self.lease()
         self.do(Put("a", b"", lease))

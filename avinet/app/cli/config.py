@@ -91,6 +91,25 @@ def get(where: Place, kind: str | None, name: str | None, as_yaml: bool) -> None
         )
 
 
+@examples("avinet config accept-restored --wait")
+@config.command("accept-restored")
+@yes_option
+@wait_options
+@place
+def accept_restored(where: Place, yes: bool, wait: float | None) -> None:  # noqa: FBT001 - click's
+    """After a restore: send the restored configuration to engines that have a newer one, too."""
+    client = where.client()
+    keep = client.get(path_to("status"))["service_engines"]["restored_behind"]
+    ask(
+        f"{keep} service engines have a newer configuration than the restored one. Replace it?",
+        yes=yes,
+        needs_yes=f"avinet config accept-restored, which replaces what {keep} service engines have,"
+        if keep
+        else "",
+    )
+    conclude(where, client, client.post(path_to("config", "accept-restored"), {}), wait=wait)
+
+
 def all_of(client: Client, kind: str) -> Iterator[dict[str, Any]]:
     """Every object of a kind, page by page."""
     page, told = 1, 0

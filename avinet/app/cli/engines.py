@@ -106,7 +106,7 @@ def list_all(where: Place, name: str | None, group: str | None, state: str | Non
             (
                 row["name"],
                 row["state"],
-                row["in_sync"],
+                "keeps newer" if row.get("restored_behind") else row["in_sync"],
                 load_of(row),
                 row["group"],
                 row["loopback"],

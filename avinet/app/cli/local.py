@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from avinet.app.cli.backup import BACKUP, configuration_option
 from avinet.app.cli.context import Command, Place, examples, place
 from avinet.app.cli.errors import FAILED
 from avinet.app.cli.output import print_facts, print_json, print_table
@@ -129,12 +130,13 @@ def version(where: Place) -> None:
 @examples("avinet restored --state /var/lib/avinet/controller")
 @click.command(cls=Command)
 @click.option("--state", type=click.Path(file_okay=False, path_type=Path), help="As the global option.")
+@configuration_option
 @place
-def restored(where: Place, state: Path | None) -> None:
-    """Say that the state folder was restored from a backup.
+def restored(where: Place, state: Path | None, configuration_of: str) -> None:
+    """Say that the state folder is an older copy of itself, such as a snapshot; `avinet restore` needs no such word.
 
-    For a stopped controller, once after each restore: service engines that have seen newer orders than the
-    backup knows of obey it again.
+    For a stopped controller, once after each such copy: service engines that have seen newer orders than the
+    copy knows of obey it again.
     """
     from avinet.app.restore import (
         mark_restored,  # here, since it brings the store, which no other command wants
@@ -142,13 +144,16 @@ def restored(where: Place, state: Path | None) -> None:
 
     if state is not None:
         where.state = state
-    incarnation = mark_restored(where.local_state("avinet restored").state)
+    accepted = configuration_of == BACKUP
+    incarnation = mark_restored(where.local_state("avinet restored").state, accepted=accepted)
     if where.json:
         print_json({"incarnation": incarnation})
         return
     print_facts({"incarnation": "a new one, made by the next start" if incarnation is None else incarnation})
     click.echo("\nNext: start the controller (systemctl start avicontroller), then: avinet se list")
     click.echo("Delete again, at once, what was deleted since the backup; enrol anew what enrolled since.")
+    if not accepted:
+        click.echo("Engines with a newer configuration keep it until: avinet config accept-restored")
 
 
 @examples(

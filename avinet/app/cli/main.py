@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from avinet.app.cli.audit import audit
+from avinet.app.cli.backup import backup, restore
 from avinet.app.cli.client import path_to
 from avinet.app.cli.cluster import cluster
 from avinet.app.cli.config import config
@@ -22,7 +23,7 @@ from avinet.app.cli.images import images
 from avinet.app.cli.local import demo, doctor, init, restored, version
 from avinet.app.cli.login import completion, login, logout
 from avinet.app.cli.logs import logs
-from avinet.app.cli.output import print_facts, print_json
+from avinet.app.cli.output import moment, print_facts, print_json
 from avinet.app.cli.services import pools, services
 from avinet.app.cli.users import access_tokens, users
 from avinet.app.software import software_version
@@ -170,6 +171,7 @@ def status(where: Place) -> None:
             **_lead(answer.get("lead") or {"leader": answer["name"]}),
             "configuration": f"version {answer['config_version']}",
             "service engines": f"{engines['total']}: {engines['up']} up, {engines['in_sync']} in sync",
+            **_restored(answer),
             "stragglers": late,
             "store": _store(answer.get("store") or {}),
             "memory": show_bytes(answer["memory_kib"] * KIB),
@@ -178,9 +180,22 @@ def status(where: Place) -> None:
     )
 
 
+def _restored(answer: dict[str, Any]) -> dict[str, Any]:
+    """After a restore, until its configuration is accepted."""
+    restored = answer.get("restored")
+    if not restored:
+        return {}
+    keep = answer["service_engines"].get("restored_behind", 0)
+    return {
+        "restored": f"{moment(restored['at'])}, from a backup of version {restored['version']}; {keep} service engines "
+        "keep newer configurations until: avinet config accept-restored"
+    }
+
+
 for _command in (
     access_tokens,
     audit,
+    backup,
     cluster,
     completion,
     config,
@@ -194,6 +209,7 @@ for _command in (
     logout,
     logs,
     pools,
+    restore,
     restored,
     services,
     users,

@@ -32,10 +32,15 @@ class OutFile:
             raise FileError(what="write", path=str(path), why=why.strerror or str(why)) from why
         return cls(path, os.fdopen(descriptor, "wb"), Path(name))
 
-    def keep(self) -> int:
-        """Make it durable under its name; its size.  ``OSError`` as it comes."""
+    def written(self) -> Path:
+        """Make what was written durable; where it lies until ``keep``, for who wants to read it before."""
         self.file.flush()
         os.fsync(self.file.fileno())
+        return self._part
+
+    def keep(self) -> int:
+        """Make it durable under its name; its size.  ``OSError`` as it comes."""
+        self.written()
         size = self.file.tell()
         self._part.replace(self.path)
         return size
