@@ -213,7 +213,7 @@ class Help(CliCase):
             self.assertNotIn("...", listed)
 
     def test_the_demo_says_how_many_controllers_it_runs(self):
-        self.assertIn("This version runs one.", self.answer_of("demo", "--help"))
+        self.assertIn("3 that form a cluster", self.answer_of("demo", "--help"))
 
 
 class Restored(CliCase):
