@@ -23,7 +23,7 @@ class AnEngineThatIsNotYetUp(SynchronousTestCase):
 
     def test_lets_what_its_data_plane_lacks_be_announced_before_anyone_can_hear(self):
         # An Envoy that was lost with its files: the applier says so while it puts the configuration back.
-        self.engine._announce(InForce(version=ConfigVersion(2), hash="0"))
+        self.engine._announce(InForce(version=ConfigVersion(2), hash="0"), None)
 
     def test_lets_a_command_end_before_anyone_can_hear(self):
         self.engine._command_used(Use("exec", "true", "SHA256:x", 0, 0.1))
