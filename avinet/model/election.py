@@ -121,7 +121,7 @@ class Election:
         if self.stand is not Stand.FOLLOWING or not self._heard or now < self._not_before:
             return ()
         if self.standing is None:
-            why = "nobody leads"
+            why = "nobody led"
         elif self.standing.name == self.me:
             why = "it led before"
         elif self._lost and now - self._since >= GRACE_S:

@@ -36,8 +36,8 @@ class Following(SynchronousTestCase):
         self.assertEqual(election.peers(lost=True, now=100.0), ())
 
     def test_it_seizes_what_nobody_has(self):
-        self.assertEqual(Election(ME).seen(None, 10, 0.0), (Seize(0, "nobody leads"),))
-        self.assertEqual(following().seen(None, 11, 1.0), (Seize(0, "nobody leads"),))
+        self.assertEqual(Election(ME).seen(None, 10, 0.0), (Seize(0, "nobody led"),))
+        self.assertEqual(following().seen(None, 11, 1.0), (Seize(0, "nobody led"),))
 
     def test_it_seizes_what_its_own_name_has_from_before(self):
         self.assertEqual(Election(ME).seen(Standing(ME, 4), 10, 0.0), (Seize(10, "it led before"),))
@@ -112,7 +112,7 @@ class Leading(SynchronousTestCase):
 
     def test_whose_lease_ended_steps_down_and_may_seize_anew(self):
         effects = leading().seen(None, 12, 1.0)
-        self.assertEqual(effects, (StepDown("its lease ended"), Seize(0, "nobody leads")))
+        self.assertEqual(effects, (StepDown("its lease ended"), Seize(0, "nobody led")))
 
     def test_a_silent_store_ends_it_and_its_own_name_is_seized_from_later(self):
         election = leading()
