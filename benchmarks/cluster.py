@@ -3,7 +3,7 @@
     python -m benchmarks.cluster [--quick] [--json] [--only PIECE ...]
 
 ``leader``: the leader killed under writes, with 500 simulated engines attached.  ``follower``: a follower killed under
-requests of a client that retries once.  ``fleet``: 2,000 engines that come back to a controller that was killed, and the
+requests of a client that retries once.  ``rolling``: each restarted in good order, one after the other, under such requests.  ``fleet``: 2,000 engines that come back to a controller that was killed, and the
 memory that each takes.  ``writes``: one writer of configuration beside one of etcd's.
 """
 
@@ -53,7 +53,7 @@ CHUNKS = 5
 """Of writes, ours and etcd's in turn; the median counts."""
 WORKER_LIMIT_S = 120.0
 HEARTBEAT = "[control]\nheartbeat_interval_s = 2.0\n"
-PIECES = ("leader", "follower", "fleet", "writes")
+PIECES = ("leader", "follower", "rolling", "fleet", "writes")
 
 
 @attrs.define(eq=False)
@@ -71,6 +71,8 @@ class Cluster:
             await deferToThread(self._writes)
         if "follower" in pieces:
             await deferToThread(self._follower)
+        if "rolling" in pieces:
+            await deferToThread(self._rolling)
         if "fleet" in pieces:
             await self._fleet(QUICK_FLEET if self.quick else FLEET)
         if "leader" in pieces:
@@ -184,6 +186,33 @@ class Cluster:
         what = f"requests that failed of {stream.done} while a follower was killed, {stream.retried} tried again elsewhere"
         report(self.arguments, what, stream.failed, "", at_most(0))
 
+    # All, one after the other
+
+    def _rolling(self) -> None:
+        """The same requests while each is stopped in good order and started again, the leader last but for chance."""
+        trio = self.trio
+        stream = Requests([self._patient(one) for one in trio.controllers], write_each=2)
+        stream.start()
+        for one in trio.controllers:
+            stopped_s = trio.restart(one)
+            progress("{name} stopped in {s:.2f} s, and is back", name=one.name, s=stopped_s)
+            time.sleep(CALM_S)
+        stream.stop()
+        for why in (*stream.why_first[:6], *stream.why[:3]):
+            progress("failed: {why}", why=why)
+        what = (
+            f"requests that failed of {stream.done} while three controllers were restarted one after the other, "
+            f"{stream.retried} tried again elsewhere"
+        )
+        report(self.arguments, what, stream.failed, "", at_most(0))
+        report(
+            self.arguments,
+            "the longest time between two writes meanwhile",
+            stream.longest_gap_s,
+            "s",
+            at_most(WRITES_AGAIN_S),
+        )
+
     # A fleet
 
     async def _fleet(self, engines: int) -> None:
@@ -233,6 +262,11 @@ class Requests:
     """A client's: one after another, to each controller in turn; what fails is tried once more at the next."""
 
     clients: list[Client]
+    write_each: int = WRITE_EACH
+    longest_gap_s: float = attrs.field(default=0.0, init=False)
+    """Between two writes that were accepted."""
+    why_first: list[str] = attrs.field(factory=list, init=False)
+    _wrote_at: float = attrs.field(default=0.0, init=False)
     done: int = attrs.field(default=0, init=False)
     retried: int = attrs.field(default=0, init=False)
     failed: int = attrs.field(default=0, init=False)
@@ -257,8 +291,9 @@ class Requests:
             first = self.done % len(self.clients)
             try:
                 self._ask(self.clients[first])
-            except AvinetError:
+            except AvinetError as why:
                 self.retried += 1
+                self.why_first.append(str(why))
                 try:
                     self._ask(self.clients[(first + 1) % len(self.clients)])
                 except AvinetError as why:
@@ -266,7 +301,7 @@ class Requests:
                     self.why.append(str(why))
 
     def _ask(self, client: Client) -> None:
-        if self.done % WRITE_EACH:
+        if self.done % self.write_each:
             client.get("/api/pool")
         else:
             pool = {
@@ -275,6 +310,10 @@ class Requests:
                 "servers": [{"ip": "10.0.0.9", "port": 1 + self.done % 60_000}],
             }
             client.post("/api/config", [pool])
+            now = time.monotonic()
+            if self._wrote_at:
+                self.longest_gap_s = max(self.longest_gap_s, now - self._wrote_at)
+            self._wrote_at = now
 
 
 def main() -> int:

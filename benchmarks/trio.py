@@ -165,6 +165,15 @@ class Trio:
         finally:
             os.kill(self.pid(one), signal.SIGCONT)
 
+    def restart(self, one: ControllerPlan) -> float:
+        """Stop it as a service manager would, and start it again; seconds that the stop took."""
+        begun = time.monotonic()
+        if not end(self._processes[one.name], STOP_LIMIT_S):
+            raise RuntimeError(f"{one.name} did not stop:\n{self._tail(one)}")
+        stopped_s = time.monotonic() - begun
+        self.back(one)
+        return stopped_s
+
     def back(self, one: ControllerPlan) -> float:
         """Start it again; seconds until all are linked."""
         begun = time.monotonic()

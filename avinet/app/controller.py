@@ -133,10 +133,11 @@ class Controller(SessionListener):
         self._listen_ssh(stack)
         registration = await self._listen_registration(stack)
         await self._start_machines(stack)
+        stack.push_async_callback(self.seat.stop)
         await self._listen_api(registration, stack)
         self._renew_in_time(stack)
         await self._watch_expiry()
-        stack.push_async_callback(self.seat.stop)
+        stack.push_async_callback(self.seat.hand_over)
         await self.seat.sit()
         self._ready = True
         ControllerEvents(self.events.emit).started(self.identity.name)

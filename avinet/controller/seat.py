@@ -26,6 +26,9 @@ from avinet.model.election import LEASE_S, RENEW_S
 from avinet.model.ids import ControllerName
 from avinet.store.interface import Store
 
+HAND_OVER_S = 3.0
+"""A lease that is given back is taken in a tenth of a second; without a majority nobody takes it, and a stop is not to wait long."""
+
 Prepare = Callable[[int], Awaitable[None]]
 """Given the term."""
 
@@ -80,8 +83,11 @@ class Seat(Protocol):
     async def sit(self) -> None:
         """Everything has been given: take part."""
 
+    async def hand_over(self) -> None:
+        """Before anything else ends: end the duties, and wait for another to lead."""
+
     async def stop(self) -> None:
-        """End the duties, and let another lead."""
+        """Take part no more."""
 
 
 @attrs.define(eq=False)
@@ -125,10 +131,14 @@ class OwnSeat:
     async def sit(self) -> None:
         """Nothing is left to do."""
 
-    async def stop(self) -> None:
-        """End them."""
+    async def hand_over(self) -> None:
+        """There is nobody: end them."""
         while self._duties:
             self._duties.pop().end()
+
+    async def stop(self) -> None:
+        """The same."""
+        await self.hand_over()
 
 
 @attrs.define(eq=False)
@@ -204,20 +214,31 @@ class SharedSeat:
         self.following.add(self.leadership)
         await self.following.start()
         self.leadership.start()
-        if self.role.leader is None:
-            elected: Deferred[None] = Deferred()
-            self._elected = elected
-            # Whoever is ready can be asked to change something; but one that waits for others is to be seen waiting.
-            elected.addTimeout(LEASE_S + RENEW_S, self.clock).addErrback(
-                lambda why: why.trap(TimeoutError) and None
-            )
-            await elected
+        # Whoever is ready can be asked to change something; but one that waits for others is to be seen waiting.
+        await self._until_led(LEASE_S + RENEW_S)
+
+    async def hand_over(self) -> None:
+        """Another leads when this returns, or none did within ``HAND_OVER_S``: what is asked here meanwhile finds it."""
+        led = self.leadership.leads
+        await self.leadership.stop()
+        self._end()
+        if led and self.peers.live:
+            await self._until_led(HAND_OVER_S)
 
     async def stop(self) -> None:
         """Whatever leads next does so at once."""
         await self.leadership.stop()
         self.following.stop()
         self._end()
+
+    async def _until_led(self, limit_s: float) -> None:
+        """Somebody is known to lead, or so much time has passed."""
+        if self.role.leader is not None:
+            return
+        elected: Deferred[None] = Deferred()
+        self._elected = elected
+        elected.addTimeout(limit_s, self.clock).addErrback(lambda why: why.trap(TimeoutError) and None)
+        await elected
 
     async def _prepare(self, term: int) -> None:
         for work in self._prepares:

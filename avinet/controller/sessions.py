@@ -30,6 +30,9 @@ from avinet.wire.versions import common_version
 
 REPLACED_RETRY_S = 1.0
 """For the older of two sessions: were it another machine, it should not dial at once."""
+BACK_IN_S = 1.0
+"""What SEs are told when the controller stops, mostly to be started again: to knock sooner is in vain, and what is gained by
+knocking later they lose."""
 STOP_TIMEOUT_S = 3.0
 """For all SEs to take their goodbye when the controller stops; one that lags must not hold it up."""
 
@@ -208,7 +211,7 @@ class Sessions:
         stopped = self._stopped = Deferred()
         for session in (*self._waiting, *self.all()):
             self._closing.add(session)
-            session.close("stopping", "this controller stops")
+            session.close("stopping", "this controller stops", BACK_IN_S)
         for presence in self._presences.values():
             if presence.down_at is not None:
                 presence.down_at.cancel()
@@ -232,7 +235,7 @@ class Sessions:
     def hello_received(self, session: SeSession, hello: Hello) -> Welcome | Goodbye:
         """Judge one."""
         if self._stopped is not None:
-            return Goodbye(reason="stopping", text="this controller stops")
+            return Goodbye(reason="stopping", text="this controller stops", retry_after_s=BACK_IN_S)
         version = common_version(hello.protocol, hello.oldest_protocol)
         if version is None:
             text = f"protocol {hello.oldest_protocol} to {hello.protocol} is not spoken here; upgrade the older side"

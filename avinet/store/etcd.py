@@ -163,7 +163,7 @@ class EtcdStore:
         return self._read(lambda deadline: self._leases.revoke(lease, deadline))
 
     def lease_rest(self, lease: LeaseId) -> Deferred[float]:
-        """The seconds that are left of a lease, rounded down; 0 when it has ended."""
+        """The seconds that are left of a lease, rounded down to a half at least; 0 when it has ended."""
         return self._read(lambda deadline: self._leases.rest(lease, deadline))
 
     def close(self) -> Deferred[None]:

@@ -7,6 +7,9 @@ from avinet.store.etcd_gateway import EXISTS, NOT_FOUND, Gateway, RefusedError
 from avinet.store.etcd_messages import KeepAliveAnswer, LeaseAnswer
 from avinet.store.interface import LeaseId
 
+LAST_REST_S = 0.5
+"""Of a lease that lives and of which etcd says that no whole second is left."""
+
 
 class Leases:
     """The leases of a gateway; each method has until ``deadline`` by the gateway's clock."""
@@ -32,12 +35,17 @@ class Leases:
 
     async def lives(self, lease: LeaseId, deadline: float) -> bool:
         """Whether it has not ended."""
-        return await self.rest(lease, deadline) > 0.0
+        return await self._seconds(lease, deadline) > 0
 
     async def rest(self, lease: LeaseId, deadline: float) -> float:
-        """The whole seconds that are left of it; 0 when it has ended."""
+        """The seconds that are left of it, rounded down to a half at least; 0 when it has ended."""
+        seconds = await self._seconds(lease, deadline)
+        return 0.0 if seconds < 0 else max(LAST_REST_S, float(seconds))
+
+    async def _seconds(self, lease: LeaseId, deadline: float) -> int:
+        """As etcd counts them: whole ones, and -1 when it has ended."""
         reply = await self._gateway.ask("lease/timetolive", {"ID": lease}, LeaseAnswer, deadline=deadline)
-        return float(max(0, reply.answer.TTL))
+        return reply.answer.TTL
 
     async def revoke(self, lease: LeaseId, deadline: float) -> None:
         """End it."""

@@ -7,7 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.controller.fencing import NotLeaderError
 from avinet.controller.leadership import Role
 from avinet.controller.peers_memory import PeerHub
-from avinet.controller.seat import Duty, OwnSeat, SharedSeat
+from avinet.controller.seat import HAND_OVER_S, Duty, OwnSeat, SharedSeat
 from avinet.errors import AvinetError
 from avinet.model.election import LEASE_S
 from avinet.model.ids import ControllerName
@@ -162,6 +162,45 @@ class Shared(Case):
         self.assertEqual((self.seat.role.leader, self.seat.role.leads), (None, False))
         self.link.cut = False
         self.turn(2)
+        self.assertEqual(self.seat.role.leader, "b")
+        self.do(other.stop())
+
+    def test_whoever_led_leaves_once_another_leads_and_still_knows_whom_to_ask(self):
+        other = SharedSeat(Link(self.memory), self.hub.peers("b"), self.clock)
+        waits = Deferred()
+
+        async def prepare(term):
+            await waits
+
+        self.sit()
+        self.do(other.prepare(prepare))
+        sitting = Deferred.fromCoroutine(other.sit())
+        self.turn()
+        self.successResultOf(sitting)
+        self.done.clear()
+        leaving = Deferred.fromCoroutine(self.seat.hand_over())
+        self.assertEqual(self.done, ["end y", "end broken", "end x"])
+        self.turn()
+        waits.callback(None)
+        self.turn(1)
+        self.successResultOf(leaving)
+        self.assertEqual((self.seat.role.leader, self.seat.role.leads), ("b", False))
+        self.assertTrue(other.role.leads)
+        self.do(other.stop())
+
+    def test_where_nobody_takes_the_lead_it_is_not_waited_for_long(self):
+        self.sit()
+        leaving = Deferred.fromCoroutine(self.seat.hand_over())
+        self.turn(HAND_OVER_S - 0.5)
+        self.assertNoResult(leaving)
+        self.turn(1)
+        self.successResultOf(leaving)
+
+    def test_who_follows_leaves_at_once(self):
+        other = SharedSeat(Link(self.memory), self.hub.peers("b"), self.clock)
+        self.sit(other)
+        self.sit()
+        self.do(self.seat.hand_over())
         self.assertEqual(self.seat.role.leader, "b")
         self.do(other.stop())
 
