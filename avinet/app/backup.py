@@ -23,6 +23,7 @@ from avinet.store.copying import Content
 from avinet.trust.files import read_private
 from avinet.trust.node import ControllerPaths, read_cluster
 from avinet.trust.sealed import Derive, SealDamagedError, Sealer, SealVersionError, derive, unsealed
+from avinet.units import MIB
 
 FORMAT = 1
 """Of the records.  A reader refuses another."""
@@ -30,7 +31,8 @@ PRIVATE = ("root_key", "node_key", "host_key", "id_se", "id_controller", "api_ke
 PUBLIC = ("cluster", "root_pem", "node_pem", "membership", "api_pem")
 SETTINGS = "controller.toml"
 """The settings file's name in a restored state folder, whatever it was called."""
-MAX_SETTINGS_BYTES = 1024 * 1024
+MAX_SETTINGS_BYTES = MIB
+"""A record holds it whole."""
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True, tag="about"):
@@ -203,6 +205,8 @@ def _record(data: bytes, name: str, *, known: bool) -> Record:
         record: Record = msgspec.msgpack.decode(data, type=Record)
     except msgspec.DecodeError as why:
         raise SealDamagedError(name=name, why=f"a record cannot be read ({why})") from why
+    if isinstance(record, Kept) and record.name not in {*PRIVATE, *PUBLIC, "settings"}:
+        raise SealDamagedError(name=name, why=f"it has a file that nobody knows, {record.name[:64]!r}")
     return record
 
 

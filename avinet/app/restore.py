@@ -8,6 +8,7 @@ incarnation``) and the membership list's.  Both become the time, since what coun
 """
 
 import contextlib
+import os
 import shutil
 import time
 from pathlib import Path
@@ -97,6 +98,7 @@ def restore(backup: Backup, state: Path, *, accepted: bool, root_key: Path | Non
         new = private_dir(state / UNFINISHED)
         try:
             done = _make(backup, new, now, accepted=accepted, root_key=root_key)
+            _give_to_owner(state)
             _move(new, state)
         except BaseException:
             if not (state / "cluster.json").exists():
@@ -191,6 +193,14 @@ def _aged(content: Content, elapsed_s: float) -> Content:
     rests = {lease: rest - elapsed_s for lease, rest in content.rests.items() if rest > elapsed_s}
     entries = tuple(e for e in content.entries if e.lease == NO_LEASE or e.lease in rests)
     return Content(entries, rests, content.revision)
+
+
+def _give_to_owner(state: Path) -> None:
+    """Of the folder, where root restores for the user that the controller runs as."""
+    owner = state.stat()
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        for path in state.rglob("*"):
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def _move(new: Path, state: Path) -> None:

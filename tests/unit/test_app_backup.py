@@ -1,8 +1,10 @@
 """A backup of a controller, and what becomes of it in an empty folder."""
 
 import io
+import os
 import time
 from pathlib import Path
+from unittest import SkipTest
 
 import attrs
 import msgspec
@@ -10,7 +12,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.app.backup import FORMAT, About, BackupWriter, read_backup
+import avinet.app.restore as restore_module
+from avinet.app.backup import FORMAT, About, BackupWriter, Kept, read_backup
 from avinet.app.restore import RootKeyNeededError, StateNotEmptyError, restore
 from avinet.controller.config_store import ConfigStore
 from avinet.controller.configuration import ConfigService
@@ -296,6 +299,30 @@ class Refused(BackedUp):
         self.assertTrue((new / "cluster.json").exists())
         self.assertFalse((new / ".restoring").exists())
 
+    def test_cut_off_while_things_are_moved_nothing_is_left_and_it_can_be_done_again(self):
+        new, backup = self.folder / "new", self.back_up()
+
+        def cut(making, state):
+            (making / "trust").rename(state / "trust")
+            raise OSError(5, "Input/output error")
+
+        whole = restore_module._move
+        self.patch(restore_module, "_move", cut)
+        self.assertRaises(OSError, self.restored, backup)
+        self.assertEqual([path.name for path in new.iterdir()], ["lock"])
+        self.patch(restore_module, "_move", whole)
+        self.restored(backup)
+        self.assertTrue((new / "cluster.json").exists())
+
+    def test_root_restores_for_who_has_the_folder(self):
+        if os.geteuid() != 0:
+            raise SkipTest("only root can give files away")
+        new = self.folder / "new"
+        new.mkdir(0o700)
+        os.chown(new, 65534, 65534)
+        self.restored(self.back_up())
+        self.assertEqual({path.stat().st_uid for path in new.rglob("*")}, {65534})
+
     def test_a_clock_from_before_the_backup_is_refused(self):
         backup = self.back_up()
         about = msgspec.structs.replace(backup.about, made_at=time.time() + 3600)
@@ -315,6 +342,11 @@ class Refused(BackedUp):
         about = About(format=FORMAT, cluster="c", controller="n", software="1", made_at=0.0)
         for records in ([about], [Count(0)], [about, about], [about, {"type": "odd"}], [b"\xff"]):
             self.assertRaises(SealDamagedError, self.read, *records)
+
+    def test_a_file_by_another_name_than_ours_is_refused(self):
+        about = About(format=FORMAT, cluster="c", controller="n", software="1", made_at=0.0)
+        for name in ("state", "store", "../../etc/passwd", "_anything"):
+            self.assertRaises(SealDamagedError, self.read, about, Kept(name, b"x"), Count(0))
 
     def test_records_of_another_format_are_named(self):
         about = {"type": "about", "format": 2, "more": 1}

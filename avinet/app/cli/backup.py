@@ -18,7 +18,7 @@ from avinet.app.cli.out_file import OutFile
 from avinet.app.cli.output import moment, print_facts, print_json
 from avinet.app.settings import load_controller_settings
 from avinet.errors import AvinetError, Kind, error
-from avinet.trust.files import DiskFullError, read_private, sync_folder
+from avinet.trust.files import DiskFullError, FileTooLargeError, read_private, sync_folder
 from avinet.trust.locks import StateFolderBusyError, StateLock
 from avinet.trust.node import ControllerPaths, read_cluster
 from avinet.units import show_bytes
@@ -278,8 +278,14 @@ def _from_stopped(paths: ControllerPaths, writer: "BackupWriter") -> None:
 
 
 def _settings(path: Path) -> bytes:
+    from avinet.app.backup import MAX_SETTINGS_BYTES
+
     load_controller_settings(path)  # what cannot be started with is no use to keep
-    return path.read_bytes()
+    with path.open("rb") as file:
+        data = file.read(MAX_SETTINGS_BYTES + 1)
+    if len(data) > MAX_SETTINGS_BYTES:
+        raise FileTooLargeError(path=path, limit=MAX_SETTINGS_BYTES)
+    return data
 
 
 def _tell(where: Place, file: Path, found: "Backup") -> None:
