@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --config-settings editable_mode=compat
 PACKAGING := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: help demo test unit trial integration processes-1 processes-2 trial-then-parts fuzz lint format coverage test-deps bench-env bench bench-config bench-logs bench-cluster faults figures lock clean
+.PHONY: help demo test unit trial integration processes-1 processes-2 parts fuzz lint format coverage test-deps bench-env bench bench-config bench-logs bench-cluster faults figures lock clean
 
 help:
 	@echo "make demo [ARGS=--check]  run a controller, two service engines and live traffic on this machine"
@@ -41,7 +41,7 @@ demo: $(VENV)/run.stamp
 
 # Side by side: tests of real processes mostly wait, unit tests compute.
 test: $(VENV)/dev.stamp
-	$(MAKE) --no-print-directory -j3 --output-sync=line processes-1 processes-2 trial-then-parts ARGS="$(ARGS)"
+	$(MAKE) --no-print-directory -j4 --output-sync=line processes-1 processes-2 parts trial ARGS="$(ARGS)"
 
 unit: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -q tests/unit $(ARGS)
@@ -60,7 +60,7 @@ processes-2: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -q tests/integration/test_processes_[j-z]*.py $(ARGS)
 
 # Whatever else needs a reactor, Envoy or OpenSSH.
-trial-then-parts: trial
+parts: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -q tests/integration --ignore-glob='*/test_processes_*.py' $(ARGS)
 
 # atheris has no wheels for some versions of Python: the targets say that they skip.
