@@ -10,7 +10,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.app.cli import logs_pulls, logs_query
 from avinet.app.cli.context import Place
+from avinet.app.cli.errors import ReaderGoneError
 from avinet.app.cli.logs_answers import record_line
+from avinet.app.cli.logs_status import _share
 from avinet.app.cli.sparkline import bar
 from avinet.logs.query.asked import MAX_URL_FILTER_CHARS
 from tests.unit.api_double import Answer, problem
@@ -70,6 +72,10 @@ class QueryTests(CliCase):
             "--count",
         )
         self.assertEqual((found.exit_code, found.stdout, found.stderr), (0, "12\n", ""))
+
+    def test_a_limit_of_zero_is_asked_and_not_left_out(self):
+        found = self.ask("/api/logs/records?q=&limit=0", {"results": [], "missing": []}, "--limit", "0")
+        self.assertEqual(found.exit_code, 0, found.output)
 
     def test_json_is_the_answer_as_it_came(self):
         body = {"results": [{"path": "/a", "count": 2}], "missing": [MISSING]}
@@ -280,6 +286,16 @@ class PullTests(CliCase):
         self.assertIn(
             "1.0 MiB of 4.0 MiB, 10 records, 2.0 MiB/s, 1m 30s left", self.answer_of("logs", "pulls")
         )
+        away = {"name": "se-2", "state": "waiting", "connected": False}
+        short = {"name": "se-1", "state": "done", "limited": True}
+        rows = [
+            PULL | {"state": "waiting", "service_engines": [away]},
+            PULL | {"state": "done", "service_engines": [short]},
+        ]
+        self.answers["GET", "/api/logs/pull"] = Answer(body={"count": 2, "results": rows})
+        shown = self.answer_of("logs", "pulls")
+        self.assertIn("waits for se-2, which is not connected", shown)
+        self.assertIn("the rest is over its --bytes", shown)
         for name in ("pause", "resume", "cancel"):
             self.answers["POST", f"/api/logs/pull/7/{name}"] = Answer(body=PULL)
             self.assertIn("Pull 7", self.answer_of("logs", name, "7"))
@@ -307,6 +323,22 @@ class RecordsTests(CliCase):
         self.assertEqual(path.read_bytes(), b"time,path\n")
         self.assertEqual(path.stat().st_mode & 0o777, 0o600)
         self.assertEqual(self.run_cli("logs", "export", "out.xyz").exit_code, 2)
+
+    def test_a_reader_that_has_gone_is_not_a_lost_connection(self):
+        class Gone(io.BytesIO):
+            def write(self, _data):
+                raise BrokenPipeError
+
+        self.answers["GET", "/api/logs/export?q="] = Answer(body=b"{}", content_type="application/x-ndjson")
+        with self.assertRaises(ReaderGoneError):
+            Place(state=Path(self.api.state)).client().fetch("/api/logs/export", {"q": ""}, Gone())
+
+    def test_a_small_share_of_the_limit_is_told_as_such(self):
+        def share(kept):
+            return _share({"limit_bytes": 1000_000, "significant": {"bytes": kept}, "full": {"bytes": 0}})
+
+        self.assertTrue(share(1).startswith("below 0.1 % of"), share(1))
+        self.assertTrue(share(0).startswith("0 % of"), share(0))
 
     def test_the_status_says_what_is_where(self):
         kept = {"segments": 2, "records": 30, "bytes": 2048, "oldest": ""}

@@ -24,6 +24,7 @@ from avinet.app.cli.errors import (
     ControllerUnreachableError,
     ControllerUntrustedError,
     NoAnswerError,
+    ReaderGoneError,
     RefusedError,
     StrangeAnswerError,
     UsageError,
@@ -303,7 +304,10 @@ def _written(answer: http.client.HTTPResponse, out: BinaryIO, place: str) -> Map
     expected = answer.getheader("Content-Length")
     written = 0
     while chunk := answer.read(CHUNK_BYTES):
-        out.write(chunk)
+        try:
+            out.write(chunk)
+        except BrokenPipeError as why:
+            raise ReaderGoneError from why
         written += len(chunk)
     if expected is not None and written != int(expected):
         raise ConnectionLostError(place=place, why=f"{written} of {expected} bytes came")

@@ -19,6 +19,7 @@ from avinet.app.cli.errors import (
     INTERRUPTED,
     EndedError,
     NotHereError,
+    ReaderGoneError,
     RefusedError,
     UsageError,
     exit_status,
@@ -156,7 +157,7 @@ class Root(Group):
             _end(where, ["interrupted"], INTERRUPTED, "interrupted")
         except (EndedError, AvinetError) as failure:
             _fail(where, failure)
-        except BrokenPipeError:
+        except (BrokenPipeError, ReaderGoneError):
             # Whoever read our output has gone, as in `... | head`; nothing more may be written, not even at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             sys.exit(FAILED)

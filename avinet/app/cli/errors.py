@@ -159,6 +159,10 @@ class FileError(AvinetError):
     why: str
 
 
+class ReaderGoneError(Exception):
+    """Whoever read our output has gone, as in ``... | head``: no connection of ours was lost."""
+
+
 class EndedError(Exception):
     """``failure``, and an exit status that is not that of its kind."""
 

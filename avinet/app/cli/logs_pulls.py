@@ -69,8 +69,17 @@ class PullTimeoutError(AvinetError):
 @click.option(
     "--se", "engines", multiple=True, metavar="NAME", help="From this service engine; may be repeated."
 )
-@click.option("--bytes", "byte_limit", metavar="SIZE", help="At most so much, compressed: 2GiB.")
-@click.option("--rate", metavar="SIZE", help="At most so much a second from each service engine: 10MiB.")
+@click.option(
+    "--bytes",
+    "byte_limit",
+    metavar="SIZE",
+    help="At most so much from each service engine, compressed: 2GiB.",
+)
+@click.option(
+    "--rate",
+    metavar="SIZE",
+    help="At most so much a second from all together, after a first 64 KiB each: 10MiB.",
+)
 @click.option("--wait", is_flag=True, help="Until all of it is in the store and can be asked about.")
 @click.option(
     "--timeout",
@@ -105,7 +114,8 @@ def pull(
     if where.json:
         print_json(made)
     elif wait:
-        click.echo(f"Pull {made['id']} is done: {_summary(made)}.")
+        limited = _limited(made)
+        click.echo(f"Pull {made['id']} is done: {_summary(made)}{f'; {limited}' if limited else ''}.")
     else:
         click.echo(f"Pull {made['id']} has begun; see: avinet logs pulls")
     _tell_of_engines(made)
@@ -207,6 +217,15 @@ def _awaited(state: Mapping[str, Any]) -> str:
     return f"waits for {', '.join(away[:MAX_NAMED])}{more}, which {'is' if len(away) == 1 else 'are'} not connected"
 
 
+def _limited(state: Mapping[str, Any]) -> str:
+    """What ``--bytes`` left out is not brought, though the pull is done."""
+    return (
+        "the rest is over its --bytes"
+        if any(one.get("limited") for one in state.get("service_engines", ()))
+        else ""
+    )
+
+
 def _summary(state: Mapping[str, Any]) -> str:
     """``1.2 GiB of 3.4 GiB, 12 records, 45.6 MiB/s, 10s left``."""
     whole = state.get("bytes_total")
@@ -248,7 +267,7 @@ def pulls(where: Place) -> None:
                 [one["name"] for one in row.get("service_engines", ())],
                 _summary(row),
                 row.get("by"),
-                row.get("why"),
+                row.get("why") or _awaited(row) or _limited(row),
             )
             for row in answer["results"]
         ),

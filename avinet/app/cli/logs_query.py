@@ -55,7 +55,7 @@ def query(where: Place, /, words: tuple[str, ...], **options: Any) -> None:
     since and until with a time. Without any other option the records themselves are shown, the newest first.
     """
     text = " ".join(words)
-    asked = {name: value for name, value in options.items() if value not in {None, False}}
+    asked = {name: value for name, value in options.items() if value is not None and value is not False}
     records = {"oldest_first", "cursor"}
     shaped = set(asked) - records - {"limit"}
     if shaped and shaped != set(asked) - {"limit"}:

@@ -83,4 +83,7 @@ def _amount(kept: Mapping[str, Any]) -> str:
 def _share(row: Mapping[str, Any]) -> str:
     limit = row.get("limit_bytes")
     kept = row["significant"]["bytes"] + row["full"]["bytes"]
-    return f"{100 * kept / limit:.3g} % of {show_bytes(limit)}" if limit else "-"
+    if not limit:
+        return "-"
+    percent = 100 * kept / limit
+    return f"{'below 0.1' if 0 < percent < 0.1 else f'{percent:.3g}'} % of {show_bytes(limit)}"

@@ -75,8 +75,8 @@ class Screen:
             self._live.update(self._table(seen, trouble), refresh=True)
         elif time.monotonic() - self._last_line >= PLAIN_EVERY_S:
             self._last_line = time.monotonic()
-            parts = [f"{s.row['name']} {s.row['state']} {_sync(s.row)} {_count(s.requests)}" for s in seen]
-            self.say("; ".join(parts) + f"; {self._traffic_line()}" + (f"; {trouble}" if trouble else ""))
+            parts = [f"{s.row['name']} {s.row['state']} {_sync(s.row)}{_served(s.requests)}" for s in seen]
+            self.say("; ".join([*parts, self._traffic_line(), *([trouble] if trouble else [])]))
 
     def _table(self, seen: list[Seen], trouble: str) -> Group:
         table = Table(title=f"avinet demo  {self.plan.url}")
@@ -109,6 +109,10 @@ def _sync(row: dict[str, Any]) -> str:
     if not row["in_sync"]:
         return "not in sync"
     return f"in sync, version {row['version']}" if row.get("version") else "in sync"
+
+
+def _served(requests: int | None) -> str:
+    return "" if requests is None else f", {requests:,} requests served"
 
 
 def _count(requests: int | None) -> str:
