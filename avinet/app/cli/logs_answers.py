@@ -118,7 +118,7 @@ def _print_over_time(rows: Sequence[Mapping[str, Any]], interval: str) -> None:
     """A line a figure, above the table."""
     names = [name for name in rows[0] if name != "time"]
     print_facts({name: f"{sparkline([row[name] for row in rows])}  {_span_of(rows, name)}" for name in names})
-    click.echo(f"\nfrom {_local(_seconds(rows[0]['time']))}, a letter is {interval}; the newest last\n")
+    click.echo(f"\nfrom {_local(_seconds(rows[0]['time']))}, a bar is {interval}; the newest last\n")
     print_table(
         ("time", *names),
         ((_local(_seconds(row["time"])), *(_cell(name, row[name]) for name in names)) for row in rows),
