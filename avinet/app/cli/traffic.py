@@ -123,7 +123,7 @@ def _print_stats(answer: dict[str, Any]) -> None:
         # The newest step is not over yet.
         lengths = [max(1.0, min(step_s, answer["at"] - at)) for at in series["at"]]
         per_s = [count / length for count, length in zip(series["requests"], lengths, strict=True)]
-        click.echo(f"\nsince {moment(series['at'][0])}, a letter is {show_duration(step_s)}")
+        click.echo(f"\nsince {moment(series['at'][0])}, a bar is {show_duration(step_s)}")
         lines = {
             "requests/s": (per_s, f"at most {max(per_s):.4g}"),
             "5xx": (series["responses_5xx"], f"{sum(series['responses_5xx'])} in all"),
