@@ -39,6 +39,8 @@ MAX_TAILS = 50
 """Each asks the store about each new file, once for all that ask the same."""
 RECORDS_HEADER = "X-Avinet-Records"
 """How many records are in the file."""
+MISSING_HEADER = "X-Avinet-Missing"
+"""How many service engines, and other controllers, may have records that are not in it."""
 
 
 class ExportKind(enum.StrEnum):
@@ -71,6 +73,8 @@ class Exported:
     file: BinaryIO
     size: int
     records: int
+    missing: int = 0
+    """How many other controllers have records, too."""
 
 
 class LogSearch(Protocol):
@@ -187,6 +191,7 @@ class LogApi:
             content_type=MEDIA_TYPES[wanted.format],
             headers={
                 RECORDS_HEADER: str(made.records),
+                MISSING_HEADER: str(made.missing + len(self.where.missing(query.since_us, query.until_us))),
                 "Content-Disposition": f'attachment; filename="logs.{wanted.format.value}"',
             },
         )
@@ -267,7 +272,8 @@ class LogApi:
                 method="GET",
                 path=f"{BASE}/export",
                 handler=self.export,
-                summary=f"All records that a filter leaves as a file, oldest first; {RECORDS_HEADER} has their number.",
+                summary=f"All records that a filter leaves as a file, oldest first; {RECORDS_HEADER} has their number, "
+                f"{MISSING_HEADER} how many service engines and controllers may have more.",
                 query=ExportQuery,
                 produces=tuple(MEDIA_TYPES.values()),
                 statuses={200: "The file.", **WRONG, 507: "There is no room to make it."},

@@ -245,9 +245,10 @@ class ClusterSearch:
         """Engines are alike."""
         return self.own.check(query)
 
-    def export(self, query: Query, kind: str) -> Awaitable[Exported]:
+    async def export(self, query: Query, kind: str) -> Exported:
         """Of this controller's records."""
-        return self.own.export(query, kind)
+        made = await self.own.export(query, kind)
+        return attrs.evolve(made, missing=len(self.peers.members) - 1)
 
     def status(self) -> Awaitable[StoreStatus]:
         """Of this controller's store."""

@@ -115,7 +115,8 @@ class Whereabouts:
             if not held and not growing:
                 continue
             why = NOT_PULLED if self.connected(se) else NOT_CONNECTED
-            oldest = max(since_us or 0, min((one.oldest_us for one in held), default=0))
+            # Of what is being written just now it is not known since when.
+            oldest = max(since_us or 0, min(one.oldest_us for one in held)) if held else 0
             found.append(
                 Missing(
                     se=name,

@@ -316,10 +316,14 @@ class RecordsTests(CliCase):
 
     def test_an_export_is_a_file_of_the_kind_that_its_name_says(self):
         self.answers["GET", "/api/logs/export?q=since+1h&format=csv"] = Answer(
-            body=b"time,path\n", content_type="text/csv", headers={"X-Avinet-Records": "3"}
+            body=b"time,path\n",
+            content_type="text/csv",
+            headers={"X-Avinet-Records": "3", "X-Avinet-Missing": "2"},
         )
         path = Path(self.api.state) / "out.csv"
-        self.assertIn("3 records", self.answer_of("logs", "export", str(path), "since 1h"))
+        told = self.run_cli("logs", "export", str(path), "since 1h")
+        self.assertIn("3 records", told.stdout)
+        self.assertIn("Not in it: what service engines", told.stderr)
         self.assertEqual(path.read_bytes(), b"time,path\n")
         self.assertEqual(path.stat().st_mode & 0o777, 0o600)
         self.assertEqual(self.run_cli("logs", "export", "out.xyz").exit_code, 2)

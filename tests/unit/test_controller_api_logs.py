@@ -173,7 +173,8 @@ class QueryTests(LogCase):
         self.assertEqual(self.get("query", count="true")["missing"][0]["why"], "being pulled")
         self.assertEqual(self.get("query", q="until 1h", count="true")["missing"], [])
         self.spools[SE_1] = SpoolTotals(growing_bytes=77)
-        self.assertEqual(self.get("query", q="since 1m", count="true")["missing"][0]["raw_bytes"], 77)
+        growing = self.get("query", q="since 1m", count="true")["missing"][0]
+        self.assertEqual((growing["raw_bytes"], growing.get("since")), (77, None))
         self.assertEqual(len(self.get("query", q="until 2h", count="true")["missing"]), 0)
         del self.spools[SE_2]
         [unheard] = self.get("query", q="until 1h", count="true")["missing"]
@@ -199,6 +200,9 @@ class ExportTests(LogCase):
             self.clock.advance(0)
         answer = connection.answer()
         self.assertEqual(answer.headers["x-avinet-records"], "7")
+        self.assertEqual(
+            int(answer.headers["x-avinet-missing"]), len(self.get("query", count="true")["missing"])
+        )
         self.assertEqual(answer.headers["content-type"], "text/csv; charset=utf-8")
         self.assertEqual(answer.body, b'[86400000000, "csv"]' * 100_000)
         self.assertTrue(self.store.exports[0].closed)

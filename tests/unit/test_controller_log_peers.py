@@ -5,6 +5,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from avinet.controller.api_logs import Exported
 from avinet.controller.log_peers import ASK_TIMEOUT_S, MAX_QUESTION_BYTES, ClusterSearch, LogAnswers, _Asking
 from avinet.controller.peers import PEER_LOGS, NoPeers
 from avinet.controller.peers_memory import PeerHub
@@ -108,6 +109,13 @@ class Asked(Case):
         self.assertEqual(
             {name: len(store.asked) for name, store in self.stores.items()}, {"a": 2, "b": 2, "c": 1}
         )
+
+
+class Exports(Case):
+    def test_an_export_says_how_many_controllers_are_not_in_it(self):
+        self.stores["a"].export = lambda query, kind: succeed(Exported(None, 1, 1))
+        made = self.successResultOf(Deferred.fromCoroutine(self.search.export(COUNT, "csv")))
+        self.assertEqual(made.missing, 2)
 
 
 class Strange(Case):

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -68,13 +69,27 @@ def export(where: Place, file: str, words: tuple[str, ...], kind: str | None) ->
     asked = {"q": " ".join(words), "format": found}
     path = path_to("logs", "export")
     if file == "-":
-        client.fetch(path, asked, sys.stdout.buffer)
+        _tell_missing(client.fetch(path, asked, sys.stdout.buffer))
         return
     with OutFile.beside(Path(file)) as out:
         headers = client.fetch(path, asked, out.file)
         size = out.keep()
     records = int(headers.get("x-avinet-records", "0"))
     if where.json:
-        print_json({"file": file, "format": found, "records": records, "bytes": size})
+        missing = _missing(headers)
+        print_json({"file": file, "format": found, "records": records, "bytes": size, "missing": missing})
     else:
         click.echo(f"{records} records are in {file} ({show_bytes(size)}).")
+        _tell_missing(headers)
+
+
+def _missing(headers: Mapping[str, str]) -> int:
+    text = headers.get("x-avinet-missing", "0")
+    return int(text) if text.isdecimal() else 0
+
+
+def _tell_missing(headers: Mapping[str, str]) -> None:
+    """On stderr, so that a pipe has the records alone."""
+    if _missing(headers):
+        text = "Not in it: what service engines or other controllers have still. To see what: avinet logs query FILTER --count"
+        click.echo(text, err=True)
