@@ -27,6 +27,7 @@ from benchmarks.config_fleets import Changing
 from benchmarks.fleet import Fleet, run
 from benchmarks.harness import at_most, options, progress, quantile, report, times_peer
 from benchmarks.processes import Worker, clean_up_on_sigterm
+from benchmarks.state_worker import Place
 from benchmarks.trio import Trio
 
 WRITES_AGAIN_S = 3.0
@@ -248,7 +249,7 @@ class Cluster:
         """Configuration written on the leader's machine, and etcd's keys from the same process."""
         trio = self.trio
         leader = trio.leader()
-        arguments = ("--state", str(leader.state), "--client-port", str(leader.ports.client))
+        arguments = Place(leader.state, leader.ports.client).arguments
         count = QUICK_WRITES if self.quick else WRITES
         with Worker("benchmarks.cluster_writes", arguments, leader.inside()) as writer:
             rows = [writer.ask(WORKER_LIMIT_S, count=count // CHUNKS) for _ in range(CHUNKS)]

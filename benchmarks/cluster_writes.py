@@ -4,24 +4,19 @@ A worker of ``benchmarks.cluster``: it runs where the controller does, since etc
 ``{"count": n}`` is answered by ``{"writes": per second, "puts": per second}``.
 """
 
-import argparse
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import attrs
 import msgspec
-from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from avinet.app.cli.client import Client
-from avinet.controller.state_engine_files import USER, EngineFiles
-from avinet.store.etcd import open_etcd_store
-from avinet.store.etcd_http import EtcdAccess
 from avinet.store.interface import Put, Store
 from avinet.trust.node import ControllerPaths
 from benchmarks.processes import say
+from benchmarks.state_worker import Place, run_worker
 
 VALUE_BYTES = 512
 """As large as a pool with two servers."""
@@ -53,19 +48,9 @@ class Writing:
         return count / (time.monotonic() - begun)
 
 
-async def serve(reactor: Any, arguments: argparse.Namespace) -> None:
+async def serve(reactor: Any, place: Place) -> None:
     """Until the input ends."""
-    paths = ControllerPaths(arguments.state)
-    files = EngineFiles(paths.state / "etcd")
-    access = EtcdAccess(
-        endpoints=(f"https://127.0.0.1:{arguments.client_port}",),
-        ca_file=files.ca_pem,
-        certificate_file=files.certificate,
-        key_file=files.key_file,
-        user=USER,
-        password_file=files.password(USER),
-    )
-    writing = Writing(Client.unix(paths.api_socket), await open_etcd_store(access, reactor))
+    writing = Writing(Client.unix(ControllerPaths(place.state).api_socket), await place.open_store(reactor))
     say(ready=True)
     while line := await deferToThread(sys.stdin.buffer.readline):
         count = int(msgspec.json.decode(line)["count"])
@@ -74,23 +59,5 @@ async def serve(reactor: Any, arguments: argparse.Namespace) -> None:
     await writing.store.close()
 
 
-def main() -> None:
-    """A worker."""
-    from twisted.internet import reactor
-
-    loop: Any = reactor
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--state", type=Path, required=True)
-    parser.add_argument("--client-port", type=int, required=True)
-
-    def begin() -> None:
-        serving = Deferred.fromCoroutine(serve(loop, parser.parse_args()))
-        serving.addErrback(lambda failure: say(failed=failure.getErrorMessage()))
-        serving.addBoth(lambda _: loop.stop())
-
-    loop.callWhenRunning(begin)
-    loop.run()
-
-
 if __name__ == "__main__":
-    main()
+    run_worker(serve)

@@ -28,6 +28,7 @@ from avinet.wire.registration import MetaInfo
 from benchmarks.fleet import Fleet, SimulatedEngine
 from benchmarks.linearizable import NEVER, Operation, check
 from benchmarks.processes import Worker
+from benchmarks.state_worker import Place
 from benchmarks.trio import Trio
 
 ENGINES = 10
@@ -113,7 +114,7 @@ class Load:
         await self.fleet.attach(self.fleet.engines)
         self._enrolling = LoopingCall(lambda: Deferred.fromCoroutine(self._enrol()))
         for one in self.trio.controllers:
-            where = ("--state", str(one.state), "--client-port", str(one.ports.client))
+            where = Place(one.state, one.ports.client).arguments
             worker = Worker("benchmarks.fault_registers", where, one.inside())
             self._registers.append(await deferToThread(stack.enter_context, worker))
 

@@ -5,11 +5,9 @@ A worker of ``benchmarks.faults``: it runs where the controller does, since etcd
 machine's monotonic clock (null: nobody knows), kind, value, what was expected, whether that held.
 """
 
-import argparse
 import random
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -18,12 +16,10 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from avinet.controller.state_engine_files import USER, EngineFiles
 from avinet.errors import AvinetError
-from avinet.store.etcd import open_etcd_store
-from avinet.store.etcd_http import EtcdAccess
 from avinet.store.interface import Compare, Put, Store
 from benchmarks.processes import say
+from benchmarks.state_worker import Place, run_worker
 
 REGISTERS = 2
 CLIENTS = 2
@@ -81,46 +77,19 @@ class Client:
         return ended is not None
 
 
-async def serve(reactor: Any, arguments: argparse.Namespace) -> None:
+async def serve(reactor: Any, place: Place) -> None:
     """Until the input ends."""
-    files = EngineFiles(arguments.state / "etcd")
-    access = EtcdAccess(
-        endpoints=(f"https://127.0.0.1:{arguments.client_port}",),
-        ca_file=files.ca_pem,
-        certificate_file=files.certificate,
-        key_file=files.key_file,
-        user=USER,
-        password_file=files.password(USER),
-    )
-    store = await open_etcd_store(access, reactor)
+    store = await place.open_store(reactor)
     say(ready=True)
     while line := await deferToThread(sys.stdin.buffer.readline):
         asked = msgspec.json.decode(line)
         until = time.monotonic() + float(asked["seconds"])
-        names = [f"{arguments.state.name}-{number}" for number in range(CLIENTS)]
+        names = [f"{place.state.name}-{number}" for number in range(CLIENTS)]
         clients = [Client(name, store, reactor, asked["case"]) for name in names]
         await gatherResults([Deferred.fromCoroutine(client.run(until)) for client in clients])
         say(history=[row for client in clients for row in client.rows])
     await store.close()
 
 
-def main() -> None:
-    """A worker."""
-    from twisted.internet import reactor
-
-    loop: Any = reactor
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--state", type=Path, required=True)
-    parser.add_argument("--client-port", type=int, required=True)
-
-    def begin() -> None:
-        serving = Deferred.fromCoroutine(serve(loop, parser.parse_args()))
-        serving.addErrback(lambda failure: say(failed=failure.getErrorMessage()))
-        serving.addBoth(lambda _: loop.stop())
-
-    loop.callWhenRunning(begin)
-    loop.run()
-
-
 if __name__ == "__main__":
-    main()
+    run_worker(serve)

@@ -260,8 +260,8 @@ async def test_an_envoy_that_hangs_is_ended_and_the_next_one_adopted(state):
         with patch.multiple(
             envoy_process,
             SOCKET_TIMEOUT_S=0.2,
-            ADOPT_TIMEOUT_S=3.0,
-            SERVICE_TIMEOUT_S=2.5,
+            ADOPT_TIMEOUT_S=7.0,
+            SERVICE_TIMEOUT_S=6.0,
             TERM_TIMEOUT_S=0.5,
         ):
             starting = plane.start()
