@@ -269,6 +269,10 @@ class ConfigStore:
             items.extend(_decode(entry.value, list[Item], entry.key))
         return items
 
+    async def is_newest(self) -> bool:
+        """Whether the store still has the head that is known here."""
+        return (await self.store.transact([Compare(HEAD, self._revision)], [])).succeeded
+
     async def commit(self, done: Change, record: VersionRecord, after: Head | None = None) -> bool:
         """Make the change that ``record`` tells of the version in force; False when another writer was first.
 

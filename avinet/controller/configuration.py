@@ -305,7 +305,10 @@ class ConfigService:
             if size > MAX_OBJECT_BYTES:
                 raise ObjectTooLargeError(what=title(thing), size=size, limit=MAX_OBJECT_BYTES)
         if plan.empty:
-            return Applied(before.version, plan, before)
+            # That nothing is to be changed is an answer of the store as well: a leader that is none any more, or has no
+            # quorum, does not know it.
+            known = terms.dry_run or await self.stored.is_newest()
+            return Applied(before.version, plan, before) if known else None
         change, after = self._outcome(before, plan)
         if terms.dry_run:
             return Applied(before.version, plan, after)

@@ -70,9 +70,9 @@ class Changing(Case):
 
     def test_what_changes_nothing_makes_no_version_and_no_write(self):
         self.world.apply(pool())
-        writes = self.world.store.writes
+        before = run(self.world.store.list(""))
         self.assertEqual(self.world.apply(pool()).version, 2)
-        self.assertEqual(self.world.store.writes, writes)
+        self.assertEqual(run(self.world.store.list("")), before)
 
     def test_a_small_change_is_one_transaction(self):
         writes = self.world.store.writes
@@ -194,6 +194,22 @@ class Objects(Case):
 
     def test_a_stale_delete_is_refused(self):
         self.assertRaises(StaleError, run, self.world.config.delete("virtualservice", "www", "tester", "1"))
+
+
+class Unchanged(Case):
+    def test_that_nothing_changes_is_the_stores_to_say(self):
+        self.world.apply(pool("web"))
+        self.world.store.fail_call(0, committed=False)
+        with self.assertRaises(StoreUnavailableError):
+            self.world.apply(pool("web"))
+        self.assertTrue(self.world.apply(pool("web")).plan.empty)
+
+    def test_what_another_changed_meanwhile_is_changed_back(self):
+        self.world.apply(pool("web"))
+        other = self.world.other()
+        run(other.apply([pool("web", 81)], "tester"))
+        self.assertFalse(self.world.apply(pool("web")).plan.empty)
+        self.assertEqual(self.world.config.current.version, 4)
 
 
 class Crashes(Case):
