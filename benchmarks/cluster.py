@@ -74,10 +74,11 @@ class Cluster:
             await deferToThread(self._follower)
         if "rolling" in pieces:
             await deferToThread(self._rolling)
-        if "fleet" in pieces:
-            await self._fleet(QUICK_FLEET if self.quick else FLEET)
+        # Before the fleet, whose engines stay in the groups when they are gone.
         if "leader" in pieces:
             await self._leader(QUICK_ENGINES if self.quick else ENGINES)
+        if "fleet" in pieces:
+            await self._fleet(QUICK_FLEET if self.quick else FLEET)
 
     @property
     def quick(self) -> bool:
