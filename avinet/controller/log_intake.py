@@ -221,6 +221,7 @@ class LogIntake:
                 drops_position=ledger.drops_position(link.se, incarnation),
                 last_counter=ledger.last_counter(link.se, incarnation),
                 batches=True,
+                store=ledger.store_id,
             )
 
         busy: set[str] = set()

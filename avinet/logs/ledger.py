@@ -54,6 +54,13 @@ class Ledger:
         """Why there was none that could be read at the start."""
         self._connection = open_file(path, files("avinet.logs") / "migrations" / "ledger")
         self._connection.execute("PRAGMA foreign_keys = ON")
+        try:
+            with self._reading() as connection:
+                self.store_id = ledger_check.store_id(connection, path)
+                """Made with the ledger, so that one that is made anew has another."""
+        except BaseException:
+            self._connection.close()
+            raise
 
     def check(self) -> None:
         """Read all that others rely on; ``StoreDamagedError`` where it is not what was written."""

@@ -1,11 +1,14 @@
 """Whether a ledger's rows are what was written: SQLite sees a page that is not one of its own, but no byte within a value."""
 
+import re
 import sqlite3
+from pathlib import Path
 
 import msgspec
 
 from avinet.logs.mended import Mended
 from avinet.model.logs import Drop, SegmentHead
+from avinet.sqlite_file import StoreDamagedError
 
 _TABLES = {
     "segment": (int, str, str, int, bytes, int, str),
@@ -17,11 +20,21 @@ _TABLES = {
     "known": (str, str, int, int),
     "part": (str, str, int, int, int),
     "mended": (int, int, bytes),
+    "identity": (int, str),
 }
 """Types of the columns, in their order; columns that were added later are not looked at."""
 _head = msgspec.msgpack.Decoder(SegmentHead).decode
 _drop = msgspec.msgpack.Decoder(Drop).decode
 _mended = msgspec.msgpack.Decoder(Mended).decode
+_store_id = re.compile("[0-9a-f]{32}")
+
+
+def store_id(connection: sqlite3.Connection, path: Path) -> str:
+    """Which store it is the ledger of."""
+    row = connection.execute("SELECT store FROM identity").fetchone()
+    if row is None or not isinstance(row[0], str) or not _store_id.fullmatch(row[0]):
+        raise StoreDamagedError(where=str(path), detail="it does not say whose it is")
+    return row[0]
 
 
 def check(connection: sqlite3.Connection) -> None:

@@ -38,6 +38,8 @@ class InFlight:
     pull: int
     resumed: bool = False
     """Whether it goes on behind what is on disk."""
+    was: str = ""
+    """The store that it was begun with before (``Begin.was``): it may count there."""
 
     @property
     def left(self) -> int:
@@ -60,6 +62,8 @@ class BatchInFlight:
     pull: int
     size: int
     received: int = 0
+    was: str = ""
+    """As for one, of all of them."""
 
     @property
     def left(self) -> int:
@@ -117,7 +121,9 @@ class Receiving:
             return self.refuse(name, RefuseReason.AGAIN, f"{have} bytes of it are here")
         self._skipped = None
         self._wait_for([name])
-        self.current = InFlight(head, message.offset, message.pull, resumed=message.offset > 0)
+        self.current = InFlight(
+            head, message.offset, message.pull, resumed=message.offset > 0, was=message.was
+        )
         return self.current
 
     def batch(self, message: Batch) -> tuple[BatchInFlight, list[Refusal]]:
@@ -139,7 +145,7 @@ class Receiving:
             self._partials.pop(name, None)
         self._wait_for([name for number, name in enumerate(names) if number not in absurd])
         self._skipped = None
-        self.current = BatchInFlight(heads, names, set(absurd), message.pull, size)
+        self.current = BatchInFlight(heads, names, set(absurd), message.pull, size, was=message.was)
         return self.current, refusals
 
     def raw(self, size: int) -> InFlight | BatchInFlight | None:
@@ -202,10 +208,10 @@ class Receiving:
         return refusal
 
     def refused(self, refusals: Sequence[Refusal]) -> None:
-        """These are not taken, which counts once for all that come at once."""
+        """These are not taken, which counts once for all that come at once; that it cannot be told yet is nobody's fault."""
         for refusal in refusals:
             self.skip(refusal.name)
-        if not refusals:
+        if all(refusal.reason is RefuseReason.LATER for refusal in refusals):
             return
         self._refused += 1
         if self._refused > MAX_REFUSED:

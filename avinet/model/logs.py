@@ -33,6 +33,9 @@ in the path (Envoy takes 60 KiB of headers) 1,000 and 2,100, escaped in JSON 2,7
 have its own service's logs refused, and then the channel cut.  What a frame may become is bounded by ``raw_bytes``."""
 MAX_PULL_BYTES = 1024 * GIB
 
+ANY_STORE = "?"
+"""Instead of a log store's id: nobody knows which it was."""
+
 
 class LogClass(enum.StrEnum):
     """Which of the two logs of a virtual service."""

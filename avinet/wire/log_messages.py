@@ -44,6 +44,11 @@ MAX_TEXT = 500
 PullId = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}-[0-9]{16}\Z")]
 """A segment's (``SegmentHead.name``); a file's name on both sides, hence checked here."""
+StoreId = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{32})?\Z")]
+"""A controller's log store's, made with its ledger; empty where nothing is said of it."""
+OldStore = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{32}|\?)?\Z")]
+"""Of a store that a segment was begun with before, and of which it is not known whether it took it; ``ANY_STORE`` if it may be
+any, empty if there was none."""
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 BytesPerSecond = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 """0 is no limit."""
@@ -58,6 +63,8 @@ class RefuseReason(enum.StrEnum):
     """From first to last byte it is not what its head says."""
     HEAD = "head"
     """The head cannot be true: a ratio that no log has, an end before the beginning."""
+    LATER = "later"
+    """It was begun with another store, and whether it counts there cannot be found out now: try again."""
 
 
 class LogMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", omit_defaults=True):
@@ -86,6 +93,8 @@ class LogWelcome(LogMessage, tag="log-welcome", frozen=True, kw_only=True):
     """Whether a ``Batch`` is understood here."""
     kept: Annotated[tuple[Name, ...], msgspec.Meta(max_length=MAX_KEPT)] = ()
     """As an ``Ack``: what came last, whose ``Ack`` may have been lost."""
+    store: StoreId = ""
+    """Whose what is kept here is.  Empty from versions that do not know of it: then nothing is pinned to it."""
 
 
 class Pull(LogMessage, tag="pull", frozen=True, kw_only=True):
@@ -157,6 +166,7 @@ class Begin(LogMessage, tag="begin", frozen=True, kw_only=True):
     head: SegmentHead
     offset: Count = 0
     pull: Count = PUSHED
+    was: OldStore = ""
 
 
 class Batch(LogMessage, tag="batch", frozen=True, kw_only=True):
@@ -167,6 +177,8 @@ class Batch(LogMessage, tag="batch", frozen=True, kw_only=True):
 
     heads: Annotated[tuple[SegmentHead, ...], msgspec.Meta(min_length=1, max_length=MAX_BATCH)]
     pull: Count = PUSHED
+    was: OldStore = ""
+    """The same of all of them."""
 
 
 class Leave(LogMessage, tag="leave", frozen=True, kw_only=True):

@@ -11,10 +11,11 @@ from twisted.python.failure import Failure
 
 from avinet.controller.log_intake import Threads
 from avinet.controller.log_pace import MESSAGES_BURST
+from avinet.errors import RemoteProtocolError
 from avinet.logs.entries import Segment
 from avinet.logs.incoming import IncomingLogs, IntakeLimits
 from avinet.logs.received_head import read_head
-from avinet.logs.receiving import MAX_REFUSED
+from avinet.logs.receiving import MAX_REFUSED, Receiving
 from avinet.logs.sending import ALONE, MAX_UNANSWERED
 from avinet.model.logs import MAX_RATIO, Drop, DropReason, LogClass, SegmentHead, SpoolTotals
 from avinet.units import KIB, MIB
@@ -170,6 +171,31 @@ class Hostile(Links):
         self.assertTrue(two.aborted)
         one.say(data[10:])
         self.assertEqual(self.acked(one), [head_of(data).name])
+
+    def test_a_store_says_which_it_is_and_passes_on_with_which_one_a_segment_was_begun(self):
+        self.greeted()
+        self.assertEqual(self.welcome.store, self.ledger.store_id)
+        one, two = head_of(b"x", 1), head_of(b"yy", 2)
+        receiving = Receiving()
+        receiving.hello({})
+        self.assertEqual(receiving.begin(m.Begin(head=one)).was, "")
+        receiving.acknowledge(one.name)
+        self.assertEqual(receiving.begin(m.Begin(head=one, was="?")).was, "?")
+        flight, _ = receiving.batch(m.Batch(heads=(two,), was=SPOOL))
+        self.assertEqual(flight.was, SPOOL)
+
+    def test_what_cannot_be_told_yet_is_refused_however_often(self):
+        one, two = head_of(b"x", 1), head_of(b"yy", 2)
+        receiving = Receiving()
+        receiving.hello({})
+        for _ in range(3 * MAX_REFUSED):
+            receiving.begin(m.Begin(head=one, was=SPOOL))
+            receiving.refuse(one.name, m.RefuseReason.LATER, "a peer is away")
+            receiving.raw(1)
+        for _ in range(MAX_REFUSED):
+            receiving.refuse(two.name, m.RefuseReason.CORRUPT, "")
+        with self.assertRaises(RemoteProtocolError):
+            receiving.refuse(two.name, m.RefuseReason.CORRUPT, "")
 
     def test_other_bytes_than_the_hash_says_are_refused_and_too_many_of_them_cut(self):
         wire = self.greeted()

@@ -1,6 +1,8 @@
 """The ledger: what counts, once, whatever arrives how often and wherever the process died."""
 
+import contextlib
 import shutil
+import sqlite3
 import tempfile
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from avinet.logs.incoming import IncomingLogs, LogStoreFullError
 from avinet.logs.ledger import Ledger
 from avinet.model.ids import ObjectId, SeId
 from avinet.model.logs import Drop, DropReason, LogClass, SegmentHead
-from avinet.sqlite_file import StoreUnavailableError
+from avinet.sqlite_file import StoreDamagedError, StoreUnavailableError
 
 SE = SeId("se-00000000-0000-4000-8000-000000000001")
 OTHER = SeId("se-00000000-0000-4000-8000-000000000002")
@@ -66,6 +68,38 @@ class SegmentTests(Case):
         self.assertEqual(self.receive(segment(2)), [False])
         self.assertTrue(self.ledger.known(segment(1)))
         self.assertFalse(self.ledger.known(segment(3)))
+
+    def test_which_store_it_is_stays_and_one_that_is_made_anew_is_another(self):
+        first = self.ledger.store_id
+        self.assertRegex(first, "^[0-9a-f]{32}$")
+        self.reopen()
+        self.assertEqual(self.ledger.store_id, first)
+        self.ledger.close()
+        (self.folder / "ledger.db").unlink()
+        self.open()
+        self.assertNotEqual(self.ledger.store_id, first)
+
+    def test_one_of_the_version_before_becomes_a_store_and_stays_it(self):
+        self.receive(segment(1))
+        self.ledger.close()
+        path = self.folder / "ledger.db"
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.executescript("DROP TABLE identity; PRAGMA user_version = 4;")
+        self.open()
+        first = self.ledger.store_id
+        self.assertTrue(self.ledger.known(segment(1)))
+        self.reopen()
+        self.assertEqual(self.ledger.store_id, first)
+
+    def test_one_that_does_not_say_whose_it_is_is_damaged(self):
+        for damage in ("DELETE FROM identity", "UPDATE identity SET store = x'00'"):
+            self.ledger.close()
+            with contextlib.closing(sqlite3.connect(self.folder / "ledger.db")) as connection:
+                connection.executescript(damage)
+            with self.assertRaises(StoreDamagedError):
+                Ledger(self.folder / "ledger.db")
+            (self.folder / "ledger.db").unlink()
+            self.open()
 
     def test_another_se_and_another_spool_have_counters_of_their_own(self):
         self.assertEqual(

@@ -82,7 +82,26 @@ class Frames(SynchronousTestCase):
 
     def test_with_unknown_fields_and_without_defaults_are_read(self):
         (begin,) = gathered(LogDecoder(), [packed(t="begin", head=HEAD | {"colour": "red"}, more=1)])
-        self.assertEqual((begin.offset, begin.pull, begin.head.name), (0, m.PUSHED, NAME))
+        self.assertEqual((begin.offset, begin.pull, begin.was, begin.head.name), (0, m.PUSHED, "", NAME))
+
+    def test_of_a_version_that_knows_no_stores_are_as_they_were(self):
+        older = [packed(t="log-welcome", batches=True), packed(t="batch", heads=[HEAD])]
+        welcome, batch = gathered(LogDecoder(), older)
+        self.assertEqual((welcome.store, batch.was), ("", ""))
+        self.assertEqual(encode(welcome), older[0])
+        self.assertEqual(encode(batch), older[1])
+
+    def test_say_which_store_it_is_and_which_it_was(self):
+        begin = m.Begin(head=msgspec.convert(HEAD, SegmentHead), was="?")
+        self.assertEqual(encode(begin)[4:12], b"\0\x83\xa1t\xa5beg")
+        self.assertTrue(encode(begin).endswith(bytes.fromhex("a3776173 a13f")))
+        welcome = m.LogWelcome(store=SPOOL)
+        self.assertEqual(
+            encode(welcome),
+            bytes.fromhex("00000038 00 82 a174 ab6c6f672d77656c636f6d65 a573746f7265 d920") + SPOOL.encode(),
+        )
+        again = gathered(LogDecoder(), [encode(begin), encode(m.Batch(heads=(begin.head,), was=SPOOL))])
+        self.assertEqual([one.was for one in again], ["?", SPOOL])
 
     def test_that_are_wrong_end_it_for_good(self):
         bad = {
@@ -112,6 +131,10 @@ class Frames(SynchronousTestCase):
             "an absurd size": packed(t="begin", head=HEAD | {"size": 64 * MIB + 1}),
             "no class": packed(t="begin", head=HEAD | {"log_class": "all"}),
             "no hash": packed(t="begin", head={k: v for k, v in HEAD.items() if k != "sha256"}),
+            "a store that is a path": packed(t="log-welcome", store="../" + "a" * 29),
+            "a store and a newline": packed(t="log-welcome", store=SPOOL + "\n"),
+            "any store as one": packed(t="log-welcome", store="?"),
+            "half a store": packed(t="begin", head=HEAD, was=SPOOL[:16]),
             "another thing's id": packed(t="begin", head=HEAD | {"service": "pool-" + "0" * 36}),
         }
         for what, data in (bad | {k: v.hex() for k, v in fields.items()}).items():
