@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from avinet.app.settings import LogsSection
 from avinet.app.steady import WallClock
 from avinet.controller.log_intake import Emit, LogIntake, Threads
+from avinet.controller.log_sets import CopySets, NoCopySets
 from avinet.controller.log_store import Arrivals, LogStoreService, Reported
 from avinet.controller.pulls import Pulls
 from avinet.logs.incoming import IncomingLogs, IntakeLimits
@@ -48,6 +49,8 @@ class ControllerLogs:
     store: LogStoreService
     exports: Path
     """Where files for askers are written."""
+    copies: CopySets = attrs.field(factory=NoCopySets)
+    """What other controllers have copied here."""
 
     @classmethod
     async def open(
