@@ -28,12 +28,14 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
-from avinet.app.controller_logs import ControllerLogs
+from avinet.app.controller_logs import ControllerLogs, LogSurroundings
 from avinet.app.garbage import Garbage
 from avinet.app.settings import LogsSection
 from avinet.controller.api_status import resident_kib
+from avinet.controller.peers import NoPeers
 from avinet.controller.pull_records import ENDED, PullOrder, PullState, PullView
 from avinet.logs.spool import Spool
+from avinet.model.ids import ControllerName
 from avinet.model.logs import LogClass, Selection, piece_name
 from avinet.se.log_shipper import LogShipper
 from avinet.se.log_sources import LogSource
@@ -129,7 +131,8 @@ async def serve(reactor: Any, given: argparse.Namespace) -> None:
     """The controller's server with one SE's line, and its logs."""
     settings = LogsSection(waiting_gib_per_se=LIMIT_GIB, waiting_gib=LIMIT_GIB, free_gib=0.25)
     stack = contextlib.AsyncExitStack()
-    logs = await ControllerLogs.open(settings, given.folder, reactor, (_told, str), stack)
+    around = LogSurroundings(_told, str, NoPeers(ControllerName("one")))
+    logs = await ControllerLogs.open(settings, given.folder, reactor, around, stack)
     # What it takes in has a figure of its own, and would take processors that the peer does not share with it.
     await logs.store.stop()
     services = ServiceTable()

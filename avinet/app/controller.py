@@ -11,7 +11,7 @@ from twisted.logger import Logger
 
 from avinet.app.channel_surface import ChannelSurface
 from avinet.app.cluster import Cluster
-from avinet.app.controller_logs import ControllerLogs
+from avinet.app.controller_logs import ControllerLogs, LogSurroundings
 from avinet.app.controller_peers import ControllerPeers
 from avinet.app.facts import facts_of
 from avinet.app.garbage import Garbage
@@ -126,9 +126,8 @@ class Controller(SessionListener):
         garbage = Garbage(self.reactor, resident_kib)
         stack.callback(garbage.stop)
         garbage.start()
-        self.logs = await ControllerLogs.open(
-            self.settings.logs, paths.logs, self.reactor, (self.events.emit, self.records.name_of), stack
-        )
+        around = LogSurroundings(emit, self.records.name_of, self.peers.links)
+        self.logs = await ControllerLogs.open(self.settings.logs, paths.logs, self.reactor, around, stack)
         self.records.engines.listen(self.logs.record_changed)
         self._listen_ssh(stack)
         registration = await self._listen_registration(stack)

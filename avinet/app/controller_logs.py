@@ -13,8 +13,9 @@ from twisted.internet.defer import Deferred
 from avinet.app.settings import LogsSection
 from avinet.app.steady import WallClock
 from avinet.controller.log_intake import Emit, LogIntake, Threads
-from avinet.controller.log_sets import CopySets, NoCopySets
+from avinet.controller.log_sets import STORE, CopySets, NoCopySets
 from avinet.controller.log_store import Arrivals, LogStoreService, Reported
+from avinet.controller.peers import Peers
 from avinet.controller.pulls import Pulls
 from avinet.logs.incoming import IncomingLogs, IntakeLimits
 from avinet.logs.ledger import Ledger
@@ -39,6 +40,15 @@ SYNCERS = 8
 """Fsyncs side by side, which the file system makes one."""
 
 
+@attrs.frozen
+class LogSurroundings:
+    """What the rest of a controller is to its logs: how events are told, what an SE is called in them, who else there is."""
+
+    emit: Emit
+    name_of: Callable[[SeId], str]
+    peers: Peers
+
+
 @attrs.frozen(eq=False)
 class ControllerLogs:
     """All of it; ``open`` before SEs may come."""
@@ -58,11 +68,11 @@ class ControllerLogs:
         settings: LogsSection,
         folder: Path,
         reactor: Any,
-        report: tuple[Emit, Callable[[SeId], str]],
+        around: "LogSurroundings",
         stack: contextlib.AsyncExitStack,
     ) -> "ControllerLogs":
-        """In ``folder``, which is made; ``report`` is how events are told, and what an SE is called in them."""
-        emit, name_of = report
+        """In ``folder``, which is made."""
+        emit, name_of, peers = around.emit, around.name_of, around.peers
         commits = OwnThread(reactor, "log commits")
 
         def load() -> Ledger:
@@ -105,6 +115,7 @@ class ControllerLogs:
         stack.push_async_callback(store.stop)
         await intake.start()
         stack.push_async_callback(intake.stop)
+        peers.publish(STORE, ledger.store_id)
         return cls(ledger, intake, pulls, store, Folders(folder).exports)
 
     def offer(self, services: ServiceTable, settings: LogsSection) -> None:
