@@ -151,7 +151,7 @@ class PulledLogs(Outgoing):
         self.hold(sending.add(self.free(result.heads), work))
         if result.heads:
             work.after = max(work.after, result.heads[-1].counter)
-        if len(result.heads) < result.room:
+        if not result.heads and result.room:
             work.exhausted = True
         return True
 

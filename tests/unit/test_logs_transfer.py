@@ -101,6 +101,19 @@ class Pulled(Fleet):
         self.assertEqual((share.records, share.records_in_all), (len(self.engine.written[FULL]),) * 2)
         self.assertEqual((share.segments, share.size), (share.segments_in_all, share.size_in_all))
 
+    def test_of_more_than_one_page_of_the_index_waits_for_nothing_between_pages(self):
+        self.engine.log(FULL, *(line(number % 600, BASE_US + number) for number in range(600)))
+        self.engine.spooled(FULL)
+        self.engine.log(FULL, *(line(number % 600, BASE_US + number) for number in range(600)))
+        self.engine.spooled(FULL)
+        self.attach()
+        self.pump()
+        begun = self.clock.seconds()
+        pull = self.pull()
+        self.pump()
+        self.assertEqual((self.state_of(pull), self.clock.seconds()), ("done", begun))
+        self.assertEqual(self.pulls.get(pull).shares[0].segments, 1_200)
+
     def test_only_what_was_asked_for_comes(self):
         self.engine.log(FULL, line(1), line(2), line(1, BASE_US + 5_000_000))
         self.engine.spooled()
