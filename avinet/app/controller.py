@@ -7,10 +7,10 @@ from typing import Any
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
-from twisted.logger import Logger
 
 from avinet.app.channel_surface import ChannelSurface
 from avinet.app.cluster import Cluster
+from avinet.app.controller_fleet import ControllerFleet, Ground
 from avinet.app.controller_logs import ControllerLogs, LogSurroundings
 from avinet.app.controller_peers import ControllerPeers
 from avinet.app.facts import facts_of
@@ -23,39 +23,25 @@ from avinet.app.operator_logs import log_routes
 from avinet.app.operator_surface import OperatorSurface
 from avinet.app.records import Records
 from avinet.app.renewal import Renewal, Shown
-from avinet.app.seats import seat_of, soon, while_leading
-from avinet.app.session_terms import session_settings
+from avinet.app.seats import seat_of
 from avinet.app.settings import ControllerSettings
 from avinet.app.software import software_version
 from avinet.app.state_store import StateStore, StateStores
 from avinet.app.watchdog import Watchdog
 from avinet.controller.api_status import Lead, Whole, resident_kib
-from avinet.controller.attendance import Attendance
-from avinet.controller.candidates import Candidates
-from avinet.controller.command_classes import ClassTeller
-from avinet.controller.departures import Departures
-from avinet.controller.engine_commands import EngineCommands
 from avinet.controller.enrolment import Enrolment
 from avinet.controller.events import Events
 from avinet.controller.expiry import CertificateExpiry
 from avinet.controller.failure_budget import FailureBudget
 from avinet.controller.forwarding import Forwarding
-from avinet.controller.goodbyes import Goodbyes
 from avinet.controller.images import Images
 from avinet.controller.machines import Machines
 from avinet.controller.peer_other import Lists, PeerAbout
-from avinet.controller.placement_view import PlacementView
 from avinet.controller.registration_api import RegistrationApi
-from avinet.controller.reports import AttendanceEvents, ChannelEvents, ControllerEvents, SessionEvents
+from avinet.controller.reports import ChannelEvents, ControllerEvents
 from avinet.controller.seat import Duty, OwnSeat, Seat
-from avinet.controller.session import SeSession
-from avinet.controller.sessions import About, CurrentList, Knowledge, SessionListener, Sessions
-from avinet.controller.sync import Sync
-from avinet.controller.traffic import FleetTraffic
-from avinet.controller.traffic_places import Places, fleet_of
 from avinet.errors import AvinetError
-from avinet.model.engine import SeRecord
-from avinet.model.ids import SeId, new_boot_id
+from avinet.model.ids import new_boot_id
 from avinet.rest.listen import Place, listen_tls
 from avinet.rest.route import Route
 from avinet.rest.router import Router
@@ -67,11 +53,9 @@ from avinet.trust.node import ControllerIdentity
 from avinet.wire.messages import CONTROL_SERVICE
 from avinet.wire.registration import MetaInfo, registration_addresses
 
-_log = Logger()
-
 
 @attrs.define(eq=False)
-class Controller(SessionListener):
+class Controller:
     """One controller.  ``start`` gets an exit stack for what undoes each step."""
 
     reactor: Any
@@ -83,15 +67,9 @@ class Controller(SessionListener):
     seat: Seat = attrs.field(init=False)
     events: Events = attrs.field(init=False)
     records: Records = attrs.field(init=False)
-    commands: EngineCommands = attrs.field(init=False)
     images: Images = attrs.field(init=False)
     machines: Machines = attrs.field(init=False)
-    sessions: Sessions = attrs.field(init=False)
-    attendance: Attendance = attrs.field(init=False)
-    candidates: Candidates = attrs.field(init=False)
-    sync: Sync = attrs.field(init=False)
-    departures: Departures = attrs.field(init=False)
-    traffic: FleetTraffic = attrs.field(init=False)
+    fleet: ControllerFleet = attrs.field(init=False)
     logs: ControllerLogs = attrs.field(init=False)
     services: ServiceTable = attrs.field(factory=ServiceTable, init=False)
     channels: ChannelSurface = attrs.field(init=False)
@@ -120,8 +98,8 @@ class Controller(SessionListener):
         seat.follow(self.cluster.members)
         await self.records.follow(seat)
         self.forwarding = Forwarding(self.seat, self.peers.links, self.reactor, self.records.settled)
-        self.commands = EngineCommands(self.records.engines)
-        self._make_sessions(stack)
+        self._make_machines()
+        self._open_fleet(stack)
         # Before the fleet comes: it looks at all that there is.
         garbage = Garbage(self.reactor, resident_kib)
         stack.callback(garbage.stop)
@@ -186,78 +164,44 @@ class Controller(SessionListener):
         self.state = await stores.open(stack)
         self.seat = seat_of(self.state.store, self.peers.links, self.reactor, self.events.emit)
 
-    def _make_sessions(self, stack: contextlib.AsyncExitStack) -> None:
-        settings, identity, records = self.settings, self.identity, self.records
-        config, engines, emit = records.config, records.engines, self.events.emit
-        terms = session_settings(settings.control)
-        self.sessions = Sessions(
-            self.reactor,
-            About(identity.name, identity.cluster, software_version()),
-            Knowledge(
-                membership=self._current_list,
-                fence=lambda: config.fence,
-                quarantine=self._quarantine,
-            ),
-            terms,
+    def _make_machines(self) -> None:
+        identity, cluster = self.identity, self.cluster
+        sources = image_sources(identity, cluster.sign, lambda: cluster.members.document)
+        self.images = Images(self.records.image_keys, sources, identity.paths.state / "images")
+        self.machines = Machines(
+            self.records.engines,
+            {"local": local_cloud(self.reactor, identity.paths.local_cloud)},
+            self.images.cloud_file,
+            self._meta,
+            {"local": require_local_envoy},
+            alone=isinstance(self.seat, OwnSeat),
+            leads=lambda: self.seat.role.leads,
         )
-        self.attendance = Attendance(
+
+    def _open_fleet(self, stack: contextlib.AsyncExitStack) -> None:
+        ground = Ground(
+            self.identity,
+            self.settings,
+            self.cluster.members,
             self.peers.links,
+            self.seat,
+            self.records,
+            self.machines,
+            self.channels,
+            self.events.emit,
             self.reactor,
-            terms.heartbeat_interval_s * terms.heartbeat_misses,
-            self.sessions.expect,
         )
-        self.candidates = Candidates(engines, self.reactor, records.groups.down_delay_s)
-        self.sync = Sync(
-            config,
-            lambda: self.candidates,
-            records.name_of,
-            self.reactor,
-            emit,
-            settings.config.straggler_s,
-        )
-        self.candidates.changed = self.sync.engines_changed
-        config.listen(lambda _: self.candidates.groups_changed())
-        fleet = fleet_of(config, engines, self.sync, self.sessions)
-        told = while_leading(self.seat, emit)
-        self.traffic = FleetTraffic(Places(fleet, self.reactor), self.reactor, told)
-        classes = ClassTeller(records.groups.command_classes)
-        config.listen(lambda _: classes.groups_changed())
-        goodbyes = Goodbyes(engines, self.sessions, lambda se: self.channels.drop(se), self.reactor)  # noqa: PLW0108 - made a moment later
-        for listener in (
-            self.attendance,
-            self,
-            self.sync,
-            self.traffic,
-            classes,
-            SessionEvents(emit, records.name_of, self.reactor),
-        ):
-            self.sessions.add_listener(listener)
-        self.attendance.listen(self.candidates)
-        self.attendance.listen(AttendanceEvents(emit, records.name_of, goodbyes.sent_away))
-        self.attendance.start()
-        stack.callback(self.attendance.stop)
-        self.cluster.members.listen(lambda before, after: self.sessions.publish_membership())
-        self.sync.leads = self.seat.role.leads
-        self.sync.start()
-        stack.callback(self.sync.stop)
-        view = PlacementView(config, engines, self.sync, self.reactor)
-        self.departures = Departures(self.commands, view, self._delete_machine, goodbyes.say, self.reactor)
-        # In this order: what an SE still serves is looked at before placement hears that it serves no more.
-        engines.listen(self.departures.record_changed)
-        engines.listen(goodbyes.record_changed)
-        engines.listen(self.candidates.record_changed)
-        self.traffic.start()
-        stack.callback(self.traffic.stop)
-        stack.callback(self.candidates.stop)
-        self.sessions.expect(record.uuid for record in engines.all() if record.connected_once)
+        self.fleet = ControllerFleet.open(ground, stack)
 
     def _listen_ssh(self, stack: contextlib.AsyncExitStack) -> None:
         records, settings = self.records, self.settings
-        self.services.register(CONTROL_SERVICE, settings.control.port, self.sessions.build, Priority.CONTROL)
+        self.services.register(
+            CONTROL_SERVICE, settings.control.port, self.fleet.sessions.build, Priority.CONTROL
+        )
         self.logs.offer(self.services, settings.logs)
         self.channels.let_in(records.engines, stack)
         # Goodbyes go over channels that are still open, while nobody new comes.
-        stack.push_async_callback(awaited(self.sessions.stop))
+        stack.push_async_callback(awaited(self.fleet.sessions.stop))
         self.channels.listen(stack)
 
     async def _listen_registration(self, stack: contextlib.AsyncExitStack) -> tuple[Route, ...]:
@@ -283,24 +227,10 @@ class Controller(SessionListener):
         return routes
 
     async def _start_machines(self, stack: contextlib.AsyncExitStack) -> None:
-        identity = self.identity
-        sources = image_sources(identity, self.cluster.sign, lambda: self.cluster.members.document)
-        self.images = Images(self.records.image_keys, sources, identity.paths.state / "images")
-        self.machines = Machines(
-            self.records.engines,
-            {"local": local_cloud(self.reactor, identity.paths.local_cloud)},
-            self.images.cloud_file,
-            self._meta,
-            {"local": require_local_envoy},
-            alone=isinstance(self.seat, OwnSeat),
-            leads=lambda: self.seat.role.leads,
-        )
         stack.push_async_callback(self.machines.stop)
         await self.machines.start()
-        await self.seat.duty(Duty("pushes", soon(self.sync.lead), self.sync.rest))
-        await self.seat.duty(Duty("note who has come", self._note_attached, lambda: None))
-        await self.seat.duty(Duty("machines", self.machines.lead, lambda: None))
-        await self.seat.duty(Duty("departures", soon(self.departures.start), self.departures.stop))
+        for duty in self.fleet.duties():
+            await self.seat.duty(duty)
 
     def _meta(self, token: str) -> MetaInfo:
         addresses = registration_addresses(self.cluster.members.current)
@@ -335,10 +265,6 @@ class Controller(SessionListener):
     def _renewed(self, identity: ControllerIdentity) -> None:
         self.identity = identity
 
-    def _current_list(self) -> CurrentList:
-        members = self.cluster.members
-        return CurrentList(members.current.number, members.document)
-
     def _routes(self, surface: OperatorSurface) -> tuple[Route, ...]:
         whole = Whole(
             cluster=self.identity.cluster,
@@ -347,10 +273,10 @@ class Controller(SessionListener):
             started_at=self.started_at,
             membership=lambda: self.cluster.members.current.number,
             engines=self.records.engines,
-            sessions=self.sessions,
-            is_up=self.attendance.is_up,
+            sessions=self.fleet.sessions,
+            is_up=self.fleet.attendance.is_up,
             config=self.records.config,
-            sync=self.sync,
+            sync=self.fleet.sync,
             lead=lambda: Lead.of(self.seat),
             not_ready=lambda: self.state.lack if self._ready else "it is starting",
             reactor=self.watchdog.health,
@@ -359,13 +285,13 @@ class Controller(SessionListener):
         )
         api = OperatorApi(
             whole,
-            self.commands,
+            self.fleet.commands,
             self.machines,
             self.images,
             self.events,
             self._meta,
-            self.traffic,
-            self.departures,
+            self.fleet.traffic,
+            self.fleet.departures,
         )
         more = (
             *surface.routes(),
@@ -373,26 +299,3 @@ class Controller(SessionListener):
             *log_routes(self.logs, self.records, self.peers, self.reactor),
         )
         return api.routes(self.reactor, more)
-
-    # What the parts ask and tell
-
-    def attached(self, session: SeSession) -> None:
-        """An SE that has been here once may serve from now on, and needs its token and image no more."""
-        if self.seat.role.leads:
-            self._do(self.commands.connected(session.se), "noting that {se} connected", se=session.se)
-
-    async def _note_attached(self) -> None:
-        for session in self.sessions.all():
-            self.attached(session)
-
-    def _quarantine(self, se: SeId, why: str) -> None:
-        if not self.seat.role.leads:
-            return  # it comes to the leader, too
-        self._do(self.commands.quarantine(se, why), "quarantining {se}", se=se)
-
-    def _do(self, work: Any, what: str, **facts: Any) -> None:
-        doing: Deferred[Any] = Deferred.fromCoroutine(work)
-        doing.addErrback(lambda f: _log.failure(what + " failed", f, **facts))
-
-    async def _delete_machine(self, se: str) -> SeRecord:
-        return await self.machines.delete(se)
