@@ -8,6 +8,7 @@ from twisted.internet.threads import deferToThread
 from avinet.app.settings import ControllerSettings
 from avinet.app.steady import WallClock
 from avinet.controller.config_mirror import ConfigMirror
+from avinet.controller.config_news import BESIDE
 from avinet.controller.config_store import ConfigStore, HistoryLimits
 from avinet.controller.configuration import ConfigService
 from avinet.controller.engine_index import EngineIndex
@@ -77,7 +78,7 @@ class Records:
     async def follow(self, seat: Seat) -> None:
         """Stay what the store says, and do what is due whenever this controller leads."""
         for mirror in self.mirrors:
-            seat.follow(mirror)
+            seat.follow(mirror, BESIDE if mirror is self.config_mirror else ())
         await seat.prepare(self.lead)
         await seat.duty(Duty("tidying up", self.tidy, lambda: None))
 

@@ -19,7 +19,7 @@ from avinet.controller.api_answers import (
     terms_of,
 )
 from avinet.controller.api_shapes import shape
-from avinet.controller.config_store import VersionRecord
+from avinet.controller.config_entries import VersionRecord
 from avinet.controller.configuration import ConfigService
 from avinet.controller.engines import Engines
 from avinet.controller.sync import Sync

@@ -1,7 +1,7 @@
 """Keeps a controller's configuration what another has put in force: see ``avinet.controller.following``.
 
-The store's head tells that there is a newer version; what it did is read then, in the turn that changes of our own take,
-so that each of the two finds the other whole.
+The store's head tells that there is a newer version; what it did has come with it, or is read then, in the turn that
+changes of our own take, so that each of the two finds the other whole.
 """
 
 import contextlib
@@ -14,7 +14,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from avinet.controller.config_store import HEAD
+from avinet.controller.config_entries import HEAD, ConfigDamagedError
+from avinet.controller.config_news import MAX_NEWS, News, news_of
 from avinet.controller.configuration import ConfigService
 from avinet.errors import AvinetError
 from avinet.store.interface import Change
@@ -33,6 +34,8 @@ class ConfigMirror:
     clock: IReactorTime
     _told: int = attrs.field(default=0, init=False)
     """The newest revision of the head that was heard of."""
+    _news: list[News] = attrs.field(factory=list, init=False, repr=False)
+    """What was heard and not taken yet: ``MAX_NEWS`` at most."""
     _reading: Deferred[None] | None = attrs.field(default=None, init=False, repr=False)
 
     @property
@@ -46,8 +49,15 @@ class ConfigMirror:
         return {HEAD: known} if known else {}
 
     def took(self, changes: Sequence[Change]) -> None:
-        """The head has moved: what it names is read, which takes a moment."""
-        self._told = max(self._told, changes[-1].revision)
+        """The head has moved: what it names is taken, or read, which takes a moment."""
+        heads = [change.revision for change in changes if change.key == HEAD]
+        if not heads:
+            return  # what is staged, or was removed
+        self._told = max(self._told, heads[-1])
+        try:
+            self._news = [*self._news, *news_of(changes)][-MAX_NEWS:]
+        except ConfigDamagedError:
+            self._news = []  # whoever reads it says so
         if self._reading is None:
             self._reading = Deferred.fromCoroutine(self._read())
             self._reading.addBoth(self._ended)
@@ -61,9 +71,9 @@ class ConfigMirror:
     async def _read(self) -> None:
         read = 0
         while read < self._told:
-            wanted = self._told
+            wanted, news, self._news = self._told, self._news, []
             try:
-                await self.config.catch_up(wanted)
+                await self.config.catch_up(wanted, news)
                 read = wanted
             except AvinetError as why:
                 _log.warn("a new version of the configuration cannot be read: {why}", why=str(why))

@@ -1,45 +1,40 @@
-"""How the configuration lies in the store: changes, one head, and now and then a checkpoint.
+"""The configuration in the store (``avinet.controller.config_entries`` says how it lies there): read and written.
 
-- ``config/head``: the version in force, the change that made it, and the newest checkpoint (``Head``);
-- ``config/change/<id>/<n>``: the pieces of one change, staged before the head names it;
-- ``config/version/<version>``: which change made a version, by whom and when (``VersionRecord``);
-- ``config/checkpoint/<id>/<n>``: every object as of one version, so that a start does not grow.
-
-A change becomes visible by one compare-and-set of the head and not before; the pieces of one that never did are
-removed by who leads next.  The contract's 1 MiB a transaction is why there are pieces at all.
-
-Each change also has its objects as they were before it, so any version that is kept can be had by going back from
-the one in force (``avinet.controller.history``).  How many are kept is bounded by ``HistoryLimits``.
+Small changes of others come with the store's watch (``avinet.controller.config_news``); what does not is read.
 """
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import attrs
 import msgspec
 
-from avinet.errors import AvinetError, error
-from avinet.model.config import KINDS, kind_of
-from avinet.model.configuration import Configuration, Stored
+from avinet.controller.config_entries import (
+    CHANGE,
+    CHECKPOINT,
+    HEAD,
+    NAMES_KEPT,
+    VERSION,
+    Change,
+    ConfigDamagedError,
+    Head,
+    Item,
+    VersionRecord,
+    decoded,
+    item_of,
+    piece_key,
+    pieces_of,
+    version_key,
+)
+from avinet.controller.config_news import News
+from avinet.model.configuration import Configuration
 from avinet.model.fence import Fence
-from avinet.model.ids import NO_VERSION, ConfigVersion, ObjectId
-from avinet.model.restored import Restored
+from avinet.model.ids import ConfigVersion
 from avinet.store.interface import MAX_TXN_OPS, Compare, Delete, Operation, Put, Store
-from avinet.units import KIB, MIB
+from avinet.units import MIB
 
-HEAD = "config/head"
-CHANGE = "config/change/"
-VERSION = "config/version/"
-CHECKPOINT = "config/checkpoint/"
-PIECE_BYTES = 256 * KIB
-"""A quarter of what a transaction may hold: room for the head and one oversized object beside it."""
-MAX_OBJECT_BYTES = 512 * KIB
-"""One pool of 2,000 servers is 160 KiB."""
 MAX_COMPARES = MAX_TXN_OPS - 10
 """Pieces that one transaction can look after."""
-NAMES_KEPT = 100
-"""Of 128 characters at most: 150 KiB for the three lists."""
 CHECKPOINT_EVERY = 100
 """Versions between checkpoints: a start applies at most so many changes."""
 CHECKPOINT_BYTES = 16 * MIB
@@ -50,16 +45,6 @@ HISTORY_BYTES = 32 * MIB
 """A start reads all of it once to find leftovers (50 ms), and etcd keeps 2 GiB in all."""
 MAX_FOLLOWED = CHECKPOINT_EVERY
 """Versions that are taken change by change; who is further behind reads all of it, as at a start."""
-MAX_NOTE = 500
-"""Characters that an operator may say about a version: a sentence or a ticket's title, not the ticket."""
-
-
-@error
-class ConfigDamagedError(AvinetError):
-    """The stored configuration cannot be read at {key}: {why}. Restore the store from a backup."""
-
-    key: str
-    why: str
 
 
 @attrs.frozen
@@ -70,99 +55,9 @@ class HistoryLimits:
     size: int = HISTORY_BYTES
 
 
-class Item(msgspec.Struct, frozen=True, array_like=True):
-    """One object set, or removed where there is no body; or, ``was``, as it was before the change."""
-
-    kind: str
-    uuid: ObjectId
-    modified_us: int
-    body: bytes | None = None
-    was: bool = False
-
-
-class Head(msgspec.Struct, frozen=True, kw_only=True):
-    """What is in force."""
-
-    version: ConfigVersion = NO_VERSION
-    incarnation: int = 0
-    term: int = 0
-    checkpoint: str = ""
-    checkpoint_pieces: int = 0
-    checkpoint_version: ConfigVersion = NO_VERSION
-    restored: Restored | None = None
-    """That it came out of a backup, and no operator has said yet that it is to replace newer ones."""
-
-
-class VersionRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """How one version came to be.  ``at`` is UNIX seconds."""
-
-    version: ConfigVersion
-    change: str
-    pieces: int = 0
-    author: str
-    at: float
-    created: tuple[str, ...] = ()
-    """As ``kind/name``; of each list the first ``NAMES_KEPT``, since all of them must fit one transaction."""
-    updated: tuple[str, ...] = ()
-    deleted: tuple[str, ...] = ()
-    objects: int = 0
-    """How many there are in all of the three."""
-    note: str = ""
-    """What the author said about it."""
-    rolled_back_to: ConfigVersion = NO_VERSION
-    """Where a rollback made it."""
-    size: int = 0
-    """Bytes of its pieces; 0 for one of before there was history, which cannot be undone."""
-
-
-@attrs.frozen
-class Change:
-    """What one version does to the one before: ``old`` are the objects that it replaces or removes."""
-
-    puts: tuple[Stored, ...]
-    deletes: tuple[ObjectId, ...]
-    old: tuple[Stored, ...]
-
-    def undo(self, objects: dict[ObjectId, Stored]) -> None:
-        """Make of the objects after it those before it."""
-        for stored in self.puts:
-            objects.pop(stored.thing.uuid, None)
-        objects.update((stored.thing.uuid, stored) for stored in self.old)
-
-
-def item_of(stored: Stored, *, was: bool = False) -> Item:
-    """An object as stored."""
-    thing = stored.thing
-    return Item(kind_of(thing), thing.uuid, stored.modified_us, msgspec.msgpack.encode(thing), was)
-
-
-def stored_of(item: Item) -> Stored:
-    """The inverse."""
-    return Stored(msgspec.msgpack.decode(item.body or b"", type=KINDS[item.kind]), item.modified_us)
-
-
-def pieces_of(items: Iterable[Item]) -> Iterator[bytes]:
-    """Items in pieces of about ``PIECE_BYTES``."""
-    piece: list[Item] = []
-    size = 0
-    for item in items:
-        piece.append(item)
-        size += len(item.body or b"") + KIB // 4
-        if size >= PIECE_BYTES:
-            yield msgspec.msgpack.encode(piece)
-            piece, size = [], 0
-    if piece:
-        yield msgspec.msgpack.encode(piece)
-
-
-def version_key(version: int) -> str:
-    """Keys sort as versions do."""
-    return f"{VERSION}{version:012d}"
-
-
 @attrs.define(eq=False)
 class ConfigStore:
-    """Reads and writes the keys above.  One writer at a time uses it; another process is met by the compare."""
+    """Reads and writes its keys.  One writer at a time uses it; another process is met by the compare."""
 
     store: Store
     limits: HistoryLimits = attrs.field(factory=HistoryLimits)
@@ -197,10 +92,21 @@ class ConfigStore:
                 if self._revision == begun:
                     raise
 
-    async def follow(self, now: Configuration) -> Configuration:
-        """The configuration in force, from one that was: by the changes since, where they are few and still kept."""
+    async def follow(self, now: Configuration, news: Sequence[News] = ()) -> Configuration:
+        """The configuration in force, from one that was: by the changes since, where they are few and still kept.
+
+        Where ``news`` have all of them, nothing is read, and what comes after them is not known.
+        """
+        after, size = now, 0
+        for one in news:
+            if one.head.version == after.version + 1 and one.change is not None:
+                after = after.with_changes(one.head.version, one.change.puts, one.change.deletes)
+                size += one.size
+        if news and news[-1].head.version == after.version and news[-1].revision > self._revision:
+            self._moved(news[-1].head, news[-1].revision, size)
+            return after
         entry = await self.store.get(HEAD)
-        head = Head() if entry is None else _decode(entry.value, Head, HEAD)
+        head = Head() if entry is None else decoded(entry.value, Head, HEAD)
         if entry is None or not 0 <= head.version - now.version <= MAX_FOLLOWED:
             return await self.load()
         after, size = now, 0
@@ -208,18 +114,21 @@ class ConfigStore:
             stored = await self.store.get(version_key(version))
             if stored is None:
                 return await self.load()
-            record = _decode(stored.value, VersionRecord, stored.key)
+            record = decoded(stored.value, VersionRecord, stored.key)
             try:
                 change = await self.change_of(record)
             except ConfigDamagedError:
                 return await self.load()
             after = after.with_changes(record.version, change.puts, change.deletes)
             size += record.size
-        # Memory and head move together: what is decided on the one is compared with the other.
+        self._moved(head, entry.revision, size)
+        return after
+
+    def _moved(self, head: Head, revision: int, size: int) -> None:
+        """Memory and head move together: what is decided on the one is compared with the other."""
         since = self._since_checkpoint if head.checkpoint == self.head.checkpoint else 0
         self._since_checkpoint = since + size
-        self.head, self._revision = head, entry.revision
-        return after
+        self.head, self._revision = head, revision
 
     async def _read(self) -> Configuration:
         configuration = Configuration()
@@ -241,24 +150,16 @@ class ConfigStore:
         """What is in force, as the store has it now."""
         entry = await self.store.get(HEAD)
         self._revision = 0 if entry is None else entry.revision
-        self.head = Head() if entry is None else _decode(entry.value, Head, HEAD)
+        self.head = Head() if entry is None else decoded(entry.value, Head, HEAD)
 
     async def change_of(self, record: VersionRecord) -> Change:
         """What a version did."""
-        puts: list[Stored] = []
-        deletes: list[ObjectId] = []
-        old: list[Stored] = []
-        for item in await self._items(f"{CHANGE}{record.change}/", record.pieces):
-            if item.body is None:
-                deletes.append(item.uuid)
-            else:
-                (old if item.was else puts).append(stored_of(item))
-        return Change(tuple(puts), tuple(deletes), tuple(old))
+        return Change.of(await self._items(f"{CHANGE}{record.change}/", record.pieces))
 
     async def records(self) -> list[VersionRecord]:
         """Every version that is kept, oldest first."""
         listing = await self.store.list(VERSION)
-        return [_decode(entry.value, VersionRecord, entry.key) for entry in listing.entries]
+        return [decoded(entry.value, VersionRecord, entry.key) for entry in listing.entries]
 
     async def _items(self, prefix: str, pieces: int) -> list[Item]:
         entries = (await self.store.list(prefix)).entries
@@ -266,7 +167,7 @@ class ConfigStore:
             raise ConfigDamagedError(key=prefix, why=f"it has {len(entries)} pieces instead of {pieces}")
         items: list[Item] = []
         for entry in entries:
-            items.extend(_decode(entry.value, list[Item], entry.key))
+            items.extend(decoded(entry.value, list[Item], entry.key))
         return items
 
     async def is_newest(self) -> bool:
@@ -279,15 +180,8 @@ class ConfigStore:
         ``after`` has what else of the head is to change with it.
         """
         change = record.change
-        items = [
-            *(Item("", gone, 0) for gone in done.deletes),
-            *map(item_of, done.puts),
-            *(item_of(stored, was=True) for stored in done.old),
-        ]
-        pieces = [(f"{CHANGE}{change}/{n:05d}", piece) for n, piece in enumerate(pieces_of(items))]
-        pieces = pieces or [
-            (f"{CHANGE}{change}/00000", msgspec.msgpack.encode(items))
-        ]  # so that it can be undone
+        pieces = [(piece_key(change, n), piece) for n, piece in enumerate(pieces_of(done.items()))]
+        pieces = pieces or [(piece_key(change, 0), msgspec.msgpack.encode([]))]  # so that it can be undone
         # All but the last piece are staged; the last travels with the head, so that a small change is one fsync.
         compares = [Compare(HEAD, self._revision)]
         for key, piece in pieces[:-1]:
@@ -352,7 +246,7 @@ class ConfigStore:
         kept = len(records) - self._newest(records)
         for record in records[:kept]:
             gone.append(version_key(record.version))
-            gone += [f"{CHANGE}{record.change}/{n:05d}" for n in range(record.pieces)]
+            gone += [piece_key(record.change, n) for n in range(record.pieces)]
         await self._remove(gone)
 
     def _newest(self, records: Sequence[VersionRecord]) -> int:
@@ -379,18 +273,5 @@ class ConfigStore:
 
 
 def _applied(before: Configuration, version: ConfigVersion, items: Iterable[Item]) -> Configuration:
-    puts: list[Stored] = []
-    deletes: list[ObjectId] = []
-    for item in items:
-        if item.body is None:
-            deletes.append(item.uuid)
-        elif not item.was:
-            puts.append(stored_of(item))
-    return before.with_changes(version, puts, deletes)
-
-
-def _decode(value: bytes, kind: Any, key: str) -> Any:
-    try:
-        return msgspec.msgpack.decode(value, type=kind)
-    except msgspec.DecodeError as why:
-        raise ConfigDamagedError(key=key, why=str(why)) from why
+    done = Change.of(items)
+    return before.with_changes(version, done.puts, done.deletes)

@@ -16,6 +16,7 @@ from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from avinet.controller.config_entries import MAX_NOTE, MAX_OBJECT_BYTES, Change, VersionRecord
 from avinet.controller.config_errors import (
     ConfigBusyError,
     ConfigMovedError,
@@ -27,7 +28,8 @@ from avinet.controller.config_errors import (
     StaleError,
     VersionRequiredError,
 )
-from avinet.controller.config_store import MAX_NOTE, MAX_OBJECT_BYTES, Change, ConfigStore, VersionRecord
+from avinet.controller.config_news import News
+from avinet.controller.config_store import ConfigStore
 from avinet.controller.document_size import is_large
 from avinet.controller.history import History
 from avinet.controller.incarnation import accept
@@ -143,7 +145,7 @@ class ConfigService:
         finally:
             self._turn.release()
 
-    async def catch_up(self, revision: int | None = None) -> None:
+    async def catch_up(self, revision: int | None = None, news: Sequence[News] = ()) -> None:
         """Take what another controller has put in force, unless the head is known as of ``revision`` already.
 
         Our own change, if it was that, is taken once its turn is over, though its answer was lost.
@@ -151,7 +153,7 @@ class ConfigService:
         await self._turn.acquire()
         try:
             if revision is None or self.stored.revision < revision:
-                after = await self.stored.follow(self.current)
+                after = await self.stored.follow(self.current, news)
                 if after.version != self.current.version:
                     self._take(after)
         finally:

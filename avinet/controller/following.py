@@ -82,7 +82,8 @@ class Following:
 
     store: Store
     clock: IReactorTime
-    _mirrors: list[Mirror] = attrs.field(factory=list, init=False)
+    _mirrors: list[tuple[Mirror, tuple[str, ...]]] = attrs.field(factory=list, init=False)
+    """Each with the prefixes of what it gets beside its own."""
     _floors: dict[str, int] = attrs.field(factory=dict, init=False, repr=False)
     """By prefix: what a listing has said already is not taken from the watch again."""
     _followed: int = attrs.field(default=0, init=False)
@@ -105,9 +106,9 @@ class Following:
         self._asking = LoopingCall(self._ask)
         self._asking.clock = self.clock
 
-    def add(self, mirror: Mirror) -> None:
-        """Keep ``mirror`` up from ``start`` on."""
-        self._mirrors.append(mirror)
+    def add(self, mirror: Mirror, beside: tuple[str, ...] = ()) -> None:
+        """Keep ``mirror`` up from ``start`` on.  It is given what the watch brings under ``beside``, too, which is never listed."""
+        self._mirrors.append((mirror, beside))
 
     def listen(self, answers: Callable[[bool], None]) -> None:
         """Call ``answers(False)`` when the store has been silent for ``SILENT_S``, and with True once it answers again."""
@@ -163,7 +164,7 @@ class Following:
     async def _begin(self) -> None:
         """List, take the differences, and watch from there."""
         since: list[int] = []
-        for mirror in self._mirrors:
+        for mirror, _ in self._mirrors:
             for prefix in mirror.prefixes:
                 listing = await self.store.list(prefix)
                 self._floors[prefix] = listing.revision
@@ -185,8 +186,12 @@ class Following:
 
     def _changed(self, changes: tuple[Change, ...]) -> None:
         self._heard()
-        for mirror in self._mirrors:
-            wanted = [change for change in changes if self._concerns(mirror, change)]
+        for mirror, beside in self._mirrors:
+            wanted = [
+                change
+                for change in changes
+                if self._concerns(mirror, change) or change.key.startswith(beside)
+            ]
             if wanted:
                 self._give(mirror, wanted)
         self._dispatched(changes[-1].revision)

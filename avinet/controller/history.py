@@ -1,14 +1,15 @@
 """The versions that were: who made each, what it changed, and the whole configuration as of it.
 
 An older state is had by going back from one that is known: each change is stored with the objects as they were before
-it (``avinet.controller.config_store``).
+it (``avinet.controller.config_entries``).
 """
 
 from typing import ClassVar
 
 import attrs
 
-from avinet.controller.config_store import ConfigDamagedError, ConfigStore, VersionRecord
+from avinet.controller.config_entries import ConfigDamagedError, VersionRecord
+from avinet.controller.config_store import ConfigStore
 from avinet.errors import AvinetError, Kind, error
 from avinet.model.configuration import Configuration
 from avinet.model.ids import ConfigVersion

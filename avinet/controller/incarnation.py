@@ -13,7 +13,8 @@ from typing import ClassVar
 
 import msgspec
 
-from avinet.controller.config_store import HEAD, Change, ConfigStore, VersionRecord
+from avinet.controller.config_entries import HEAD, Change, VersionRecord
+from avinet.controller.config_store import ConfigStore
 from avinet.errors import AvinetError, Kind, error
 from avinet.model.fence import Fence
 from avinet.model.ids import ConfigVersion

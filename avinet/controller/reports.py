@@ -6,7 +6,7 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 
 from avinet.controller.attendance import AttendanceListener
-from avinet.controller.config_store import VersionRecord
+from avinet.controller.config_entries import VersionRecord
 from avinet.controller.engines import Emit
 from avinet.controller.leadership import Role
 from avinet.controller.session import SeSession

@@ -68,8 +68,8 @@ class Seat(Protocol):
     async def caught_up(self, revision: int) -> None:
         """Once the mirrors have ``revision``, or that takes too long."""
 
-    def follow(self, mirror: Mirror) -> None:
-        """Keep ``mirror``, which has loaded, what the store says."""
+    def follow(self, mirror: Mirror, beside: tuple[str, ...] = ()) -> None:
+        """Keep ``mirror``, which has loaded, what the store says; ``beside``: see ``Following.add``."""
 
     def listen(self, listener: RoleListener) -> None:
         """Call ``listener`` with each new role."""
@@ -113,7 +113,7 @@ class OwnSeat:
     async def caught_up(self, revision: int) -> None:
         """It is."""
 
-    def follow(self, mirror: Mirror) -> None:
+    def follow(self, mirror: Mirror, beside: tuple[str, ...] = ()) -> None:
         """Nobody else changes anything."""
 
     def listen(self, listener: RoleListener) -> None:
@@ -192,9 +192,9 @@ class SharedSeat:
         """As followed."""
         await self.following.caught_up(revision)
 
-    def follow(self, mirror: Mirror) -> None:
+    def follow(self, mirror: Mirror, beside: tuple[str, ...] = ()) -> None:
         """By the watch."""
-        self.following.add(mirror)
+        self.following.add(mirror, beside)
 
     def listen(self, listener: RoleListener) -> None:
         """As it changes."""

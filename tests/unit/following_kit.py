@@ -8,6 +8,7 @@ from twisted.internet.task import Clock
 
 from avinet.controller.access_tokens import AccessTokens
 from avinet.controller.config_mirror import ConfigMirror
+from avinet.controller.config_news import BESIDE
 from avinet.controller.config_store import ConfigStore, HistoryLimits
 from avinet.controller.configuration import ConfigService
 from avinet.controller.engine_commands import EngineCommands
@@ -121,7 +122,7 @@ class Follower:
         self.config.listen(lambda now: self.told.append(("config", now.version)))
         if follows:
             for mirror in self.mirrors:
-                self.following.add(mirror)
+                self.following.add(mirror, BESIDE if mirror is self.mirror else ())
             self.do(self.following.start())
 
     def _emit(self, code, level, subject, text, **facts):

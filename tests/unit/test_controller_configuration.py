@@ -3,7 +3,16 @@
 from twisted.internet.defer import Deferred, fail
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.controller import config_store
+from avinet.controller import config_entries, config_store
+from avinet.controller.config_entries import (
+    CHANGE,
+    CHECKPOINT,
+    HEAD,
+    VERSION,
+    ConfigDamagedError,
+    VersionRecord,
+    decoded,
+)
 from avinet.controller.config_errors import (
     ConfigBusyError,
     ObjectExistsError,
@@ -13,14 +22,7 @@ from avinet.controller.config_errors import (
     StaleError,
     VersionRequiredError,
 )
-from avinet.controller.config_store import (
-    CHANGE,
-    CHECKPOINT,
-    HEAD,
-    VERSION,
-    ConfigDamagedError,
-    HistoryLimits,
-)
+from avinet.controller.config_store import HistoryLimits
 from avinet.controller.configuration import Terms
 from avinet.errors import AvinetError
 from avinet.model.problems import InvalidConfigError
@@ -47,7 +49,7 @@ class Case(SynchronousTestCase):
         """Pieces that no version names."""
         changes = {key.split("/")[2] for key in self.world.stored_keys(CHANGE)}
         entries = run(self.world.store.list(VERSION)).entries
-        named = {config_store._decode(e.value, config_store.VersionRecord, e.key).change for e in entries}
+        named = {decoded(e.value, VersionRecord, e.key).change for e in entries}
         return changes - named
 
 
@@ -114,7 +116,7 @@ class Changing(Case):
         self.assertEqual(self.world.store.writes, writes)
 
     def test_an_object_that_is_too_large_is_refused(self):
-        self.patch(config_store, "MAX_OBJECT_BYTES", 10)
+        self.patch(config_entries, "MAX_OBJECT_BYTES", 10)
         import avinet.controller.configuration as configuration
 
         self.patch(configuration, "MAX_OBJECT_BYTES", 10)
@@ -220,7 +222,7 @@ class Crashes(Case):
 
     def setUp(self):
         super().setUp()
-        self.patch(config_store, "PIECE_BYTES", 64 * KIB)
+        self.patch(config_entries, "PIECE_BYTES", 64 * KIB)
 
     def test_whatever_step_fails_a_change_is_there_whole_or_not_at_all(self):
         outcomes = set()

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.controller import users
+from avinet.controller import config_store, users
 from avinet.controller.access_tokens import Owner
+from avinet.controller.config_news import MAX_NEWS
 from avinet.controller.config_store import ConfigStore
 from avinet.controller.following import LAG_S
 from avinet.controller.image_keys import ImageRecord
@@ -165,6 +166,39 @@ class Configuration(Case):
         self.assertEqual(self.other.config.current.version, self.one.config.current.version)
         self.assert_same()
 
+    def test_a_small_change_comes_with_the_watch_and_nothing_is_read(self):
+        self.do(self.one.config.apply([pool("web")], "tester"))
+        self.other.link.cut = True
+        self.do(self.one.config.apply([pool("web", 81), pool("db")], "tester"))
+        self.do(self.one.config.delete("pool", "db", "tester"))
+        self.assertEqual(self.other.told[-1], ("config", 4))
+        self.assert_same()
+
+    def test_many_small_changes_that_come_at_once_are_taken_or_read(self):
+        for many in (MAX_NEWS, MAX_NEWS + 5):
+            self.other.link.hold()
+            for number in range(many):
+                self.do(self.one.config.apply([pool("web", 81 + number)], "tester"))
+            self.other.link.cut = many == MAX_NEWS
+            self.other.link.let_go()
+            self.assert_same()
+            self.other.link.cut = False
+
+    def test_a_change_whose_forerunner_the_watch_did_not_bring_is_read(self):
+        self.do(self.one.config.apply([pool("web")], "tester"))
+        self.other.link.hold()
+        self.do(self.one.config.apply([pool("db")], "tester"))
+        self.other.link.held.clear()
+        self.do(self.one.config.apply([pool("cache")], "tester"))
+        self.other.link.let_go()
+        self.assert_same()
+
+    def test_a_checkpoint_beside_small_changes_is_taken_too(self):
+        self.patch(config_store, "CHECKPOINT_EVERY", 3)
+        for number in range(10):
+            self.do(self.one.config.apply([pool("web", 81 + number)], "tester"))
+            self.assert_same()
+
     def test_who_is_far_behind_reads_all_of_it(self):
         self.other.link.hold()
         for number in range(103):
@@ -173,8 +207,11 @@ class Configuration(Case):
         self.assert_same()
 
     def test_a_version_that_cannot_be_read_now_is_read_later(self):
+        self.patch(
+            config_store, "pieces_of", lambda items: (msgspec.msgpack.encode([item]) for item in items)
+        )
         self.other.link.cut = True
-        self.do(self.one.config.apply([pool()], "tester"))
+        self.do(self.one.config.apply([pool(), pool("db")], "tester"))
         self.assertEqual(self.other.config.current.version, 1)
         self.other.link.cut = False
         self.world.clock.advance(1)

@@ -4,8 +4,9 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.controller import config_store
+from avinet.controller.config_entries import CHANGE, CHECKPOINT, VERSION
 from avinet.controller.config_errors import ConfigMovedError, NoteError
-from avinet.controller.config_store import CHANGE, CHECKPOINT, VERSION, HistoryLimits
+from avinet.controller.config_store import HistoryLimits
 from avinet.controller.configuration import Terms
 from avinet.controller.history import NoSuchVersionError, VersionGoneError
 from avinet.model.configuration import Configuration

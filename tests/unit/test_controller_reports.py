@@ -5,7 +5,7 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.controller.config_store import VersionRecord
+from avinet.controller.config_entries import VersionRecord
 from avinet.controller.events import Events, MemoryLog
 from avinet.controller.reports import (
     NOTICE_BURST,
