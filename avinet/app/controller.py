@@ -296,6 +296,6 @@ class Controller:
         more = (
             *surface.routes(),
             *self.cluster.api(self.peers.links, self.forwarding).routes(),
-            *log_routes(self.logs, self.records, self.peers, self.reactor),
+            *log_routes(self.logs, self.records, self.peers, self.forwarding, self.reactor),
         )
         return api.routes(self.reactor, more)

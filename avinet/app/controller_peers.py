@@ -17,7 +17,7 @@ from avinet.app.channel_terms import terms_of
 from avinet.app.peer_api import PeerApi
 from avinet.app.settings import PeersSection, SshSection
 from avinet.controller.engines import Emit
-from avinet.controller.log_peers import LogAnswers
+from avinet.controller.log_questions import LogAnswers
 from avinet.controller.peer_dial import PEER_TIMEOUTS, PeerReach
 from avinet.controller.peer_events import PeerEvents
 from avinet.controller.peer_links import PeerLinks

@@ -9,13 +9,18 @@ from avinet.app.controller_logs import ControllerLogs
 from avinet.app.controller_peers import ControllerPeers
 from avinet.app.records import Records
 from avinet.app.steady import WallClock
-from avinet.controller.api_logs import LogApi, LostLogs
-from avinet.controller.api_pulls import PullApi, PullFleet
-from avinet.controller.log_peers import ClusterSearch
+from avinet.controller.api_logs import LogApi
+from avinet.controller.api_pulls import PullApi
+from avinet.controller.forwarding import Forwarding
+from avinet.controller.log_peers import SHOWN_DROPS, ClusterSearch, StatusOfAll
+from avinet.controller.log_questions import AskPulls, AskSearch, AskStatus, LogQuestions, Said
 from avinet.controller.log_search import StoreSearch
+from avinet.controller.log_status import LostLogs, OwnStatus
 from avinet.controller.log_tail import Arrivals
-from avinet.controller.log_whereabouts import Spools, Whereabouts
+from avinet.controller.log_whereabouts import UNDER_WAY, Spools, Whereabouts
+from avinet.controller.pull_cluster import PullsOfAll
 from avinet.controller.pull_records import ENDED
+from avinet.controller.pull_rows import PullFleet, PullRow, PullRows
 from avinet.logs.entries import Dropped
 from avinet.logs.query.times import SECOND_US, show_instant
 from avinet.model.config import KINDS, VirtualService
@@ -25,7 +30,6 @@ from avinet.model.logs import Selection
 from avinet.rest.route import Route
 
 SERVICE_KIND = next(kind for kind, thing in KINDS.items() if thing is VirtualService)
-SHOWN_DROPS = 100
 
 
 @attrs.frozen(eq=False)
@@ -52,13 +56,10 @@ class _Known:
         link = self.logs.intake.bulk_link(se)
         return link is not None and link.ready
 
-    def pulled(self, se: SeId) -> bool:
-        """Whether something of it is on its way."""
-        return any(
-            share.se == se and share.state not in ENDED
-            for pull in self.logs.pulls.all()
-            for share in pull.shares
-        )
+    def pulled(self) -> set[SeId]:
+        """Those of which something is on its way here."""
+        pulls = self.logs.pulls.all()
+        return {share.se for pull in pulls for share in pull.shares if share.state not in ENDED}
 
     def selection(self, pull: int) -> Selection | None:
         return next((one.order.selection for one in self.logs.pulls.all() if one.id == pull), None)
@@ -70,6 +71,19 @@ class _Known:
     def service_name(self, uuid: str) -> str:
         found = self.records.config.current.find(SERVICE_KIND, uuid)
         return uuid if found is None else found.thing.name
+
+    @property
+    def fleet(self) -> PullFleet:
+        """For pulls."""
+        engines = self.records.engines
+        return PullFleet(
+            engines=self.engines,
+            engine=lambda name: engines.named(name).uuid,
+            name_of=self.records.name_of,
+            connected=self.connected,
+            service=self.service,
+            service_name=self.service_name,
+        )
 
     async def drops(self) -> tuple[LostLogs, ...]:
         """The newest."""
@@ -95,38 +109,53 @@ class _Known:
 
 
 def log_routes(
-    logs: ControllerLogs, records: Records, peers: ControllerPeers, reactor: Any
+    logs: ControllerLogs, records: Records, peers: ControllerPeers, forwarding: Forwarding, reactor: Any
 ) -> tuple[Route, ...]:
     """All of ``/api/logs``; from now on other controllers are answered, too."""
     known, wall = _Known(logs, records), WallClock(reactor).seconds
-    in_thread = logs.intake.threads.commits.run
-    fleet = PullFleet(
-        engines=known.engines,
-        engine=lambda name: records.engines.named(name).uuid,
-        name_of=records.name_of,
-        connected=known.connected,
-        service=known.service,
-        service_name=known.service_name,
-    )
-    pulls = PullApi(
-        logs.pulls,
-        fleet,
-        wall,
+    in_thread, questions = logs.intake.threads.commits.run, LogQuestions(peers.links, reactor)
+    search = StoreSearch(logs.store, logs.exports, in_thread)
+    spools = Spools(logs.intake, known.selection, reactor.seconds)
+    logs.intake.add_listener(spools)
+    rows = PullRows(
+        known.fleet,
+        peers.links.me,
+        lambda: bool(questions.others),
         lambda: in_thread(logs.ledger.last_arrival),
         lambda arrival: in_thread(lambda: logs.ledger.waits(arrival)),
     )
-    search = StoreSearch(logs.store, logs.exports, in_thread)
-    peers.logs.search = search
+
+    async def own_rows() -> tuple[PullRow, ...]:
+        return await rows.all(logs.pulls.all())
+
+    async def own_status() -> OwnStatus:
+        return OwnStatus(store=await search.status(), drops=await known.drops())
+
+    async def searched(asked: AskSearch) -> Said:
+        answer = await search.ask(asked)
+        return Said(answer=answer, pulled={**spools.emptied(), **dict.fromkeys(known.pulled(), UNDER_WAY)})
+
+    async def told_status(_: AskStatus) -> Said:
+        return Said(status=await own_status())
+
+    async def told_pulls(_: AskPulls) -> Said:
+        return Said(pulls=await own_rows())
+
+    peers.logs.by_kind = {AskSearch: searched, AskStatus: told_status, AskPulls: told_pulls}
     arrivals = Arrivals(search, wall)
     logs.store.stored = arrivals.stored
-    spools = Spools(logs.intake, known.selection)
-    logs.intake.add_listener(spools)
     where = Whereabouts(
-        spools.now, known.with_logs, known.connected, known.pulled, lambda: int(wall() * SECOND_US)
+        spools.now,
+        known.with_logs,
+        known.connected,
+        lambda: known.pulled() | spools.pulled_elsewhere(),
+        lambda: int(wall() * SECOND_US),
     )
+    pulls = PullsOfAll(questions, own_rows, logs.pulls.get, forwarding.ask)
+    stores = StatusOfAll(own_status, questions)
     return (
-        *pulls.routes(),
+        *PullApi(logs.pulls, rows, pulls, wall).routes(),
         *LogApi(
-            ClusterSearch(search, peers.links, reactor), where, arrivals, known.drops, reactor, wall
+            ClusterSearch(search, questions, spools.elsewhere), where, arrivals, stores.told, reactor, wall
         ).routes(),
     )

@@ -1,7 +1,7 @@
 """The operator's routes for what request logs say: ``/api/logs/query``, ``records``, ``export``, ``tail``, ``status``."""
 
 import enum
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, BinaryIO, ClassVar, Protocol
 
 import attrs
@@ -9,6 +9,7 @@ import msgspec
 from twisted.internet.interfaces import IReactorTime
 
 from avinet.controller.api_events import MAX_ID, resume_from
+from avinet.controller.log_status import LogsStatus
 from avinet.controller.log_tail import LATER, Arrivals, TailSource, tail_filter
 from avinet.controller.log_whereabouts import EngineLogs, Whereabouts
 from avinet.errors import AvinetError, Kind, error
@@ -89,51 +90,6 @@ class LogSearch(Protocol):
     def export(self, query: Query, kind: str) -> Awaitable[Exported]:
         """All records as a file."""
 
-    def status(self) -> Awaitable["StoreStatus"]:
-        """What it holds."""
-
-
-class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The store.  ``waiting_*`` have arrived and cannot be asked about yet; ``waiting_bytes`` are NDJSON; ``trouble`` is why
-    they are not taken in, while that is so.
-
-    ``mended`` is what a start had to do the last time, at ``mended_at``, since the list of all that is here did not fit it.
-    """
-
-    records: int
-    bytes: int
-    files: int
-    since: str
-    until: str
-    waiting_segments: int
-    waiting_bytes: int
-    trouble: str = ""
-    mended: str = ""
-    mended_at: str = ""
-
-
-class LostLogs(msgspec.Struct, frozen=True, kw_only=True, rename={"log_class": "class"}):
-    """Records that never come.  ``records`` is 0 where they could not be counted."""
-
-    se: str
-    at: str
-    reason: str
-    log_class: str
-    vs: str
-    since: str
-    until: str
-    records: int
-    bytes: int
-
-
-class LogsStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """``GET /api/logs/status``."""
-
-    store: StoreStatus
-    service_engines: tuple[EngineLogs, ...]
-    drops: tuple[LostLogs, ...]
-    """The newest, newest first."""
-
 
 class ExportQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which records, and as what."""
@@ -152,12 +108,12 @@ class TailQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 @attrs.define(eq=False)
 class LogApi:
-    """The handlers.  ``now`` gives UNIX seconds, ``drops`` what SEs said they lost."""
+    """The handlers.  ``now`` gives UNIX seconds, ``stores`` what is in all stores."""
 
     store: LogSearch
     where: Whereabouts
     arrivals: Arrivals
-    drops: Callable[[], Awaitable[tuple[LostLogs, ...]]]
+    stores: Callable[[Sequence[EngineLogs]], Awaitable[LogsStatus]]
     clock: IReactorTime
     now: Callable[[], float]
     _tails: int = attrs.field(default=0, init=False)
@@ -225,8 +181,7 @@ class LogApi:
 
     async def status(self, request: Request) -> Response:
         """``GET /api/logs/status``."""
-        store, drops = await self.store.status(), await self.drops()
-        return Response(body=LogsStatus(store=store, service_engines=self.where.status(), drops=drops))
+        return Response(body=await self.stores(self.where.status()))
 
     def _asking(
         self,
@@ -292,7 +247,7 @@ class LogApi:
                 method="GET",
                 path=f"{BASE}/status",
                 handler=self.status,
-                summary="What is in the store, what service engines still keep, and what was lost.",
+                summary="What is in the store of each controller, what service engines still keep, and what was lost.",
                 response=LogsStatus,
             ),
         )

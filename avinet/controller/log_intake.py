@@ -72,6 +72,9 @@ class LogListener:
     def flowed(self, link: LogLink, pull: int, size: int) -> None:
         """So many bytes came for a pull; they may come again."""
 
+    def spooled(self, se: SeId) -> None:
+        """It said anew what it keeps."""
+
 
 @attrs.frozen
 class Threads:
@@ -263,6 +266,7 @@ class LogIntake:
     def spool(self, link: LogLink, totals: SpoolTotals, incarnation: str, below: int) -> None:
         """The newest; names that can come no more are forgotten, some at a time."""
         self.spools[link.se] = totals
+        self._tell(lambda listener: listener.spooled(link.se))
         known = self._forgotten.get((link.se, incarnation), 0)
         if below < known + FORGOTTEN_AT_ONCE:
             return

@@ -9,7 +9,8 @@ import attrs
 import msgspec
 from twisted.internet.defer import Deferred
 
-from avinet.controller.api_logs import Exported, StoreStatus
+from avinet.controller.api_logs import Exported
+from avinet.controller.log_status import StoreStatus
 from avinet.controller.log_store import LogStoreService
 from avinet.controller.log_whereabouts import NOT_STORED
 from avinet.logs.entries import Waiting

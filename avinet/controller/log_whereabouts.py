@@ -1,6 +1,6 @@
 """Where request logs are: what each service engine still keeps, so that no answer looks more whole than it is."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 import attrs
 import msgspec
@@ -9,7 +9,7 @@ from avinet.controller.log_intake import LogIntake, LogListener
 from avinet.controller.log_link import LogLink
 from avinet.logs.query.answers import Missing
 from avinet.logs.query.times import show_instant
-from avinet.model.ids import SeId
+from avinet.model.ids import ControllerName, SeId
 from avinet.model.logs import ClassTotals, LogClass, Selection, SpoolTotals
 from avinet.wire.log_messages import Planned, PullDone
 
@@ -49,17 +49,29 @@ class EngineLogs(msgspec.Struct, frozen=True, kw_only=True):
     """By reason; records."""
 
 
+UNDER_WAY = -1.0
+Pulled = Mapping[SeId, float]
+"""What a controller's pulls make of spools: how many seconds ago one of them had all that an SE kept, of which that has said
+nothing since; or that a pull from it is ``UNDER_WAY``."""
+
+
 @attrs.define(eq=False)
 class Spools(LogListener):
-    """What spools keep.  A service engine says so each 10 s; what was pulled meanwhile is not there any more.
+    """What spools keep.  A service engine says so each 10 s; what was pulled meanwhile, by whichever controller, is not there
+    any more.
 
-    ``selection`` is what a pull asked for; None where nobody asked for such a pull.
+    ``selection`` is what a pull asked for; None where nobody asked for such a pull.  ``clock`` gives seconds.
     """
 
     intake: LogIntake
     selection: Callable[[int], Selection | None]
-    _emptied: dict[SeId, SpoolTotals] = attrs.field(factory=dict, init=False)
-    """What was said before a pull of everything ended, and is not so any more."""
+    clock: Callable[[], float]
+    _heard: dict[SeId, float] = attrs.field(factory=dict, init=False)
+    """When it said what it keeps."""
+    _emptied: dict[SeId, float] = attrs.field(factory=dict, init=False)
+    """When a pull of everything ended here; it has said nothing since."""
+    _elsewhere: dict[ControllerName, Pulled] = attrs.field(factory=dict, init=False)
+    """The same of other controllers, by this one's clock, as they said with their latest answer."""
 
     def told(self, link: LogLink, message: Planned | PullDone) -> None:
         """A pull is over."""
@@ -77,32 +89,55 @@ class Spools(LogListener):
             and len(selection.classes) == len(LogClass)
             and selection.since_us <= oldest_us
         ):
-            self._emptied[link.se] = said
+            self._emptied[link.se] = self.clock()
+
+    def spooled(self, se: SeId) -> None:
+        """What was pulled before counts in that."""
+        self._heard[se] = self.clock()
+        self._emptied.pop(se, None)
+
+    def emptied(self) -> Pulled:
+        """By pulls of this controller: for the others."""
+        now = self.clock()
+        return {se: now - at for se, at in self._emptied.items() if se in self.intake.spools}
+
+    def elsewhere(self, name: ControllerName, pulled: Pulled) -> None:
+        """What another controller says; nothing, where it does not answer."""
+        now = self.clock()
+        self._elsewhere[name] = {se: age if age < 0 else now - age for se, age in pulled.items()}
+
+    def pulled_elsewhere(self) -> set[SeId]:
+        """Those from which something is on its way to another controller."""
+        return {se for of in self._elsewhere.values() for se, age in of.items() if age == UNDER_WAY}
 
     def now(self) -> Mapping[SeId, SpoolTotals]:
         """By service engine."""
         return {
-            se: SpoolTotals(limit_bytes=said.limit_bytes, drops=said.drops)
-            if self._emptied.get(se) is said
-            else said
+            se: SpoolTotals(limit_bytes=said.limit_bytes, drops=said.drops) if self._is_emptied(se) else said
             for se, said in self.intake.spools.items()
         }
+
+    def _is_emptied(self, se: SeId) -> bool:
+        heard = self._heard.get(se, 0.0)
+        return se in self._emptied or any(
+            heard <= at for of in self._elsewhere.values() if (at := of.get(se, UNDER_WAY)) >= 0
+        )
 
 
 @attrs.frozen(eq=False)
 class Whereabouts:
-    """``spools`` is what SEs said they keep; ``pulled`` whether a pull from it is under way."""
+    """``spools`` is what SEs said they keep; ``pulled`` those from which something is on its way."""
 
     spools: Callable[[], Mapping[SeId, SpoolTotals]]
     engines: Callable[[], Sequence[tuple[SeId, str]]]
     """UUIDs and names of those that may have logs, by name."""
     connected: Callable[[SeId], bool]
-    pulled: Callable[[SeId], bool]
+    pulled: Callable[[], Container[SeId]]
     now_us: Callable[[], int]
 
     def missing(self, since_us: int | None, until_us: int | None) -> tuple[Missing, ...]:
         """Records of that time that are on service engines still, as far as these have said."""
-        spools, found = self.spools(), []
+        spools, pulled, found = self.spools(), self.pulled(), []
         for se, name in self.engines():
             totals = spools.get(se)
             if totals is None:
@@ -127,7 +162,7 @@ class Whereabouts:
                     records=sum(one.records for one in held),
                     bytes=sum(one.size for one in held),
                     raw_bytes=growing,
-                    why=BEING_PULLED if self.pulled(se) else why,
+                    why=BEING_PULLED if se in pulled else why,
                 )
             )
         return tuple(found)

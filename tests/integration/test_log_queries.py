@@ -16,6 +16,7 @@ from avinet.app.cli.client import Client
 from avinet.app.cli.main import cli
 from avinet.controller.api_logs import LogApi
 from avinet.controller.log_search import StoreSearch
+from avinet.controller.log_status import LogsStatus
 from avinet.controller.log_tail import Arrivals
 from avinet.controller.log_whereabouts import Whereabouts
 from avinet.controller.operators import LocalGuard
@@ -51,14 +52,12 @@ class World:
         search = StoreSearch(self.service, folder / "exports", deferToThread)
         self.arrivals = arrivals = Arrivals(search, reactor.seconds)
         self.service.stored = arrivals.stored
-        where = Whereabouts(
-            lambda: self.spools, lambda: [(SE, "se-1")], lambda se: True, lambda se: False, lambda: T0_US
-        )
+        where = Whereabouts(lambda: self.spools, lambda: [(SE, "se-1")], lambda se: True, set, lambda: T0_US)
 
-        async def no_drops():
-            return ()
+        async def stores(engines):
+            return LogsStatus(store=await search.status(), service_engines=engines, drops=())
 
-        routes = LogApi(search, where, arrivals, no_drops, reactor, reactor.seconds).routes()
+        routes = LogApi(search, where, arrivals, stores, reactor, reactor.seconds).routes()
         site = BoundedSite(Router(routes, reactor, LocalGuard(lambda access: None)), reactor)
         self.port = listen_unix(reactor, folder / "api.sock", site)
 

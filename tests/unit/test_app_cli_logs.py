@@ -1,7 +1,9 @@
 """``avinet logs`` as operators see it."""
 
+import contextlib
 import io
 import json
+import re
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from avinet.app.cli.context import Place
 from avinet.app.cli.errors import ReaderGoneError
 from avinet.app.cli.logs_answers import record_line
 from avinet.app.cli.logs_status import _share
+from avinet.app.cli.output import instant
 from avinet.app.cli.sparkline import bar
 from avinet.logs.query.asked import MAX_URL_FILTER_CHARS
 from tests.unit.api_double import Answer, problem
@@ -57,6 +60,17 @@ PULL = {
     "left_s": 90.0,
     "service_engines": [{"name": "se-1", "state": "running", "why": "", "connected": True}],
 }
+
+
+@contextlib.contextmanager
+def patch_echo(module):
+    """What is told meanwhile."""
+    told, echo = [], module.click.echo
+    module.click.echo = lambda text, **_: told.append(text)
+    try:
+        yield told
+    finally:
+        module.click.echo = echo
 
 
 class QueryTests(CliCase):
@@ -122,7 +136,8 @@ class QueryTests(CliCase):
         found = self.ask("/api/logs/query?q=&count=true", body, "--count")
         self.assertIn("  se-3: has not said yet what it keeps\n", found.stderr)
         self.assertEqual(found.stdout, "0\n")
-        self.assertIn("se-2: 12 records, 2.0 KiB from 2026-11-27T11:00:00.000000Z (not pulled)", found.stderr)
+        since = instant(MISSING["since"])
+        self.assertIn(f"se-2: 12 records, 2.0 KiB from {since} (not pulled)", found.stderr)
         self.assertIn("avinet logs pull --since 2026-11-27T11:00:00.000000Z --se se-2 --wait", found.stderr)
 
     def test_a_histogram_has_a_bar_for_each_interval_also_for_empty_ones(self):
@@ -148,8 +163,32 @@ class QueryTests(CliCase):
             target, {"results": rows, "missing": []}, "--percentiles", "duration_ms", "--histogram", "1m"
         )
         self.assertEqual((found.exit_code, found.stderr), (0, ""))
-        self.assertIn("p50    ▅█  at most 2.5", found.stdout)
+        self.assertIn("p50    ▅█  at most 2.5 ms", found.stdout)
         self.assertIn("P99", found.stdout)
+
+    def test_times_and_percentiles_of_a_table_are_for_people(self):
+        row = {"time": "2026-11-27T12:00:00.000000Z", "vs": "web", "count": 4, "p50": 1.25, "p99": None}
+        target = "/api/logs/query?q=&percentiles=latency&histogram=1m&by=vs"
+        words = ("--percentiles", "latency", "--histogram", "1m", "--by", "vs")
+        found = self.ask(target, {"results": [row], "missing": []}, *words)
+        line = [instant(row["time"]), "web", "4", "1.25 ms", "-"]
+        self.assertEqual(re.split(" {2,}", found.stdout.splitlines()[1]), line)
+        body = {"results": [{"count": 1, "p50": 2048.0}], "missing": []}
+        found = self.ask("/api/logs/query?q=&percentiles=size", body, "--percentiles", "size")
+        self.assertIn("2.0 KiB", found.stdout)
+
+    def test_what_goes_with_what_is_said_in_options(self):
+        said = problem(
+            400, "invalid-shape", "as the API says it", where="figures", what="it goes with group_by"
+        )
+        self.answers["GET", "/api/logs/query?q=&figures=count"] = said
+        found = self.run_cli("logs", "query", "--figures", "count")
+        self.assertEqual(found.exit_code, 2)
+        self.assertIn("--figures: it goes with --group-by", found.stderr)
+        said = problem(400, "invalid-shape", "", where="by", what="there is no field 'x'")
+        self.answers["GET", "/api/logs/query?q=&histogram=1m&by=x"] = said
+        found = self.run_cli("logs", "query", "--histogram", "1m", "--by", "x")
+        self.assertIn("--by: there is no field 'x'", found.stderr)
 
     def test_cut_and_estimated_answers_say_so(self):
         body = {
@@ -296,9 +335,33 @@ class PullTests(CliCase):
         shown = self.answer_of("logs", "pulls")
         self.assertIn("waits for se-2, which is not connected", shown)
         self.assertIn("the rest is over its --bytes", shown)
+        self.answers["GET", "/api/logs/pull"] = Answer(body={"count": 1, "results": [PULL]})
         for name in ("pause", "resume", "cancel"):
             self.answers["POST", f"/api/logs/pull/7/{name}"] = Answer(body=PULL)
             self.assertIn("Pull 7", self.answer_of("logs", name, "7"))
+
+    def test_pulls_of_several_controllers_are_called_by_both(self):
+        rows = [PULL | {"name": name} for name in ("7@c1", "7@c2")]
+        silent = {"controller": "c3", "why": "It hangs."}
+        self.answers["GET", "/api/logs/pull"] = Answer(
+            body={"count": 2, "results": rows, "missing": [silent]}
+        )
+        found = self.run_cli("logs", "pulls")
+        self.assertIn("7@c2", found.stdout)
+        self.assertIn("those of c3. It hangs.", found.stderr)
+        self.answers["POST", "/api/logs/pull/7%40c2/pause"] = Answer(body=rows[1])
+        self.assertIn("Pull 7@c2 is paused", self.answer_of("logs", "pause", "7@c2"))
+        found = self.run_cli("logs", "pause", "7")
+        self.assertIn("Say which: 7@c1 or 7@c2", found.stderr)
+
+    def test_one_that_plans_is_named_after_a_while(self):
+        planning = {"name": "se-2", "state": "planning", "connected": True}
+        state = PULL | {"state": "planning", "service_engines": [planning]}
+        lines = logs_pulls._Lines()
+        with patch_echo(logs_pulls) as told:
+            for _ in range(30):
+                lines.show(state)
+        self.assertEqual(told, ["avinet: pull 7 waits for se-2, which has not said yet how much there is"])
 
 
 class RecordsTests(CliCase):
@@ -343,6 +406,18 @@ class RecordsTests(CliCase):
 
         self.assertTrue(share(1).startswith("below 0.1 % of"), share(1))
         self.assertTrue(share(0).startswith("0 % of"), share(0))
+
+    def test_the_status_of_several_has_a_row_for_each(self):
+        store = {"records": 5, "bytes": 1024, "files": 1, "waiting_segments": 0, "waiting_bytes": 0}
+        rows = [
+            {"controller": "c1", "store": store | {"since": "", "until": "2026-11-27T11:00:00Z"}, "why": ""},
+            {"controller": "c2", "store": None, "why": "It hangs."},
+        ]
+        body = {"store": store, "controllers": rows, "service_engines": [], "drops": []}
+        self.answers["GET", "/api/logs/status"] = Answer(body=body)
+        lines = self.answer_of("logs", "status").splitlines()
+        self.assertIn(instant("2026-11-27T11:00:00Z"), lines[1])
+        self.assertEqual(re.split(" {2,}", lines[2]), ["c2", "-", "-", "-", "-", "It hangs."])
 
     def test_the_status_says_what_is_where(self):
         kept = {"segments": 2, "records": 30, "bytes": 2048, "oldest": ""}

@@ -7,7 +7,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.app.operator_logs import _Known, log_routes
-from avinet.controller.log_peers import LogAnswers
+from avinet.controller.log_questions import LogAnswers
 from avinet.controller.peers import NoPeers
 from avinet.controller.pull_records import PullOrder, PullState, PullView, ShareView
 from avinet.logs.entries import Dropped
@@ -48,7 +48,7 @@ class KnownTests(SynchronousTestCase):
                 spools={},
                 add_listener=lambda listener: None,
             ),
-            pulls=SimpleNamespace(all=lambda: self.pulls, pause=None, resume=None, cancel=None),
+            pulls=SimpleNamespace(all=lambda: self.pulls, get=None, pause=None, resume=None, cancel=None),
             store=SimpleNamespace(),
             exports=None,
         )
@@ -69,7 +69,7 @@ class KnownTests(SynchronousTestCase):
             self.pulls = [
                 PullView(id=1, order=order, at=0.0, state=state, shares=(ShareView(se=ONE, state=state),))
             ]
-            self.assertEqual((self.known.pulled(ONE), self.known.pulled(TWO)), (expected, False), state)
+            self.assertEqual(self.known.pulled(), {ONE} if expected else set(), state)
         self.assertEqual(self.known.selection(1), Selection(since_us=7))
         self.assertIsNone(self.known.selection(2))
 
@@ -84,6 +84,6 @@ class KnownTests(SynchronousTestCase):
 
     def test_the_store_tells_tails_of_its_new_files(self):
         peers = SimpleNamespace(links=NoPeers(ControllerName("a")), logs=LogAnswers())
-        routes = log_routes(self.logs, self.records, peers, Clock())
+        routes = log_routes(self.logs, self.records, peers, SimpleNamespace(ask=None), Clock())
         self.assertEqual(len({(route.method, route.path) for route in routes}), len(routes))
         self.logs.store.stored("a file")

@@ -10,9 +10,10 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.controller.api_logs import Exported, LogApi, LostLogs, StoreStatus
+from avinet.controller.api_logs import Exported, LogApi
+from avinet.controller.log_status import LogsStatus, LostLogs, StoreStatus
 from avinet.controller.log_tail import REMEMBERED, Arrivals
-from avinet.controller.log_whereabouts import Spools, Whereabouts
+from avinet.controller.log_whereabouts import UNDER_WAY, Spools, Whereabouts
 from avinet.logs.query.duckdb import duckdb_trial
 from avinet.logs.query.fields import FIELDS
 from avinet.logs.query.shapes import Records
@@ -82,10 +83,8 @@ class Store:
         self.exports.append(io.BytesIO(data))
         return Exported(self.exports[-1], len(data), 7)
 
-    async def status(self):
-        return StoreStatus(
-            records=1, bytes=2, files=3, since="", until="", waiting_segments=4, waiting_bytes=5
-        )
+
+STATUS = StoreStatus(records=1, bytes=2, files=3, since="", until="", waiting_segments=4, waiting_bytes=5)
 
 
 class LogCase(SynchronousTestCase):
@@ -99,14 +98,19 @@ class LogCase(SynchronousTestCase):
             lambda: self.spools,
             lambda: [(SE_1, "se-1"), (SE_2, "se-2")],
             lambda se: se == SE_1,
-            self.pulled.__contains__,
+            lambda: self.pulled,
             lambda: int(self.clock.seconds() * 1_000_000),
         )
         lost = LostLogs(
             se="se-1", at="", reason="torn", log_class="full", vs="", since="", until="", records=1, bytes=0
         )
         api = LogApi(
-            self.store, where, self.arrivals, lambda: succeed((lost,)), self.clock, self.clock.seconds
+            self.store,
+            where,
+            self.arrivals,
+            lambda engines: succeed(LogsStatus(store=STATUS, service_engines=engines, drops=(lost,))),
+            self.clock,
+            self.clock.seconds,
         )
         self.routes = api.routes()
         self.client = Client(Router(self.routes, self.clock, Known("olga")), self.clock)
@@ -350,12 +354,14 @@ class SpoolsTests(SynchronousTestCase):
     def setUp(self):
         self.intake = SimpleNamespace(spools={})
         self.selections = {1: Selection(), 2: Selection(since_us=NOW_US), 3: Selection(services=("v",))}
-        self.spools = Spools(self.intake, self.selections.get)
+        self.clock = Clock()
+        self.spools = Spools(self.intake, self.selections.get, self.clock.seconds)
         self.say()
 
     def say(self):
         kept = ClassTotals(segments=1, records=1, size=1, oldest_us=NOW_US - 5)
         self.intake.spools[SE_1] = SpoolTotals(full=kept, growing_bytes=9, limit_bytes=100)
+        self.spools.spooled(SE_1)
 
     def ended(self, **facts):
         self.spools.told(SimpleNamespace(se=SE_1), PullDone(**facts))
@@ -376,3 +382,26 @@ class SpoolsTests(SynchronousTestCase):
         ):
             self.ended(**facts)
             self.assertEqual(self.spools.now()[SE_1].full.segments, 1, facts)
+
+    def test_what_another_controller_has_pulled_is_not_there_until_the_engine_speaks_again(self):
+        self.clock.advance(3)
+        self.spools.elsewhere("b", {SE_1: 1.0})
+        self.assertEqual(self.spools.now()[SE_1], SpoolTotals(limit_bytes=100))
+        self.say()
+        self.spools.elsewhere("b", {SE_1: 1.0})
+        self.assertEqual(self.spools.now()[SE_1].growing_bytes, 9)
+
+    def test_others_are_told_what_pulls_from_here_have_emptied(self):
+        self.assertEqual(self.spools.emptied(), {})
+        self.ended(pull=1)
+        self.clock.advance(2)
+        self.assertEqual(self.spools.emptied(), {SE_1: 2.0})
+        self.say()
+        self.assertEqual(self.spools.emptied(), {})
+
+    def test_a_pull_of_another_controller_is_under_way_until_that_says_no_more(self):
+        self.spools.elsewhere("b", {SE_1: UNDER_WAY})
+        self.assertEqual(self.spools.pulled_elsewhere(), {SE_1})
+        self.assertEqual(self.spools.now()[SE_1].growing_bytes, 9)
+        self.spools.elsewhere("b", {})
+        self.assertEqual(self.spools.pulled_elsewhere(), set())

@@ -2,18 +2,24 @@
 
 import json
 
-from twisted.internet.defer import succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.controller.api_pulls import PullApi, PullFleet
+from avinet.controller.api_pulls import PullApi
 from avinet.controller.engine_errors import EngineNotFoundError
+from avinet.controller.log_questions import AskPulls, LogAnswers, LogQuestions, Said
+from avinet.controller.peers import PEER_LOGS, NoPeers
+from avinet.controller.peers_memory import PeerHub
+from avinet.controller.pull_cluster import LIST_TIMEOUT_S, PullsOfAll
 from avinet.controller.pull_records import PullOrder, PullState, PullUnknownError, PullView, ShareView
-from avinet.model.ids import ObjectId, SeId
+from avinet.controller.pull_rows import PullFleet, PullRows
+from avinet.model.ids import ControllerName, ObjectId, SeId
 from avinet.model.logs import LogClass, Selection
+from avinet.rest.route import Response
 from avinet.rest.router import Router
 from tests.unit.log_query_kit import NOW_US
-from tests.unit.rest_client import Client, Known
+from tests.unit.rest_client import Client, Known, request_bytes
 
 SE_1, SE_2 = SeId("se-1111"), SeId("se-2222")
 WEB = ObjectId("virtualservice-00000000-0000-7000-8000-000000000001")
@@ -68,13 +74,16 @@ class PullApiTests(SynchronousTestCase):
             lambda name: WEB if name == "web" else None,
             lambda uuid: "web" if uuid == WEB else uuid,
         )
-        api = PullApi(
-            self.pulls,
+        questions = LogQuestions(NoPeers(ControllerName("a")), self.clock)
+        rows = PullRows(
             fleet,
-            lambda: NOW_US / 1e6,
+            ControllerName("a"),
+            lambda: False,
             lambda: succeed(self.arrived),
             lambda arrival: succeed(self.waiting and arrival == 5),
         )
+        cluster = PullsOfAll(questions, lambda: rows.all(self.pulls.all()), self.pulls.get, None)
+        api = PullApi(self.pulls, rows, cluster, lambda: NOW_US / 1e6)
         self.guard = Known("olga")
         self.client = Client(Router(api.routes(), self.clock, self.guard), self.clock)
 
@@ -180,3 +189,94 @@ class PullApiTests(SynchronousTestCase):
         for number in ("2", "x", "9" * 30, "-1"):
             self.post(f"/{number}/cancel", 404)
             self.assertEqual(self.client("GET", f"/api/logs/pull/{number}").status, 404)
+
+
+class ClusterTests(SynchronousTestCase):
+    """Three controllers; ``a`` is asked."""
+
+    def setUp(self):
+        self.clock, self.hub, self.pulls, self.handed = Clock(), PeerHub("a", "b", "c"), {}, []
+        self.answers = {name: LogAnswers() for name in "abc"}
+        for name in "abc":
+            self.hub.peers(name).offer(PEER_LOGS, self.answers[name].build)
+            rows = self.make(name)
+            self.answers[name].by_kind = {AskPulls: self.told(rows, self.pulls[name])}
+
+    def told(self, rows, pulls):
+        async def told(_):
+            return Said(pulls=await rows.all(pulls.all()))
+
+        return told
+
+    def make(self, name):
+        pulls = self.pulls[name] = Pulls()
+        fleet = PullFleet(tuple, SeId, str, bool, ObjectId, str)
+        rows = PullRows(
+            fleet, ControllerName(name), lambda: True, lambda: succeed(0), lambda _: succeed(False)
+        )
+        if name == "a":
+            questions = LogQuestions(self.hub.peers(name), self.clock)
+            cluster = PullsOfAll(questions, lambda: rows.all(pulls.all()), pulls.get, self.hand_on)
+            api = PullApi(pulls, rows, cluster, lambda: NOW_US / 1e6)
+            self.client = Client(Router(api.routes(), self.clock, Known("olga")), self.clock)
+        return rows
+
+    async def hand_on(self, name, request):
+        self.handed.append((name, request.path, request.target))
+        return Response(body={})
+
+    def has(self, name, number, at=1.0):
+        order = PullOrder(by="olga", engines=(), selection=Selection())
+        self.pulls[name].view = PullView(id=number, order=order, at=at, state=PullState.DONE, shares=())
+
+    def get(self, path="", status=200):
+        answer = self.client("GET", f"/api/logs/pull{path}")
+        self.assertEqual(answer.status, status, answer.body)
+        return answer.json
+
+    def test_all_pulls_are_listed_by_number_and_controller_the_newest_first(self):
+        self.has("a", 1, at=1.0)
+        self.has("b", 1, at=3.0)
+        self.has("c", 2, at=2.0)
+        found = self.get()
+        self.assertEqual([row["name"] for row in found["results"]], ["1@b", "2@c", "1@a"])
+        self.assertEqual(found["results"][0]["url"], "/api/logs/pull/1@b")
+        self.assertEqual(found["missing"], [])
+
+    def test_one_that_does_not_answer_is_named_in_time(self):
+        self.answers["b"].by_kind = {AskPulls: lambda _: Deferred()}
+        self.has("a", 1)
+        self.hub.cut("c")
+        connection = self.client.connect()
+        connection.send(request_bytes("GET", "/api/logs/pull"))
+        self.clock.advance(LIST_TIMEOUT_S)
+        found = connection.answer().json
+        self.assertEqual([row["name"] for row in found["results"]], ["1@a"])
+        self.assertEqual([one["controller"] for one in found["missing"]], ["b", "c"])
+
+    def test_one_is_shown_wherever_it_is(self):
+        self.has("b", 7)
+        self.assertEqual(self.get("/7@b")["name"], "7@b")
+        self.assertEqual(self.get("/7")["name"], "7@b")
+        for none in ("7@c", "7@x", "8", "8@b", "@b", "7@"):
+            self.get(f"/{none}", 404)
+        self.hub.cut("b")
+        self.get("/7@b", 503)
+
+    def test_a_number_is_the_asked_ones_own_and_must_else_be_one_controllers(self):
+        self.has("b", 7)
+        self.has("c", 7)
+        self.assertIn("7@b or 7@c", self.get("/7", 409)["detail"])
+        self.has("a", 7)
+        self.assertEqual(self.get("/7")["name"], "7@a")
+
+    def test_whose_it_is_changes_it(self):
+        self.has("b", 7)
+        self.has("a", 8)
+        for what in ("pause", "resume", "cancel"):
+            answer = self.client("POST", f"/api/logs/pull/7@b/{what}", body=b"")
+            self.assertEqual(answer.status, 200, answer.body)
+        self.assertEqual(self.handed[0], ("b", "/api/logs/pull/7/pause", "/api/logs/pull/7/pause"))
+        self.assertEqual(len(self.handed), 3)
+        self.client("POST", "/api/logs/pull/8@a/pause", body=b"")
+        self.assertEqual(self.pulls["a"].done, [("pause", 8)])

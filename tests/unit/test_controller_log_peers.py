@@ -1,12 +1,24 @@
 """Questions about logs put to three controllers, of which each has some."""
 
+from types import SimpleNamespace
+
 import msgspec
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.controller.api_logs import Exported
-from avinet.controller.log_peers import ASK_TIMEOUT_S, MAX_QUESTION_BYTES, ClusterSearch, LogAnswers, _Asking
+from avinet.controller.log_peers import ASK_TIMEOUT_S, STATUS_TIMEOUT_S, ClusterSearch, StatusOfAll
+from avinet.controller.log_questions import (
+    MAX_QUESTION_BYTES,
+    AskSearch,
+    AskStatus,
+    LogAnswers,
+    LogQuestions,
+    Said,
+    _Asking,
+)
+from avinet.controller.log_status import LostLogs, OwnStatus, StoreStatus
 from avinet.controller.peers import PEER_LOGS, NoPeers
 from avinet.controller.peers_memory import PeerHub
 from avinet.logs.query.answers import Answer, Missing
@@ -21,12 +33,21 @@ class Store:
     """As much of a store as is asked: it answers what it was told to."""
 
     def __init__(self, *answers):
-        self.answers, self.asked = list(answers), []
+        self.answers, self.asked, self.pulled = list(answers), [], {}
 
     def ask(self, query):
         self.asked.append(query)
         answer = self.answers[min(len(self.asked), len(self.answers)) - 1]
         return answer if isinstance(answer, Deferred) else succeed(answer)
+
+
+def answering(store):
+    """As a controller with this store."""
+
+    async def searched(asked):
+        return Said(answer=await store.ask(asked), pulled=store.pulled)
+
+    return {AskSearch: searched}
 
 
 class Case(SynchronousTestCase):
@@ -36,9 +57,11 @@ class Case(SynchronousTestCase):
         self.offered = {}
         for name, store in self.stores.items():
             answers = self.offered[name] = LogAnswers()
-            answers.search = store
+            answers.by_kind = answering(store)
             self.hub.peers(name).offer(PEER_LOGS, answers.build)
-        self.search = ClusterSearch(self.stores["a"], self.hub.peers("a"), self.clock)
+        self.heard = {}
+        self.questions = LogQuestions(self.hub.peers("a"), self.clock)
+        self.search = ClusterSearch(self.stores["a"], self.questions, self.heard.__setitem__)
 
     def ask(self, query=COUNT):
         return Deferred.fromCoroutine(self.search.ask(query))
@@ -52,7 +75,7 @@ class Asked(Case):
         self.assertEqual(self.successResultOf(self.ask()), Answer(count=6))
 
     def test_alone_it_asks_its_own_store_what_was_asked(self):
-        self.search = ClusterSearch(self.stores["a"], NoPeers(ControllerName("a")), self.clock)
+        self.search = ClusterSearch(self.stores["a"], LogQuestions(NoPeers(ControllerName("a")), self.clock))
         query = Query(shape=Percentiles("status", limit=3))
         self.successResultOf(self.ask(query))
         self.assertEqual(self.stores["a"].asked, [query])
@@ -83,7 +106,7 @@ class Asked(Case):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_one_that_has_no_store_yet_is_named(self):
-        self.offered["b"].search = None
+        self.offered["b"].by_kind = {}
         ((name, why),) = self.missing(self.successResultOf(self.ask()))
         self.assertEqual(name, "b")
         self.assertIn("is starting", why)
@@ -110,6 +133,89 @@ class Asked(Case):
             {name: len(store.asked) for name, store in self.stores.items()}, {"a": 2, "b": 2, "c": 1}
         )
 
+    def test_what_hangs_in_the_second_round_hangs_no_longer_than_the_first(self):
+        grid = {"count": 5, "p0": 1.0, "p50": 2.0, "p100": 3.0}
+        for name in "abc":
+            self.stores[name].answers = [Answer(results=({"count": 5, "p50": 1.0},)), Answer(results=(grid,))]
+        first = self.stores["b"].answers[0]
+        self.stores["b"].answers = [Deferred(), Deferred()]
+        asking = self.ask(Query(shape=Percentiles("status", quantiles=(0.5,))))
+        self.clock.advance(ASK_TIMEOUT_S - 1)
+        self.stores["b"].answers[0].callback(first)
+        self.assertNoResult(asking)
+        self.clock.advance(1)
+        answer = self.successResultOf(asking)
+        self.assertEqual((answer.results[0]["count"], self.missing(answer)[0][0]), (10, "b"))
+
+    def test_a_way_that_never_opens_is_not_waited_for_for_ever(self):
+        stuck = SimpleNamespace(me="a", members=("a", "b", "c"), open=lambda *_: Deferred())
+        self.search = ClusterSearch(self.stores["a"], LogQuestions(stuck, self.clock))
+        asking = self.ask()
+        self.clock.advance(ASK_TIMEOUT_S)
+        answer = self.successResultOf(asking)
+        self.assertEqual((answer.count, [name for name, _ in self.missing(answer)]), (1, ["b", "c"]))
+
+    def test_what_their_pulls_make_of_spools_is_heard_and_forgotten_with_them(self):
+        self.stores["b"].pulled = {"se-1": 0.5}
+        self.ask()
+        self.assertEqual(self.heard, {"b": {"se-1": 0.5}, "c": {}})
+        self.hub.cut("b")
+        self.ask()
+        self.assertEqual(self.heard, {"b": {}, "c": {}})
+
+
+class Statuses(Case):
+    def setUp(self):
+        super().setUp()
+        self.own = {name: self.status(number) for number, name in enumerate("abc", 1)}
+        for name in "bc":
+            self.offered[name].by_kind = {AskStatus: lambda _, name=name: self.said(name)}
+
+    async def said(self, name):
+        own = self.own[name]
+        return Said(status=own) if isinstance(own, OwnStatus) else await own
+
+    def status(self, records, *drops):
+        store = StoreStatus(
+            records=records, bytes=0, files=0, since="", until="", waiting_segments=0, waiting_bytes=0
+        )
+        return OwnStatus(store=store, drops=drops)
+
+    def lost(self, at, records=1, se="se-1"):
+        return LostLogs(
+            se=se, at=at, reason="torn", log_class="full", vs="", since="", until="", records=records, bytes=0
+        )
+
+    def told(self):
+        async def own():
+            return self.own["a"]
+
+        return Deferred.fromCoroutine(StatusOfAll(own, self.questions).told(()))
+
+    def test_each_controller_has_a_row(self):
+        found = self.successResultOf(self.told())
+        self.assertEqual(found.store.records, 1)
+        self.assertEqual(
+            [(row.controller, row.store.records) for row in found.controllers],
+            [("a", 1), ("b", 2), ("c", 3)],
+        )
+
+    def test_one_that_hangs_is_named_in_time(self):
+        self.own["b"] = Deferred()
+        told = self.told()
+        self.clock.advance(STATUS_TIMEOUT_S)
+        row = self.successResultOf(told).controllers[1]
+        self.assertIn("not within 5 s", row.why)
+        self.assertIsNone(row.store)
+
+    def test_what_an_engine_lost_it_tells_all_and_it_counts_once(self):
+        self.own["a"] = self.status(1, self.lost("2"), self.lost("1"))
+        self.own["b"] = self.status(1, self.lost("3", se=""), self.lost("2"))
+        found = self.successResultOf(self.told())
+        self.assertEqual(
+            [(drop.at, drop.se) for drop in found.drops], [("3", ""), ("2", "se-1"), ("1", "se-1")]
+        )
+
 
 class Exports(Case):
     def test_an_export_says_how_many_controllers_are_not_in_it(self):
@@ -127,6 +233,16 @@ class Strange(Case):
     def test_what_is_no_question_is_answered_so(self):
         said = msgspec.msgpack.decode(self.successResultOf(self.put(b"\xc1")))
         self.assertIn("does not understand", said["why"])
+
+    def test_a_query_of_a_version_before_is_answered_and_ours_is_one_to_it(self):
+        said = msgspec.msgpack.decode(self.successResultOf(self.put(msgspec.msgpack.encode(COUNT))))
+        self.assertEqual(said["answer"]["count"], 1)
+        ours = msgspec.msgpack.encode(AskSearch(shape=Percentiles("status")))
+        self.assertEqual(msgspec.msgpack.decode(ours, type=Query), Query(shape=Percentiles("status")))
+
+    def test_what_came_later_is_no_query_to_a_version_before(self):
+        with self.assertRaises(msgspec.ValidationError):
+            msgspec.msgpack.decode(msgspec.msgpack.encode(AskStatus()), type=Query)
 
     def test_a_question_of_absurd_length_is_cut(self):
         self.failureResultOf(self.put(bytes(MAX_QUESTION_BYTES + 1)), ConnectionError)

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from avinet.app.cli.output import print_facts, print_table, text_of
+from avinet.app.cli.output import instant, moment, print_facts, print_table, text_of
 from avinet.app.cli.sparkline import bar, sparkline
-from avinet.logs.query.fields import FIELDS
+from avinet.logs.query.fields import BY_WORD, FIELDS, Type
 from avinet.logs.query.times import SECOND_US, span_us
 from avinet.units import show_bytes
 
@@ -55,8 +55,8 @@ def _status_colour(status: Any) -> str | None:
     return "red" if status >= 500 else "yellow" if status >= 400 else None
 
 
-def print_rows(answer: Mapping[str, Any], interval: str | None) -> None:
-    """Rows with names: as bars over time, where there is time in them."""
+def print_rows(answer: Mapping[str, Any], interval: str | None, field: str = "") -> None:
+    """Rows with names: as bars over time, where there is time in them.  ``field`` is what percentiles are of."""
     rows = answer["results"]
     if not rows:
         click.echo("No record is like that.", err=True)
@@ -64,10 +64,10 @@ def print_rows(answer: Mapping[str, Any], interval: str | None) -> None:
     if interval and set(rows[0]) == {"time", "count"}:
         _print_histogram(_filled(rows, interval))
     elif interval and not _dimensions(rows[0]) - {"time"}:
-        _print_over_time(rows, interval)
+        _print_over_time(rows, interval, field)
     else:
         names = tuple(rows[0])
-        print_table(names, ([_cell(name, row[name]) for name in names] for row in rows), empty="")
+        print_table(names, ([_cell(name, row[name], field) for name in names] for row in rows), empty="")
     if answer.get("truncated"):
         click.echo(f"There are more than these {len(rows)} rows: ask for less, or raise --limit.", err=True)
     if answer.get("approximate"):
@@ -78,7 +78,15 @@ def _dimensions(row: Mapping[str, Any]) -> set[str]:
     return {name for name in row if name in FIELDS}
 
 
-def _cell(name: str, value: Any) -> Any:
+def _cell(name: str, value: Any, field: str = "") -> Any:
+    if name == "time":
+        return instant(value)
+    if field and value is not None and name.startswith("p") and name[1:2].isdigit():
+        kind = BY_WORD[field.strip().lower()].type if field.strip().lower() in BY_WORD else None
+        if kind is Type.MILLISECONDS:
+            return f"{value:.6g} ms"
+        if kind is Type.BYTES:
+            return show_bytes(round(value))
     if isinstance(value, float):
         return f"{value:.6g}"
     if name.startswith("sum_bytes") and isinstance(value, int):
@@ -93,17 +101,13 @@ def _filled(rows: Sequence[Mapping[str, Any]], interval: str) -> list[tuple[str,
     first, last = min(counts), max(counts)
     whole = round((last - first) / (step / SECOND_US)) + 1
     if whole > MAX_FILLED:
-        return [(row["time"], row["count"]) for row in rows]
+        return [(instant(row["time"]), row["count"]) for row in rows]
     times = [first + number * step / SECOND_US for number in range(whole)]
-    return [(_local(at), counts.get(at, 0)) for at in times]
+    return [(moment(at), counts.get(at, 0)) for at in times]
 
 
 def _seconds(text: str) -> float:
     return dt.datetime.fromisoformat(text).timestamp()
-
-
-def _local(at: float) -> str:
-    return dt.datetime.fromtimestamp(at, dt.UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _print_histogram(counts: Sequence[tuple[str, int]]) -> None:
@@ -114,21 +118,23 @@ def _print_histogram(counts: Sequence[tuple[str, int]]) -> None:
     click.echo(f"{sum(count for _, count in counts)} in all, at most {most} in an interval", err=True)
 
 
-def _print_over_time(rows: Sequence[Mapping[str, Any]], interval: str) -> None:
+def _print_over_time(rows: Sequence[Mapping[str, Any]], interval: str, field: str) -> None:
     """A line a figure, above the table."""
     names = [name for name in rows[0] if name != "time"]
-    print_facts({name: f"{sparkline([row[name] for row in rows])}  {_span_of(rows, name)}" for name in names})
-    click.echo(f"\nfrom {_local(_seconds(rows[0]['time']))}, a bar is {interval}; the newest last\n")
+    print_facts(
+        {name: f"{sparkline([row[name] for row in rows])}  {_span_of(rows, name, field)}" for name in names}
+    )
+    click.echo(f"\nfrom {instant(rows[0]['time'])}, a bar is {interval}; the newest last\n")
     print_table(
         ("time", *names),
-        ((_local(_seconds(row["time"])), *(_cell(name, row[name]) for name in names)) for row in rows),
+        ((instant(row["time"]), *(_cell(name, row[name], field) for name in names)) for row in rows),
         empty="",
     )
 
 
-def _span_of(rows: Sequence[Mapping[str, Any]], name: str) -> str:
+def _span_of(rows: Sequence[Mapping[str, Any]], name: str, field: str) -> str:
     known = [row[name] for row in rows if row[name] is not None]
-    return f"at most {_cell(name, max(known))}" if known else "not known"
+    return f"at most {_cell(name, max(known), field)}" if known else "not known"
 
 
 def print_missing(answer: Mapping[str, Any]) -> None:
@@ -155,8 +161,8 @@ def _missing_line(one: Mapping[str, Any]) -> str:
         amount.append(f"{show_bytes(one['raw_bytes'])} of NDJSON")
     if one.get("bytes"):
         amount.append(show_bytes(one["bytes"]))
-    span = f" from {one['since']}" if one.get("since") else ""
-    span += f" to {one['until']}" if one.get("until") else ""
+    span = f" from {instant(one['since'])}" if one.get("since") else ""
+    span += f" to {instant(one['until'])}" if one.get("until") else ""
     what = ", ".join(amount)
     where = one["se"] or one.get("controller") or "here"
     if not what:

@@ -1,7 +1,7 @@
 """``avinet logs pull`` and its like: records fetched from the service engines, and how far that is."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from avinet.app.cli.errors import (
     NoAnswerError,
     UsageError,
 )
-from avinet.app.cli.output import print_json, print_table, text_of
+from avinet.app.cli.output import instant, print_json, print_table, text_of
 from avinet.errors import AvinetError, Kind, error
 from avinet.units import show_bytes, show_duration
 
@@ -28,6 +28,9 @@ LOST_S = 60.0
 """A controller that restarts is back within this, and goes on with its pulls."""
 MAX_NAMED = 3
 """Service engines, on a line beside the bar."""
+PLANS = "not said yet how much there is"
+PLANNING_POLLS = 10
+"""A service engine takes a moment to look; one that takes 5 s is worth a line."""
 ENDED = frozenset({"done", "cancelled", "failed"})
 PATH = ("logs", "pull")
 
@@ -50,6 +53,20 @@ class PullTimeoutError(AvinetError):
     id: str
     limit_s: float
     waits: str
+
+
+@error
+class WhichPullError(AvinetError):
+    """Several controllers have a pull {pull}. Say which: {names}."""
+
+    kind: ClassVar[Kind] = Kind.CONFLICT
+    pull: str
+    names: str
+
+
+def name_of(row: Mapping[str, Any]) -> str:
+    """``7``, or ``7@c1`` where there are several controllers."""
+    return text_of(row.get("name") or row["id"])
 
 
 @examples(
@@ -115,25 +132,25 @@ def pull(
         print_json(made)
     elif wait:
         limited = _limited(made)
-        click.echo(f"Pull {made['id']} is done: {_summary(made)}{f'; {limited}' if limited else ''}.")
+        click.echo(f"Pull {name_of(made)} is done: {_summary(made)}{f'; {limited}' if limited else ''}.")
     else:
-        click.echo(f"Pull {made['id']} has begun; see: avinet logs pulls")
+        click.echo(f"Pull {name_of(made)} has begun; see: avinet logs pulls")
     _tell_of_engines(made)
 
 
 def _wait(where: Place, client: Client, made: dict[str, Any], limit_s: float | None) -> dict[str, Any]:
     end = None if limit_s is None else time.monotonic() + limit_s
-    with _leaving(made["id"]), _progress(where) as show:
+    with _leaving(name_of(made)), _progress(where) as show:
         for state in _states(client, made, time.sleep):
             made = state
             show(made)
             ended = made["state"] in ENDED and made.get("stored", True)
             if limit_s is not None and end is not None and time.monotonic() >= end and not ended:
                 waits = f"; it {_awaited(made)}" if _awaited(made) else ""
-                raise PullTimeoutError(id=str(made["id"]), limit_s=limit_s, waits=waits)
+                raise PullTimeoutError(id=name_of(made), limit_s=limit_s, waits=waits)
     if made["state"] != "done":
         ended = PullEndedError(
-            id=str(made["id"]), state=made["state"], why=text_of(made.get("why") or "not all came")
+            id=name_of(made), state=made["state"], why=text_of(made.get("why") or "not all came")
         )
         raise EndedError(ended, FAILED)
     return made
@@ -148,7 +165,7 @@ def _states(client: Client, made: dict[str, Any], sleep: Callable[[float], None]
             return
         sleep(POLL_S)
         try:
-            made = client.get(path_to(*PATH, str(made["id"])))
+            made = client.get(path_to(*PATH, name_of(made)))
             lost_s = 0.0
         except (ConnectionLostError, ControllerUnreachableError, NoAnswerError):
             lost_s += POLL_S
@@ -184,7 +201,7 @@ def _progress(where: Place) -> Iterator[Callable[[Mapping[str, Any]], None]]:
         task = bar.add_task("pull", total=None, said="")
         yield lambda state: bar.update(
             task,
-            description=f"pull {state['id']} {state['state']}",
+            description=f"pull {name_of(state)} {state['state']}",
             total=state.get("bytes_total") or None,
             completed=state.get("bytes", 0),
             said=", ".join(filter(None, (_summary(state), _awaited(state)))),
@@ -196,25 +213,35 @@ class _Lines:
 
     def __init__(self) -> None:
         self._said = ""
+        self._polls = 0
+        """For which somebody plans."""
 
     def show(self, state: Mapping[str, Any]) -> None:
         awaited = _awaited(state)
+        self._polls = self._polls + 1 if awaited.endswith(PLANS) else 0
+        if 0 < self._polls < PLANNING_POLLS:
+            return
         if awaited and awaited != self._said:
-            click.echo(f"avinet: pull {state['id']} {awaited}", err=True)
+            click.echo(f"avinet: pull {name_of(state)} {awaited}", err=True)
         self._said = awaited
 
 
 def _awaited(state: Mapping[str, Any]) -> str:
-    """``waits for se-1, se-2, which are not connected``; empty where all that are to send can."""
-    away = [
-        text_of(one["name"])
-        for one in state.get("service_engines", ())
-        if one["state"] not in ENDED and not one.get("connected", True)
-    ]
-    if not away or state["state"] in ENDED:
+    """``waits for se-1, se-2, which are not connected``; empty where all that are to send can, or do."""
+    parts = [one for one in state.get("service_engines", ()) if one["state"] not in ENDED]
+    if state["state"] in ENDED:
         return ""
-    more = f" and {len(away) - MAX_NAMED} more" if len(away) > MAX_NAMED else ""
-    return f"waits for {', '.join(away[:MAX_NAMED])}{more}, which {'is' if len(away) == 1 else 'are'} not connected"
+    if away := [one for one in parts if not one.get("connected", True)]:
+        return f"waits for {_names(away)}, which {'is' if len(away) == 1 else 'are'} not connected"
+    if plans := [one for one in parts if one["state"] == "planning"]:
+        return f"waits for {_names(plans)}, which {'has' if len(plans) == 1 else 'have'} {PLANS}"
+    return ""
+
+
+def _names(engines: Sequence[Mapping[str, Any]]) -> str:
+    names = [text_of(one["name"]) for one in engines]
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
 
 
 def _limited(state: Mapping[str, Any]) -> str:
@@ -250,7 +277,10 @@ def _tell_of_engines(made: Mapping[str, Any]) -> None:
 @click.command(cls=Command)
 @place
 def pulls(where: Place) -> None:
-    """Every pull, the newest first, with how far it is."""
+    """Every pull of every controller, the newest first, with how far it is.
+
+    Where there are several controllers a pull is called by its number and its controller: 7@c1.
+    """
     answer = where.client().get(path_to(*PATH))
     if where.json:
         print_json(answer)
@@ -259,10 +289,10 @@ def pulls(where: Place) -> None:
         ("pull", "state", "from", "to", "services", "engines", "progress", "by", "why"),
         (
             (
-                row["id"],
+                name_of(row),
                 row["state"],
-                row.get("since"),
-                row.get("until"),
+                instant(row.get("since")),
+                instant(row.get("until")),
                 row.get("vs") or "all",
                 [one["name"] for one in row.get("service_engines", ())],
                 _summary(row),
@@ -273,6 +303,10 @@ def pulls(where: Place) -> None:
         ),
         empty="There is none; see: avinet logs pull --help",
     )
+    for one in answer.get("missing", ()):
+        click.echo(
+            f"Not in this list: those of {text_of(one['controller'])}. {text_of(one['why'])}", err=True
+        )
 
 
 def _changing(name: str, done: str, what: str) -> click.Command:
@@ -280,13 +314,24 @@ def _changing(name: str, done: str, what: str) -> click.Command:
     @click.argument("pull_id", metavar="PULL")
     @place
     def change(where: Place, pull_id: str) -> None:
-        answer = where.client().post(path_to(*PATH, pull_id, name))
+        client = where.client()
+        answer = client.post(path_to(*PATH, _meant(client, pull_id), name))
         if where.json:
             print_json(answer)
         else:
-            click.echo(f"Pull {text_of(pull_id)} {done}.")
+            click.echo(f"Pull {name_of(answer)} {done}.")
 
     return change
+
+
+def _meant(client: Client, text: str) -> str:
+    """The name of the pull that a person means; a bare number must be one controller's alone."""
+    if not text.isdecimal():
+        return text
+    rows = [row for row in client.get(path_to(*PATH))["results"] if str(row["id"]) == text]
+    if len(rows) > 1:
+        raise WhichPullError(pull=text, names=" or ".join(sorted(map(name_of, rows))))
+    return name_of(rows[0]) if rows else text
 
 
 pause = _changing("pause", "is paused", "Stop a pull for now; nothing of it is lost.")

@@ -1,5 +1,6 @@
 """``avinet logs query``: counts, the most frequent, figures by group, percentiles, histograms, and records."""
 
+import re
 from typing import Any
 from urllib.parse import urlencode
 
@@ -7,9 +8,10 @@ import click
 
 from avinet.app.cli.client import path_to
 from avinet.app.cli.context import Command, Place, examples, place
-from avinet.app.cli.errors import UsageError
+from avinet.app.cli.errors import RefusedError, UsageError
 from avinet.app.cli.logs_answers import print_missing, print_page, print_rows
 from avinet.app.cli.output import print_json
+from avinet.errors import AvinetError
 
 MAX_URL_CHARS = 4_000
 """A longer question goes in a body: what stands between may take no longer URL."""
@@ -62,17 +64,38 @@ def query(where: Place, /, words: tuple[str, ...], **options: Any) -> None:
         raise UsageError(what="--oldest-first and --cursor go with records, not with figures")
     client, path = where.client(), path_to("logs", "query" if shaped else "records")
     in_url = {"q": text, **{name: "true" if value is True else value for name, value in asked.items()}}
-    if len(text) > MAX_URL_FILTER_CHARS or len(urlencode(in_url)) > MAX_URL_CHARS:
-        answer = client.post(path, {"q": text, **asked})
-    else:
-        answer = client.get(path, in_url)
+    try:
+        if len(text) > MAX_URL_FILTER_CHARS or len(urlencode(in_url)) > MAX_URL_CHARS:
+            answer = client.post(path, {"q": text, **asked})
+        else:
+            answer = client.get(path, in_url)
+    except RefusedError as why:
+        raise _in_options(why) from why
     if where.json:
         print_json(answer)
         return
     if "count" in answer:
         click.echo(answer["count"])
     elif shaped:
-        print_rows(answer, asked.get("histogram"))
+        print_rows(answer, asked.get("histogram"), asked.get("percentiles", ""))
     else:
         print_page(answer)
     print_missing(answer)
+
+
+def _in_options(why: RefusedError) -> AvinetError:
+    """What the API says of its parameters, in the words of the command line."""
+    where, what = (str(why.facts.get(name, "")) for name in ("where", "what"))
+    if why.said_reason != "invalid-shape" or where not in _OPTIONS:
+        return why
+    if " with " in what:
+        what = re.sub(rf"\b({'|'.join(_SHAPES)})\b", lambda found: _option(found[0]), what)
+    return UsageError(what=f"{_option(where)}: {what}")
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+_SHAPES = ("count", "top", "group_by", "percentiles", "histogram")
+_OPTIONS = frozenset({*_SHAPES, "figures", "quantiles", "by", "limit", "cursor"})

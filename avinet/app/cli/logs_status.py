@@ -1,13 +1,13 @@
 """``avinet logs status``: what is in the store, what is still on the service engines, and what was lost."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
 from avinet.app.cli.client import path_to
 from avinet.app.cli.context import Command, Place, place
-from avinet.app.cli.output import print_facts, print_json, print_table
+from avinet.app.cli.output import instant, print_facts, print_json, print_table
 from avinet.model.logs import DropReason
 from avinet.units import show_bytes
 
@@ -15,22 +15,16 @@ from avinet.units import show_bytes
 @click.command(cls=Command)
 @place
 def status(where: Place) -> None:
-    """What is where: the store here, the spool of each service engine, and every drop with its reason."""
+    """What is where: the store of each controller, the spool of each service engine, and every drop with its reason."""
     answer = where.client().get(path_to("logs", "status"))
     if where.json:
         print_json(answer)
         return
-    store = answer["store"]
-    print_facts(
-        {
-            "store": f"{store['records']} records, {show_bytes(store['bytes'])}, in {store['files']} files",
-            "from": store.get("since"),
-            "to": store.get("until"),
-            "waiting": f"{store['waiting_segments']} segments, {show_bytes(store['waiting_bytes'])} of NDJSON, to be stored",
-            "not taken in": store.get("trouble") or None,
-            "mended": f"{store['mended_at']}: {store['mended']}" if store.get("mended") else None,
-        }
-    )
+    rows = answer.get("controllers") or ()
+    if rows:
+        _print_controllers(rows)
+    else:
+        _print_store(answer["store"])
     click.echo()
     print_table(
         ("service engine", "connected", "significant", "full", "oldest", "of its limit", "dropped"),
@@ -40,7 +34,7 @@ def status(where: Place) -> None:
                 row["connected"],
                 _amount(row["significant"]),
                 _amount(row["full"]),
-                row.get("oldest"),
+                instant(row.get("oldest")),
                 _share(row),
                 row["dropped_records"],
             )
@@ -58,8 +52,8 @@ def status(where: Place) -> None:
                     row["reason"],
                     "any" if row["reason"] == DropReason.UNWRITTEN else row["class"],
                     row.get("vs") or "any",
-                    row.get("since"),
-                    row.get("until"),
+                    instant(row.get("since")),
+                    instant(row.get("until")),
                     _number(row),
                     row.get("bytes"),
                 )
@@ -67,6 +61,46 @@ def status(where: Place) -> None:
             ),
             empty="",
         )
+
+
+def _print_store(store: Mapping[str, Any]) -> None:
+    print_facts(
+        {
+            "store": _records(store),
+            "from": instant(store.get("since")),
+            "to": instant(store.get("until")),
+            "waiting": f"{_waiting(store)}, to be stored",
+            "not taken in": store.get("trouble") or None,
+            "mended": _mended(store),
+        }
+    )
+
+
+def _print_controllers(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A row each; one that has not answered has a dash in every place but the last."""
+    table = []
+    for row in rows:
+        store = row.get("store") or {}
+        told = "; ".join(filter(None, (row.get("why"), store.get("trouble"), _mended(store))))
+        shown = (
+            (_records(store), instant(store["since"]), instant(store["until"]), _waiting(store))
+            if store
+            else ("",) * 4
+        )
+        table.append((row["controller"], *shown, told))
+    print_table(("controller", "store", "from", "to", "waiting to be stored", "why"), table, empty="")
+
+
+def _records(store: Mapping[str, Any]) -> str:
+    return f"{store['records']} records, {show_bytes(store['bytes'])}, in {store['files']} files"
+
+
+def _waiting(store: Mapping[str, Any]) -> str:
+    return f"{store['waiting_segments']} segments, {show_bytes(store['waiting_bytes'])} of NDJSON"
+
+
+def _mended(store: Mapping[str, Any]) -> str | None:
+    return f"{instant(store['mended_at'])}: {store['mended']}" if store.get("mended") else None
 
 
 def _number(row: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """What the commands print: tables for people, plain aligned columns when piped, JSON for programs."""
 
+import datetime as dt
 import json
 import sys
 import time
@@ -119,6 +120,14 @@ def text_of(value: Any) -> str:
 def moment(at: float | None) -> str:
     """UNIX seconds as local time."""
     return "-" if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def instant(text: str | None) -> str:
+    """RFC 3339 as local time, as all tables have it; what is no time, as it is."""
+    try:
+        return moment(dt.datetime.fromisoformat(text).timestamp()) if text else "-"
+    except (ValueError, OverflowError):
+        return text_of(text)
 
 
 def milliseconds(value: float | None) -> str:
