@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --config-settings editable_mode=compat
 PACKAGING := setup.cfg pyproject.toml constraints.txt
 
+# Tests start some hundred processes, and each would compile all of avinet anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test unit trial integration processes-1 processes-2 parts fuzz lint format coverage test-deps bench-env bench bench-config bench-logs bench-cluster faults figures lock clean
 
 help:
