@@ -9,12 +9,12 @@ A controller that is alone hears what its own sessions say, and nothing else.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger
 
+from avinet.controller.listeners import Listeners
 from avinet.controller.peers import PeerListener, Peers
 from avinet.controller.sessions import SessionListener
 from avinet.model.ids import ControllerName, SeId
@@ -55,8 +55,9 @@ class Attendance(SessionListener, PeerListener):
     _partly: set[SeId] = attrs.field(factory=set, init=False, repr=False)
     _counts: dict[ControllerName, IDelayedCall] = attrs.field(factory=dict, init=False, repr=False)
     """By the controller that was lost."""
-    _listeners: list[AttendanceListener] = attrs.field(factory=list, init=False, repr=False)
-    _log: ClassVar[Logger] = Logger()
+    _listeners: Listeners[AttendanceListener] = attrs.field(
+        factory=lambda: Listeners("the attendance"), init=False, repr=False
+    )
 
     def start(self) -> None:
         """Hear the others."""
@@ -70,7 +71,7 @@ class Attendance(SessionListener, PeerListener):
 
     def listen(self, listener: AttendanceListener) -> None:
         """Tell ``listener`` from now on, after those added before it."""
-        self._listeners.append(listener)
+        self._listeners.add(listener)
 
     # What is asked
 
@@ -100,7 +101,7 @@ class Attendance(SessionListener, PeerListener):
             self._go(se, why)
         elif se not in self._partly:
             self._partly.add(se)
-            self._tell(lambda listener: listener.partly(se, why, elsewhere))
+            self._listeners.tell(lambda listener: listener.partly(se, why, elsewhere))
 
     # What others say
 
@@ -153,21 +154,14 @@ class Attendance(SessionListener, PeerListener):
     def _come(self, se: SeId) -> None:
         if se not in self._up:
             self._up.add(se)
-            self._tell(lambda listener: listener.up(se))
+            self._listeners.tell(lambda listener: listener.up(se))
 
     def _go(self, se: SeId, why: str) -> None:
         self._up.discard(se)
         self._be_whole(se)
-        self._tell(lambda listener: listener.down(se, why))
+        self._listeners.tell(lambda listener: listener.down(se, why))
 
     def _be_whole(self, se: SeId) -> None:
         if se in self._partly:
             self._partly.discard(se)
-            self._tell(lambda listener: listener.whole(se))
-
-    def _tell(self, call: Callable[[AttendanceListener], None]) -> None:
-        for listener in tuple(self._listeners):
-            try:
-                call(listener)
-            except Exception:  # noqa: BLE001 - one listener's defect must not cost the others
-                self._log.failure("a listener of the attendance failed")
+            self._listeners.tell(lambda listener: listener.whole(se))

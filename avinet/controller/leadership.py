@@ -17,6 +17,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from avinet.controller.listeners import Listeners
 from avinet.controller.peers import PeerListener, Peers
 from avinet.errors import AvinetError
 from avinet.model.election import (
@@ -78,7 +79,9 @@ class Leadership(PeerListener):
     _fence: int | None = attrs.field(default=None, init=False)
     _lease: LeaseId = attrs.field(default=NO_LEASE, init=False)
     _lease_end: IDelayedCall | None = attrs.field(default=None, init=False, repr=False)
-    _listeners: list[RoleListener] = attrs.field(factory=list, init=False, repr=False)
+    _listeners: Listeners[RoleListener] = attrs.field(
+        factory=lambda: Listeners("the role"), init=False, repr=False
+    )
     _seizing: Deferred[None] | None = attrs.field(default=None, init=False, repr=False)
     _ticks: LoopingCall = attrs.field(init=False, repr=False)
     _renewing: bool = attrs.field(default=False, init=False)
@@ -106,7 +109,7 @@ class Leadership(PeerListener):
 
     def listen(self, listener: RoleListener) -> None:
         """Call ``listener`` with each new role."""
-        self._listeners.append(listener)
+        self._listeners.add(listener)
 
     # Life
 
@@ -319,11 +322,7 @@ class Leadership(PeerListener):
         before, self.role = self.role, role
         if (before.leads, before.leader, before.term) == (role.leads, role.leader, role.term):
             return
-        for listener in tuple(self._listeners):
-            try:
-                listener(role)
-            except Exception:  # noqa: BLE001 - one listener's defect must not keep the others leading, or from it
-                self._log.failure("a listener for the role failed")
+        self._listeners.tell(lambda listener: listener(role))
 
 
 def _term_of(entry: Entry | None) -> int:

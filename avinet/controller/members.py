@@ -19,6 +19,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from avinet.controller.engines import Emit
+from avinet.controller.listeners import Listeners
 from avinet.errors import AvinetError
 from avinet.model.events import Level
 from avinet.model.ids import ControllerName
@@ -60,7 +61,9 @@ class Members:
     store: Store = attrs.field(init=False)
     _revision: int = attrs.field(default=0, init=False)
     """Of the store's key; 0 while it has none."""
-    _listeners: list[Listener] = attrs.field(factory=list, init=False, repr=False)
+    _listeners: Listeners[Listener] = attrs.field(
+        factory=lambda: Listeners("the membership list"), init=False, repr=False
+    )
     _taking: DeferredLock = attrs.field(factory=DeferredLock, init=False, repr=False)
     _log: ClassVar[Logger] = Logger()
 
@@ -81,7 +84,7 @@ class Members:
 
     def listen(self, listener: Listener) -> None:
         """Tell of each newer list, after it is durable."""
-        self._listeners.append(listener)
+        self._listeners.add(listener)
 
     # The store
 
@@ -138,11 +141,7 @@ class Members:
             self.held = SignedList(found, document)
         finally:
             self._taking.release()
-        for listener in self._listeners:
-            try:
-                listener(before, found)
-            except Exception:  # noqa: BLE001 - the others must hear of it all the same
-                self._log.failure("a listener to the membership list failed")
+        self._listeners.tell(lambda listener: listener(before, found))
         return True
 
     async def _took(self, entry: Entry) -> None:

@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IProtocol, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from avinet.controller.listeners import Listeners
 from avinet.controller.peer_dial import DialedChannel, Offered, PeerDialer, PeerReach
 from avinet.controller.peer_other import Lists, Other, PeerAbout, facts_of, own_facts, refusal, too_slow
 from avinet.controller.peer_session import PairConnection, PeerSession, PeerSettings
@@ -78,7 +79,9 @@ class PeerLinks:
     _offers: dict[Lane, list[tuple[int, Build, Priority]]] = attrs.field(
         factory=lambda: {lane: [] for lane in Lane}, init=False, repr=False
     )
-    _listeners: list[PeerListener] = attrs.field(factory=list, init=False, repr=False)
+    _listeners: Listeners[PeerListener] = attrs.field(
+        factory=lambda: Listeners("the links to other controllers"), init=False, repr=False
+    )
     _stopped: bool = attrs.field(default=False, init=False)
     _log: ClassVar[Logger] = Logger()
 
@@ -138,7 +141,7 @@ class PeerLinks:
 
     def listen(self, listener: PeerListener) -> None:
         """See ``Peers``."""
-        self._listeners.append(listener)
+        self._listeners.add(listener)
         for name in sorted(self.live):
             listener.peer_up(name)
             listener.peer_said(name, dict(self.said(name)))
@@ -248,7 +251,7 @@ class PeerLinks:
         self._log.info("{name} was let go: {why}", name=name, why=text)
         if was_live:
             self._see()
-            self._tell(lambda listener: listener.peer_down(name, text))
+            self._listeners.tell(lambda listener: listener.peer_down(name, text))
 
     def stop(self) -> None:
         """Say goodbye to all and take nobody any more."""
@@ -334,7 +337,7 @@ class PeerLinks:
             other.heard.reconnected()
             if older is None:
                 self._see()
-                self._tell(lambda listener: listener.peer_up(session.name))
+                self._listeners.tell(lambda listener: listener.peer_up(session.name))
         self._pass_list(session)
 
     def session_said(self, session: PeerSession, frame: PeerState) -> None:
@@ -344,7 +347,7 @@ class PeerLinks:
             return
         changes = other.heard.take(frame)
         if changes:
-            self._tell(lambda listener: listener.peer_said(session.name, dict(changes)))
+            self._listeners.tell(lambda listener: listener.peer_said(session.name, dict(changes)))
 
     def session_offered(self, session: PeerSession, document: str) -> None:
         """See ``SessionOwner``."""
@@ -372,7 +375,7 @@ class PeerLinks:
                 if lane is Lane.STATE:
                     other.heard = Heard()
                     self._see()
-                    self._tell(lambda listener: listener.peer_down(session.name, why))
+                    self._listeners.tell(lambda listener: listener.peer_down(session.name, why))
             elif state.session is None and session.lane is lane:
                 state.why = why
 
@@ -391,10 +394,3 @@ class PeerLinks:
         if session.lane is Lane.STATE and session.their is not None and session.listed < number:
             session.listed = number
             session.send(PeerMembership(document=document))
-
-    def _tell(self, call: Callable[[PeerListener], None]) -> None:
-        for listener in tuple(self._listeners):
-            try:
-                call(listener)
-            except Exception:  # noqa: BLE001 - one listener's defect must cost neither the link nor the others
-                self._log.failure("a peer listener failed")

@@ -21,6 +21,7 @@ from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime
 from twisted.logger import Logger
 
 from avinet.controller.boots import WINDOW_S, BootHistory
+from avinet.controller.listeners import Listeners
 from avinet.controller.session import PeerConnection, SeSession, SessionSettings
 from avinet.model.fence import Fence
 from avinet.model.ids import ClusterId, ControllerName, SeId
@@ -130,7 +131,9 @@ class Sessions:
     _presences: dict[SeId, _Presence] = attrs.field(factory=dict, init=False, repr=False)
     _waiting: set[SeSession] = attrs.field(factory=set, init=False, repr=False)
     """Channels that have not said ``Hello``; the secure channel bounds how many an SE opens."""
-    _listeners: list[SessionListener] = attrs.field(factory=list, init=False, repr=False)
+    _listeners: Listeners[SessionListener] = attrs.field(
+        factory=lambda: Listeners("sessions"), init=False, repr=False
+    )
     _stopped: Deferred[None] | None = attrs.field(default=None, init=False)
     _closing: set[SeSession] = attrs.field(factory=set, init=False, repr=False)
     _log: ClassVar[Logger] = Logger()
@@ -150,7 +153,7 @@ class Sessions:
 
     def add_listener(self, listener: SessionListener) -> None:
         """Tell ``listener`` from now on, after those added before it."""
-        self._listeners.append(listener)
+        self._listeners.add(listener)
 
     def get(self, se: SeId) -> SeSession | None:
         """The attached session of an SE."""
@@ -295,19 +298,19 @@ class Sessions:
         presence.expected = False
         if not presence.up:
             presence.up = True
-            self._tell(lambda listener: listener.up(session.se))
-        self._tell(lambda listener: listener.attached(session))
+            self._listeners.tell(lambda listener: listener.up(session.se))
+        self._listeners.tell(lambda listener: listener.attached(session))
 
     def message_received(self, session: SeSession, message: Message) -> None:
         """Pass it on."""
-        self._tell(lambda listener: listener.received(session, message))
+        self._listeners.tell(lambda listener: listener.received(session, message))
 
     def rtt_changed(self, session: SeSession, change: RttChange) -> None:
         """Pass it on."""
         if change is RttChange.RAISED:
-            self._tell(lambda listener: listener.rtt_high(session))
+            self._listeners.tell(lambda listener: listener.rtt_high(session))
         else:
-            self._tell(lambda listener: listener.rtt_cleared(session))
+            self._listeners.tell(lambda listener: listener.rtt_cleared(session))
 
     def session_ended(self, session: SeSession, why: str) -> None:
         """Start the count, unless the session's own heartbeats were the count."""
@@ -316,7 +319,7 @@ class Sessions:
         if presence is None or presence.session is not session:
             return
         presence.session = None
-        self._tell(lambda listener: listener.detached(session, why))
+        self._listeners.tell(lambda listener: listener.detached(session, why))
         if presence.session is not None or not presence.up:
             return
         if session.heartbeat.missed >= session.heartbeat.misses:
@@ -347,11 +350,4 @@ class Sessions:
             presence.down_at = None
         if presence.up or presence.expected:
             presence.up = presence.expected = False
-            self._tell(lambda listener: listener.down(se, why))
-
-    def _tell(self, call: Callable[[SessionListener], None]) -> None:
-        for listener in tuple(self._listeners):
-            try:
-                call(listener)
-            except Exception:  # noqa: BLE001 - one listener's defect must cost neither the session nor the others
-                self._log.failure("a session listener failed")
+            self._listeners.tell(lambda listener: listener.down(se, why))

@@ -167,7 +167,7 @@ class Follows(Case):
 
     def test_a_listener_that_fails_keeps_nobody_from_hearing(self):
         told = []
-        self.members._listeners.insert(0, lambda before, after: 1 / 0)
+        self.members.listen(lambda before, after: 1 / 0)
         self.members.listen(lambda before, after: told.append(after.number))
         self.joins()
         self.assertEqual(told, [2])

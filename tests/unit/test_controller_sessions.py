@@ -501,9 +501,11 @@ class Endings(SessionsCase):
             def attached(self, session):
                 raise ZeroDivisionError
 
-        self.sessions._listeners.insert(0, Broken())
+        after = Diary()
+        self.sessions.add_listener(Broken())
+        self.sessions.add_listener(after)
         self.attach()
-        self.assertEqual(self.diary.entries, [("up", SE), ("attached", SE)])
+        self.assertEqual(after.entries, [("up", SE), ("attached", SE)])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_stopping_says_goodbye_and_waits_for_the_channels(self):
