@@ -114,7 +114,7 @@ def log_routes(
     """All of ``/api/logs``; from now on other controllers are answered, too."""
     known, wall = _Known(logs, records), WallClock(reactor).seconds
     in_thread, questions = logs.intake.threads.commits.run, LogQuestions(peers.links, reactor)
-    search = StoreSearch(logs.store, logs.exports, in_thread)
+    search = StoreSearch(logs.store, logs.exports, in_thread, logs.copies)
     spools = Spools(logs.intake, known.selection, reactor.seconds)
     logs.intake.add_listener(spools)
     rows = PullRows(
@@ -132,8 +132,9 @@ def log_routes(
         return OwnStatus(store=await search.status(), drops=await known.drops())
 
     async def searched(asked: AskSearch) -> Said:
-        answer = await search.ask(asked)
-        return Said(answer=answer, pulled={**spools.emptied(), **dict.fromkeys(known.pulled(), UNDER_WAY)})
+        answer = await search.ask(asked, asked.sets)
+        pulled = {**spools.emptied(), **dict.fromkeys(known.pulled(), UNDER_WAY)}
+        return Said(answer=answer, counted=search.counted(asked.sets), pulled=pulled)
 
     async def told_status(_: AskStatus) -> Said:
         return Said(status=await own_status())

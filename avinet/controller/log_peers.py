@@ -3,67 +3,77 @@
 One that cannot be asked is named in the answer as missing; what is wrong with a question is found out here first.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
 
 import attrs
 import msgspec
-from twisted.internet.defer import Deferred, gatherResults
-from twisted.python.failure import Failure
+from twisted.internet.defer import Deferred
 
 from avinet.controller.api_logs import Exported, LogSearch
+from avinet.controller.log_census import Census, KeptSets, census
 from avinet.controller.log_questions import AskSearch, AskStatus, LogQuestions
 from avinet.controller.log_status import ControllerStore, LogsStatus, OwnStatus, drops_of
 from avinet.controller.log_whereabouts import EngineLogs, Pulled
+from avinet.controller.together import together
 from avinet.logs.query.answers import Answer, Missing
 from avinet.logs.query.merged import again, has_rows, merged, question
 from avinet.logs.query.shapes import Query
+from avinet.logs.query.times import show_instant
 from avinet.model.ids import ControllerName
 
 ASK_TIMEOUT_S = 100.0
 """For all that one answer takes; below the 120 s that whoever asks waits."""
+NOT_COPIED = "with it alone"
+"""Why records are missing that had no copy when their controller was lost or removed."""
 STATUS_TIMEOUT_S = 5.0
 """A controller looks into its ledger."""
 SHOWN_DROPS = 100
+
+
+class OwnSearch(LogSearch, Protocol):
+    """This controller's store, with copy sets that it has of others'."""
+
+    def ask(self, query: Query, sets: Sequence[str] = ()) -> Awaitable[Answer]:
+        """From both."""
+
+    def counted(self, sets: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """As ``Said`` has it."""
 
 
 @attrs.frozen(eq=False)
 class ClusterSearch:
     """The records of all controllers; with one controller, of ``own`` alone."""
 
-    own: LogSearch
+    own: OwnSearch
     questions: LogQuestions
     heard: Callable[[ControllerName, Pulled], None] = lambda name, pulled: None
     """Told what the pulls of each of the others make of spools."""
+    kept: KeptSets = attrs.field(factory=KeptSets)
+
+    def __attrs_post_init__(self) -> None:
+        self.questions.peers.listen(self.kept)
 
     async def ask(self, query: Query) -> Answer:
         """One answer; ``missing`` names the controllers whose records are not in it."""
-        others = self.questions.others
-        if not others:
-            return await self.own.ask(query)
-        names = (self.questions.peers.me, *others)
-        ends = self.questions.clock.seconds() + ASK_TIMEOUT_S
-        answers = await self._ask_all(names, question(query), ends)
-        finer = again(query, answers)
-        if finer is not None:
-            having = [name for name, answer in zip(names, answers, strict=True) if has_rows(answer)]
-            lacking = [answer for answer in answers if not has_rows(answer)]
-            answers = [*await self._ask_all(having, finer, ends), *lacking]
-        return merged(query, answers)
+        ends, lost = self.questions.clock.seconds() + ASK_TIMEOUT_S, dict[ControllerName, str]()
+        while True:
+            found = self._census(lost)
+            if found.alone:
+                return await self.own.ask(query)
+            for name in self.questions.others:
+                if name not in found.asked:
+                    self.heard(name, {})
+            asking = _Asking(self, found, ends)
+            answer = await asking.answer(query)
+            # Who is lost meanwhile has its copies asked instead, once: there is time for as long as that was soon noticed.
+            lost = asking.lost_by_now()
+            if not lost or self.questions.clock.seconds() > ends - ASK_TIMEOUT_S / 2:
+                return answer
 
-    async def _ask_all(self, names: Sequence[ControllerName], query: Query, ends: float) -> list[Answer]:
-        asking = [Deferred.fromCoroutine(self._ask_one(name, query, ends)) for name in names]
-        answers: list[Answer] = await gatherResults(asking, consumeErrors=True).addErrback(_first_cause)
-        return answers
-
-    async def _ask_one(self, name: ControllerName, query: Query, ends: float) -> Answer:
-        if name == self.questions.peers.me:
-            return _of(name, await self.own.ask(query))
-        left_s = max(0.0, ends - self.questions.clock.seconds())
-        said = await self.questions.ask(name, _asked(query), left_s)
-        self.heard(name, said.pulled)
-        if said.answer is None:
-            return Answer(missing=(Missing(se="", se_uuid="", controller=name, why=said.why),))
-        return _of(name, said.answer)
+    def _census(self, lost: Mapping[ControllerName, str]) -> Census:
+        self.kept.keep(self.questions.peers.members)
+        return census(self.questions.peers, self.kept.by_controller, lost)
 
     def check(self, query: Query) -> Awaitable[None]:
         """Engines are alike."""
@@ -75,14 +85,82 @@ class ClusterSearch:
         return attrs.evolve(made, missing=len(self.questions.others))
 
 
-def _asked(query: Query) -> AskSearch:
-    return AskSearch(filter=query.filter, since_us=query.since_us, until_us=query.until_us, shape=query.shape)
+@attrs.define(eq=False)
+class _Asking:
+    """One answer, of those that a census names."""
+
+    search: ClusterSearch
+    census: Census
+    ends: float
+    _failed: dict[ControllerName, str] = attrs.field(factory=dict, init=False)
+    _lacks: dict[str, tuple[int, int]] = attrs.field(factory=dict, init=False)
+    """Of each set that was counted: what its store had that is in none."""
+
+    async def answer(self, query: Query) -> Answer:
+        names = tuple(self.census.asked)
+        answers = await self._ask_all(names, question(query))
+        finer = again(query, answers)
+        if finer is not None:
+            having = [name for name, answer in zip(names, answers, strict=True) if has_rows(answer)]
+            lacking = [answer for answer in answers if not has_rows(answer)]
+            answers = [*await self._ask_all(having, finer), *lacking]
+        whole = merged(query, answers)
+        return msgspec.structs.replace(whole, missing=(*whole.missing, *self._missing(query)))
+
+    def lost_by_now(self) -> dict[ControllerName, str]:
+        """Those that have not answered since they are gone."""
+        live = self.search.questions.peers.live
+        return {name: why for name, why in self._failed.items() if name not in live}
+
+    async def _ask_all(self, names: Sequence[ControllerName], query: Query) -> list[Answer]:
+        return await together(self._ask(name, query) for name in names)
+
+    async def _ask(self, name: ControllerName, query: Query) -> Answer:
+        questions, sets = self.search.questions, self.census.asked[name]
+        if name == questions.peers.me:
+            answer, counted = await self.search.own.ask(query, sets), self.search.own.counted(sets)
+        else:
+            said = await questions.ask(
+                name, _asked(query, sets), max(0.0, self.ends - questions.clock.seconds())
+            )
+            self.search.heard(name, said.pulled)
+            if said.answer is None:
+                self._failed[name] = said.why
+                return Answer()
+            answer, counted = said.answer, said.counted
+        for id_ in sets:
+            if id_ in counted:
+                self._lacks[id_] = max(
+                    counted[id_], self._lacks.get(id_, (0, 0)), key=lambda lack: lack[::-1]
+                )
+            else:
+                self._failed[name] = f"its copies of records of {self.census.whose[id_]} are gone"
+        return _of(name, answer)
+
+    def _missing(self, query: Query) -> list[Missing]:
+        """Who has not answered, and what went or is away with those whose copies count."""
+        away = {**self.census.away, **self._failed}
+        found = [Missing(se="", se_uuid="", controller=name, why=why) for name, why in away.items()]
+        for id_, (records, newest_us) in self._lacks.items():
+            name = self.census.whose[id_]
+            if records and newest_us >= (query.since_us or 0) and name not in away:
+                found.append(
+                    Missing(
+                        se="",
+                        se_uuid="",
+                        until=show_instant(newest_us),
+                        records=records,
+                        why=NOT_COPIED,
+                        controller=name,
+                    )
+                )
+        return found
 
 
-def _first_cause(failure: Failure) -> Failure:
-    """What was wrong, rather than that something was."""
-    sub = getattr(failure.value, "subFailure", None)
-    return sub if isinstance(sub, Failure) else failure
+def _asked(query: Query, sets: tuple[str, ...]) -> AskSearch:
+    return AskSearch(
+        filter=query.filter, since_us=query.since_us, until_us=query.until_us, shape=query.shape, sets=sets
+    )
 
 
 def _of(name: ControllerName, answer: Answer) -> Answer:

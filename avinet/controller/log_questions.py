@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import attrs
 import msgspec
-from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from avinet.controller.log_status import OwnStatus
 from avinet.controller.peers import PEER_LOGS, Peers
 from avinet.controller.pull_rows import PullRow
+from avinet.controller.together import together
 from avinet.errors import AvinetError, Kind, error
 from avinet.logs.query.answers import Answer
 from avinet.logs.query.shapes import Query
@@ -68,7 +69,9 @@ class StrangeQuestionError(AvinetError):
 
 
 class AskSearch(Query, frozen=True, kw_only=True):
-    """Answer a query from the records here."""
+    """Answer a query from the records here, with the copy sets of the stores ``sets``."""
+
+    sets: tuple[str, ...] = ()
 
 
 class _Later(msgspec.Struct, frozen=True, array_like=True):
@@ -91,6 +94,9 @@ class Said(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     answer: Answer | None = None
     why: str = ""
+    counted: dict[str, tuple[int, int]] = {}
+    """With an answer: the sets that are in it, each with how many records its store had that are in no set, and the time of the
+    newest of them in microseconds."""
     pulled: dict[SeId, float] = {}
     """With an answer: what this one's pulls make of spools (``log_whereabouts.Pulled``)."""
     status: OwnStatus | None = None
@@ -265,5 +271,5 @@ class LogQuestions:
     ) -> dict[ControllerName, Said]:
         """What each says to its question, all at once."""
         asked = dict(questions)
-        asking = [Deferred.fromCoroutine(self.ask(name, one, limit_s)) for name, one in asked.items()]
-        return dict(zip(asked, await gatherResults(asking, consumeErrors=True), strict=True))
+        said = await together(self.ask(name, one, limit_s) for name, one in asked.items())
+        return dict(zip(asked, said, strict=True))

@@ -10,14 +10,17 @@ import msgspec
 from twisted.internet.defer import Deferred
 
 from avinet.controller.api_logs import Exported
+from avinet.controller.log_sets import CopySets, NoCopySets
 from avinet.controller.log_status import StoreStatus
 from avinet.controller.log_store import LogStoreService
 from avinet.controller.log_whereabouts import NOT_STORED
+from avinet.controller.together import together
 from avinet.logs.entries import Waiting
 from avinet.logs.query.answers import Answer, Missing
 from avinet.logs.query.shapes import Query, Records
 from avinet.logs.query.times import show_instant
 from avinet.logs.query.windows import is_page, of_whole, windows
+from avinet.logs.store.interface import ExportTerms, LogStore
 from avinet.logs.store.jobs import ExportFormat
 from avinet.units import MIB
 
@@ -32,20 +35,35 @@ class StoreSearch:
     service: LogStoreService
     exports: Path
     in_thread: Callable[..., Deferred[Any]]
+    copies: CopySets = attrs.field(factory=NoCopySets)
 
-    async def ask(self, query: Query) -> Answer:
-        """The answer; what was received before and is not in it is ``missing``."""
-        behind = await self.service.fresh()
-        answer = await self._searched(query)
+    async def ask(self, query: Query, sets: Sequence[str] = ()) -> Answer:
+        """The answer, with the copy sets of these stores, as far as they are here; what was received before and is not in
+        it is ``missing``.
+        """
+        services = self._with(sets)
+        behind = await _fresh(services)
+        answer = await self._searched(query, [one.store for one in services])
         return answer if behind is None else msgspec.structs.replace(answer, missing=(_behind(behind),))
 
-    async def _searched(self, query: Query) -> Answer:
-        store = self.service.store
+    def counted(self, sets: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """Those of these that are here, each with how many records its store had that are in no set, and the newest's time."""
+        here = self.copies.ids()
+        lacks = {id_: self.copies.uncopied(id_) for id_ in sets if id_ in here}
+        return {id_: (lack.records, lack.newest_us) for id_, lack in lacks.items()}
+
+    def _with(self, sets: Sequence[str]) -> list[LogStoreService]:
+        return [self.service, *self.copies.search(sets)]
+
+    async def _searched(self, query: Query, stores: Sequence[LogStore]) -> Answer:
+        store, also = stores[0], stores[1:]
         if not isinstance(query.shape, Records):
-            return await store.query(query)
-        there = await store.status()
-        for part in windows(query, there.first_us or 0, there.last_us or 0):
-            answer = await store.query(part)
+            return await store.query(query, also=also)
+        there = [await one.status() for one in stores]
+        first_us = min((one.first_us for one in there if one.first_us is not None), default=0)
+        last_us = max((one.last_us for one in there if one.last_us is not None), default=0)
+        for part in windows(query, first_us, last_us):
+            answer = await store.query(part, also=also)
             if is_page(answer):
                 break
         return of_whole(answer, query)
@@ -58,11 +76,13 @@ class StoreSearch:
         """Whether the store's engine takes it."""
         await self.service.store.check(query)
 
-    async def export(self, query: Query, kind: str) -> Exported:
+    async def export(self, query: Query, kind: str, sets: Sequence[str] = ()) -> Exported:
         """A file that nobody else can open."""
-        await self.service.fresh()
+        services = self._with(sets)
+        await _fresh(services)
         target = self.exports / f"{uuid.uuid4().hex}.{kind}"
-        made = await self.service.store.export(query, target, ExportFormat(kind), MAX_EXPORT_BYTES)
+        terms = ExportTerms(ExportFormat(kind), MAX_EXPORT_BYTES)
+        made = await self.service.store.export(query, target, terms, [one.store for one in services[1:]])
 
         def opened() -> BinaryIO:
             try:
@@ -88,6 +108,14 @@ class StoreSearch:
             mended="" if mended is None else mended.text,
             mended_at=show_instant(mended_us) if mended else "",
         )
+
+
+async def _fresh(services: Sequence[LogStoreService]) -> Waiting | None:
+    """Wait for what all of them have received; what is not stored then."""
+    behind = [one for one in await together(one.fresh() for one in services) if one is not None]
+    if not behind:
+        return None
+    return Waiting(sum(one.segments for one in behind), sum(one.raw_bytes for one in behind))
 
 
 def _behind(waiting: Waiting) -> Missing:

@@ -24,7 +24,7 @@ from avinet.logs.query.shapes import Count, Query, Top, Whole
 from avinet.logs.store.embedded import EmbeddedLogStore
 from avinet.logs.store.errors import LogWorkerDiedError
 from avinet.logs.store.folders import Folders
-from avinet.logs.store.interface import Keeping
+from avinet.logs.store.interface import ExportTerms, Keeping
 from avinet.logs.store.jobs import Exported, ExportFormat
 from avinet.logs.store.surroundings import Surroundings
 from avinet.logs.store.workers import worker_processes
@@ -107,7 +107,9 @@ async def test_workers_killed_at_random_lose_and_double_nothing_and_queries_say_
                 service.arrived(intake.receive(ledger) + 100 * MIB)
             asked = [service.store.query(Query(shape=Count())) for _ in range(6)]
             target = Folders(folder).exports / f"{intake.counter}.csv"
-            asked.append(service.store.export(Query(shape=Whole()), target, ExportFormat.CSV, GIB))
+            asked.append(
+                service.store.export(Query(shape=Whole()), target, ExportTerms(ExportFormat.CSV, GIB))
+            )
             await deferLater(reactor, chance.random() * 0.4)
             workers = service.store.workers
             for worker in (workers.ingesting, workers.querying)[: chance.randint(1, 2)]:

@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.app.operator_logs import _Known, log_routes
 from avinet.controller.log_questions import LogAnswers
+from avinet.controller.log_sets import NoCopySets
 from avinet.controller.peers import NoPeers
 from avinet.controller.pull_records import PullOrder, PullState, PullView, ShareView
 from avinet.logs.entries import Dropped
@@ -51,6 +52,7 @@ class KnownTests(SynchronousTestCase):
             pulls=SimpleNamespace(all=lambda: self.pulls, get=None, pause=None, resume=None, cancel=None),
             store=SimpleNamespace(),
             exports=None,
+            copies=NoCopySets(),
         )
         self.known = _Known(self.logs, self.records)
 

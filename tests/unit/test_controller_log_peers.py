@@ -8,7 +8,13 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.controller.api_logs import Exported
-from avinet.controller.log_peers import ASK_TIMEOUT_S, STATUS_TIMEOUT_S, ClusterSearch, StatusOfAll
+from avinet.controller.log_peers import (
+    ASK_TIMEOUT_S,
+    NOT_COPIED,
+    STATUS_TIMEOUT_S,
+    ClusterSearch,
+    StatusOfAll,
+)
 from avinet.controller.log_questions import (
     MAX_QUESTION_BYTES,
     AskSearch,
@@ -18,6 +24,7 @@ from avinet.controller.log_questions import (
     Said,
     _Asking,
 )
+from avinet.controller.log_sets import SETS, STORE
 from avinet.controller.log_status import LostLogs, OwnStatus, StoreStatus
 from avinet.controller.peers import PEER_LOGS, NoPeers
 from avinet.controller.peers_memory import PeerHub
@@ -34,18 +41,24 @@ class Store:
 
     def __init__(self, *answers):
         self.answers, self.asked, self.pulled = list(answers), [], {}
+        self.sets, self.lacks = [], {}
 
-    def ask(self, query):
+    def ask(self, query, sets=()):
         self.asked.append(query)
+        self.sets.append(tuple(sets))
         answer = self.answers[min(len(self.asked), len(self.answers)) - 1]
         return answer if isinstance(answer, Deferred) else succeed(answer)
+
+    def counted(self, sets):
+        return {id_: self.lacks.get(id_, (0, 0)) for id_ in sets if self.lacks.get(id_, 1)}
 
 
 def answering(store):
     """As a controller with this store."""
 
     async def searched(asked):
-        return Said(answer=await store.ask(asked), pulled=store.pulled)
+        answer = await store.ask(asked, asked.sets)
+        return Said(answer=answer, counted=store.counted(asked.sets), pulled=store.pulled)
 
     return {AskSearch: searched}
 
@@ -148,7 +161,14 @@ class Asked(Case):
         self.assertEqual((answer.results[0]["count"], self.missing(answer)[0][0]), (10, "b"))
 
     def test_a_way_that_never_opens_is_not_waited_for_for_ever(self):
-        stuck = SimpleNamespace(me="a", members=("a", "b", "c"), open=lambda *_: Deferred())
+        stuck = SimpleNamespace(
+            me="a",
+            members=("a", "b", "c"),
+            live={"b", "c"},
+            said=lambda _: {},
+            listen=lambda _: None,
+            open=lambda *_: Deferred(),
+        )
         self.search = ClusterSearch(self.stores["a"], LogQuestions(stuck, self.clock))
         asking = self.ask()
         self.clock.advance(ASK_TIMEOUT_S)
@@ -162,6 +182,102 @@ class Asked(Case):
         self.hub.cut("b")
         self.ask()
         self.assertEqual(self.heard, {"b": {}, "c": {}})
+
+
+class Copies(Case):
+    """Each has a store of its name; copies of ``b``'s are with ``a`` and ``c``."""
+
+    def setUp(self):
+        super().setUp()
+        for name in "abc":
+            self.hub.peers(name).publish(STORE, f"store-{name}")
+        self.copies("a", {"store-b": "b", "store-c": "c"})
+        self.copies("c", {"store-b": "b", "store-a": "a"})
+
+    def copies(self, name, sets):
+        self.hub.peers(name).publish(SETS, sets)
+
+    def counts(self, query=COUNT):
+        for store in self.stores.values():
+            store.sets = []
+        answer = self.successResultOf(self.ask(query))
+        return answer, {name: store.sets for name, store in self.stores.items() if store.sets}
+
+    def test_what_lives_answers_for_itself_and_no_copies_count(self):
+        answer, sets = self.counts()
+        self.assertEqual((answer, sets), (Answer(count=6), {"a": [()], "b": [()], "c": [()]}))
+
+    def test_of_one_that_is_lost_all_copies_count_and_it_is_not_missing(self):
+        self.hub.cut("b")
+        answer, sets = self.counts()
+        self.assertEqual((answer, sets), (Answer(count=4), {"a": [("store-b",)], "c": [("store-b",)]}))
+
+    def test_one_of_which_there_are_no_copies_is_missing(self):
+        self.copies("a", {})
+        self.copies("c", {})
+        self.hub.cut("b")
+        self.assertEqual([name for name, _ in self.missing(self.counts()[0])], ["b"])
+
+    def test_two_that_are_lost_are_missing_for_each_may_have_copies_of_the_other(self):
+        self.hub.cut("b")
+        self.hub.cut("c")
+        answer, sets = self.counts()
+        self.assertEqual(sets, {"a": [("store-b", "store-c")]})
+        (one, two) = self.missing(answer)
+        self.assertEqual((one[0], two[0]), ("b", "c"))
+        self.assertIn("Copies of its records may be with c, too.", one[1])
+
+    def test_copies_of_a_removed_controller_count_always_and_are_missed_with_their_keeper(self):
+        self.copies("c", {"store-b": "b", "store-x": "x"})
+        self.assertEqual(self.counts()[1]["c"], [("store-x",)])
+        self.hub.cut("c")
+        answer, sets = self.counts()
+        self.assertEqual(sets["a"], [("store-c",)])
+        ((name, why),) = self.missing(answer)
+        self.assertEqual(name, "c")
+        self.assertIn("It has copies of records of x.", why)
+
+    def test_copies_of_a_store_whose_ledger_was_made_anew_count_beside_the_new_one(self):
+        self.hub.peers("b").publish(STORE, "store-b2")
+        self.assertEqual(self.counts()[1], {"a": [("store-b",)], "b": [()], "c": [("store-b",)]})
+
+    def test_what_was_copied_nowhere_is_missing_while_it_can_be_in_the_time(self):
+        self.stores["a"].lacks["store-b"] = (9, 1_000_000)
+        self.stores["c"].lacks["store-b"] = (7, 2_000_000)
+        self.hub.cut("b")
+        (one,) = self.counts()[0].missing
+        self.assertEqual(
+            (one.controller, one.records, one.until, one.why),
+            ("b", 7, "1970-01-01T00:00:02.000000Z", NOT_COPIED),
+        )
+        self.assertEqual(self.counts(Query(since_us=2_000_001))[0].missing, ())
+
+    def test_a_set_that_is_gone_when_it_is_asked_for_is_missing(self):
+        self.stores["c"].lacks["store-b"] = ()
+        self.hub.cut("b")
+        ((name, why),) = self.missing(self.counts()[0])
+        self.assertEqual((name, why), ("c", "its copies of records of b are gone"))
+
+    def test_of_one_that_is_lost_meanwhile_the_copies_are_asked(self):
+        self.stores["b"].answers = [Deferred()]
+        asking = self.ask()
+        self.hub.lose("a", "b")
+        self.assertEqual(self.successResultOf(asking), Answer(count=4))
+        self.assertEqual(self.stores["c"].sets, [(), ("store-b",)])
+
+    def test_one_that_hangs_and_lives_is_missing(self):
+        self.stores["b"].answers = [Deferred()]
+        asking = self.ask()
+        self.clock.advance(ASK_TIMEOUT_S)
+        answer = self.successResultOf(asking)
+        self.assertEqual((answer.count, [name for name, _ in self.missing(answer)]), (4, ["b"]))
+
+    def test_one_that_is_alone_counts_copies_of_those_that_were_removed(self):
+        peers = NoPeers(ControllerName("a"))
+        peers.publish(STORE, "store-a")
+        peers.publish(SETS, {"store-x": "x"})
+        self.search = ClusterSearch(self.stores["a"], LogQuestions(peers, self.clock))
+        self.assertEqual(self.counts(), (Answer(count=1), {"a": [("store-x",)]}))
 
 
 class Statuses(Case):

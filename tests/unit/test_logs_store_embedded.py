@@ -12,7 +12,17 @@ from avinet.logs.entries import Arrival, Segment
 from avinet.logs.ledger import Ledger
 from avinet.logs.query.expressions import Compare, Op
 from avinet.logs.query.parser import parse
-from avinet.logs.query.shapes import Count, Query, Records, Top, Whole
+from avinet.logs.query.shapes import (
+    Aggregate,
+    Count,
+    Function,
+    GroupBy,
+    Percentiles,
+    Query,
+    Records,
+    Top,
+    Whole,
+)
 from avinet.logs.store.describing import describe
 from avinet.logs.store.embedded import EmbeddedLogStore
 from avinet.logs.store.engine import Engine, EngineError
@@ -25,7 +35,7 @@ from avinet.logs.store.errors import (
 )
 from avinet.logs.store.folders import BAD_BYTES, Folders
 from avinet.logs.store.ingest import ingest, merge
-from avinet.logs.store.interface import Keeping
+from avinet.logs.store.interface import ExportTerms, Keeping
 from avinet.logs.store.jobs import Ask, Attempt, Check, Describe, Export, ExportFormat, Ingest, Merge
 from avinet.logs.store.parquet import beside_of
 from avinet.logs.store.surroundings import Surroundings
@@ -149,6 +159,57 @@ class StoreCase(FolderTest):
     def on_disk(self):
         store = self.folders.store
         return sorted(str(path.relative_to(store)) for path in store.rglob("*") if path.is_file())
+
+
+class TwoStores(StoreCase):
+    """Two on the same workers are read as one."""
+
+    def setUp(self):
+        super().setUp()
+        self.first, first_folders = self.store, self.folders
+        for n in range(3):
+            self.receive(line(duration_us=1_000 * n))
+        self.take()
+        self.folders = Folders(self.folder / "copies" / "x")
+        self.folders.store.mkdir(0o700, parents=True)
+        seen = (first_folders.store, first_folders.exports, self.folders.store)
+        self.worker.engine = Engine.open(seen, self.folder / "spill", 256 * MIB, 1)
+        self.ledger = Ledger(self.folder / "copies" / "x" / "ledger.db")
+        self.addCleanup(self.ledger.close)
+        around = attrs.evolve(self.first.around, lost=lambda *lost: self.lost.append(lost))
+        self.second = self.store = EmbeddedLogStore(
+            self.ledger, self.folders, around, Workers(self.worker, self.worker)
+        )
+        for n in range(3, 5):
+            self.receive(line(duration_us=1_000 * n))
+        self.take()
+
+    def ask(self, shape):
+        query = Query(shape=shape)
+        return self.successResultOf(self.first.query(query, also=[self.second]))
+
+    def test_quantiles_and_different_values_are_exact_and_of_one_job(self):
+        self.worker.done.clear()
+        answer = self.ask(Percentiles("duration_ms", quantiles=(0.5, 0.75)))
+        self.assertEqual(answer.results, ({"count": 5, "p50": 2.0, "p75": 3.0},))
+        self.assertFalse(answer.approximate)
+        self.assertEqual([len(job.files) for job in self.worker.done], [2])
+        figures = (Aggregate(Function.DISTINCT, "duration_ms"),)
+        self.assertEqual(self.ask(GroupBy(("vs",), figures)).results[0]["distinct_duration_ms"], 5)
+
+    def test_a_file_that_cannot_be_read_costs_its_own_store_that_file_alone(self):
+        (file,) = self.second.ledger.files()
+        (self.folders.store / file.name).write_bytes(b"x" * file.size)
+        self.assertEqual(self.ask(Count()).count, 3)
+        self.assertEqual((len(self.first.ledger.files()), self.second.ledger.files()), (1, []))
+        self.assertEqual(len(self.lost), 1)
+
+    def test_an_export_has_both(self):
+        target = self.folder / "exports" / "x.ndjson"
+        made = self.first.export(
+            Query(shape=Whole()), target, ExportTerms(ExportFormat.NDJSON, MIB), [self.second]
+        )
+        self.assertEqual(self.successResultOf(made).records, 5)
 
 
 class StoreTest(StoreCase):
@@ -391,7 +452,9 @@ class StoreTest(StoreCase):
         self.assertEqual(CLOSED_FILES, self.successResultOf(self.store.keep_up(KEEPING)).merged)
         os.truncate(self.folders.store / self.listed()[0], 1_000)
         target = self.folders.exports / "out.ndjson"
-        done = self.successResultOf(self.store.export(Query(shape=Whole()), target, ExportFormat.NDJSON, MIB))
+        done = self.successResultOf(
+            self.store.export(Query(shape=Whole()), target, ExportTerms(ExportFormat.NDJSON, MIB))
+        )
         self.assertEqual((0, 2), (done.records, len(self.lost)))
 
     def test_what_may_be_read_later_is_not_set_aside(self):
@@ -433,7 +496,9 @@ class StoreTest(StoreCase):
         self.receive(line(path="/1") + line(path="/2"))
         self.take()
         target = self.folders.exports / "out.ndjson"
-        done = self.successResultOf(self.store.export(Query(shape=Whole()), target, ExportFormat.NDJSON, MIB))
+        done = self.successResultOf(
+            self.store.export(Query(shape=Whole()), target, ExportTerms(ExportFormat.NDJSON, MIB))
+        )
         self.assertEqual(2, done.records)
         self.assertEqual(2, target.read_bytes().count(b"\n"))
         self.open()
@@ -444,7 +509,7 @@ class StoreTest(StoreCase):
         self.take()
         target = self.folders.exports / "out.ndjson"
         self.worker.later = ()
-        asked = self.store.export(Query(shape=Whole()), target, ExportFormat.NDJSON, MIB)
+        asked = self.store.export(Query(shape=Whole()), target, ExportTerms(ExportFormat.NDJSON, MIB))
         job, over = self.worker.later
         asked.cancel()
         self.failureResultOf(asked, CancelledError)
@@ -462,7 +527,8 @@ class StoreTest(StoreCase):
 
         self.worker.fails = dies
         self.failureResultOf(
-            self.store.export(Query(shape=Whole()), target, ExportFormat.NDJSON, MIB), LogWorkerDiedError
+            self.store.export(Query(shape=Whole()), target, ExportTerms(ExportFormat.NDJSON, MIB)),
+            LogWorkerDiedError,
         )
         self.assertEqual([], list(self.folders.exports.iterdir()))
 

@@ -9,7 +9,7 @@ A segment that a worker does not survive is found by halving: the job is done ag
 which is set aside when it fails twice.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,17 +32,22 @@ from avinet.logs.store.errors import (
     LogStoreStoppedError,
 )
 from avinet.logs.store.folders import Folders, unlink
-from avinet.logs.store.interface import BadLines, BadSegment, Keeping, StoreStatus, Taken, Upkeep
+from avinet.logs.store.interface import (
+    BadLines,
+    BadSegment,
+    ExportTerms,
+    Keeping,
+    StoreStatus,
+    Taken,
+    Upkeep,
+)
 from avinet.logs.store.jobs import (
-    MAX_JOB_FILES,
     Ask,
     Attempt,
     Export,
     Exported,
-    ExportFormat,
     Found,
     Ingest,
-    Job,
     Merge,
     Rows,
     SegmentFile,
@@ -52,6 +57,7 @@ from avinet.logs.store.mending import Mending
 from avinet.logs.store.parquet import beside_of
 from avinet.logs.store.reading import Readers
 from avinet.logs.store.shares import evicted, heavy, owners, to_evict
+from avinet.logs.store.shelves import Reading, Shelf, read
 from avinet.logs.store.surroundings import Surroundings
 from avinet.logs.store.upkeep import Stamps, new_name, owner_of, partition, partition_of, to_merge, too_old
 from avinet.logs.store.workers import Asking, Workers, answer_as
@@ -94,6 +100,11 @@ class EmbeddedLogStore:
     @property
     def _damage(self) -> Damage:
         return Damage(self.ledger, self.folders, self.workers.querying.ask, self.around)
+
+    @property
+    def shelf(self) -> Shelf:
+        """Its files, for whoever reads them."""
+        return Shelf(self.ledger, self.folders, self.around, self._readers, self._damage)
 
     def start(self) -> Deferred[Mended]:
         """Remove what a crash left, have the ledger and the files fit each other, then work."""
@@ -214,22 +225,30 @@ class EmbeddedLogStore:
 
     # Answers
 
-    def query(self, query: Query, only: Sequence[str] = ()) -> Deferred[Answer]:
+    def query(
+        self, query: Query, only: Sequence[str] = (), also: Sequence["EmbeddedLogStore"] = ()
+    ) -> Deferred[Answer]:
         """From what is in the store now."""
-        return Deferred.fromCoroutine(self._query(query, only))
 
-    async def _query(self, query: Query, only: Sequence[str]) -> Answer:
-        def job(files: tuple[str, ...]) -> Ask:
-            return Ask(query=query, files=files)
+        async def answered() -> Answer:
+            wanted = Reading(lambda files: Ask(query=query, files=files), Found, QUERY_LIMIT_S, only)
+            return (await self._read(query, wanted, also)).answer
 
-        found = await self._read(query, job, (QUERY_LIMIT_S, only), Found)
-        return found.answer
+        return Deferred.fromCoroutine(answered())
 
-    def export(self, query: Query, target: Path, format_: ExportFormat, max_bytes: int) -> Deferred[Exported]:
+    def export(
+        self, query: Query, target: Path, terms: ExportTerms, also: Sequence["EmbeddedLogStore"] = ()
+    ) -> Deferred[Exported]:
         """All records of a query, as a file."""
 
         def job(files: tuple[str, ...]) -> Export:
-            return Export(query=query, files=files, target=str(target), format=format_, max_bytes=max_bytes)
+            return Export(
+                query=query,
+                files=files,
+                target=str(target),
+                format=terms.format,
+                max_bytes=terms.max_bytes,
+            )
 
         def remove() -> None:
             paths = (target, beside_of(target))
@@ -239,13 +258,16 @@ class EmbeddedLogStore:
 
         async def made() -> Exported:
             try:
-                return await self._read(query, job, (EXPORT_LIMIT_S, ()), Exported, remove)
+                return await self._read(query, Reading(job, Exported, EXPORT_LIMIT_S, (), remove), also)
             except BaseException:
                 # The worker may have died over it; where it was given up, it may also be there only later.
                 remove()
                 raise
 
         return Deferred.fromCoroutine(made())
+
+    def _read(self, query: Query, wanted: Reading[_T], also: Sequence["EmbeddedLogStore"]) -> Awaitable[_T]:
+        return read([store.shelf for store in (self, *also)], query, wanted, self.workers.querying)
 
     def check(self, query: Query) -> Deferred[None]:
         """Have each comparison made with one record that nobody wrote."""
@@ -254,37 +276,6 @@ class EmbeddedLogStore:
             await answer_as(Rows, self.workers.querying.ask(Attempt(query=query), CHECK_LIMIT_S))
 
         return Deferred.fromCoroutine(checked())
-
-    async def _read(
-        self,
-        query: Query,
-        job: Callable[[tuple[str, ...]], Job],
-        bounds: tuple[float, Sequence[str]],
-        kind: type[_T],
-        over: Callable[[], None] = lambda: None,
-    ) -> _T:
-        """``bounds``: seconds that it may take, and names of the only files to read, if any; ``over``: as a worker has it."""
-        limit_s, only = bounds
-        since_us = 0 if query.since_us is None else query.since_us
-        until_us = 2**62 if query.until_us is None else query.until_us
-        while True:
-            listed: list[StoreFile] = await self.around.in_thread(self.ledger.files, since_us, until_us)
-            files = [file for file in listed if not only or file.name in only]
-            if len(files) > MAX_JOB_FILES:
-                raise LogStoreBrokenError(
-                    why=f"its {len(files)} files of that time are more than can be read at once"
-                )
-            paths = [self.folders.store / file.name for file in files]
-            try:
-                with self._readers.reading(paths):
-                    asking = self.workers.querying.ask(job(tuple(map(str, paths))), limit_s, over)
-                    return await answer_as(kind, asking)
-            except (LogQueryRefusedError, LogStoreBrokenError) as why:
-                # Each time round some are fewer.
-                if not await self._damage.set_aside(why.why, files):
-                    raise
-            finally:
-                await self._remove_unread()
 
     # Upkeep
 
@@ -353,12 +344,7 @@ class EmbeddedLogStore:
             self.ledger.replace, [file.name for file in old], [] if new is None else [new]
         )
         self._readers.doom([self.folders.store / file.name for file in old])
-        await self._remove_unread()
-
-    async def _remove_unread(self) -> None:
-        free = self._readers.unread()
-        if free:
-            await self.around.in_thread(unlink, free)
+        await self.shelf.remove_unread()
 
     def status(self) -> Deferred[StoreStatus]:
         """What there is."""

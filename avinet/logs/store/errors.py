@@ -55,6 +55,14 @@ class LogAnswerTooLargeError(AvinetError):
 
 
 @error
+class LogTooManyFilesError(AvinetError):
+    """The {files} files of that time are more than the log store reads at once. Ask for a shorter time."""
+
+    kind: ClassVar[Kind] = Kind.TOO_LARGE
+    files: int
+
+
+@error
 class LogQueryRefusedError(AvinetError):
     """The log store cannot answer this: {why}."""
 

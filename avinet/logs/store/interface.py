@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -118,6 +118,14 @@ class StoreStatus:
     """What a start had to do about a list that did not fit the files, the last time, and when."""
 
 
+@attrs.frozen
+class ExportTerms:
+    """What a file of records is, and how large it may become."""
+
+    format: ExportFormat
+    max_bytes: int
+
+
 class LogStore(Protocol):
     """Errors are those of ``avinet.logs.store.errors``.  Every Deferred fires within a time that its engine bounds."""
 
@@ -133,10 +141,15 @@ class LogStore(Protocol):
         Not to be called again before it is done.  After an error they wait as before.
         """
 
-    def query(self, query: Query, only: Sequence[str] = ()) -> Deferred[Answer]:
-        """Answer from what is in the store now; of the files of these names alone, as far as they are there still."""
+    def query(self, query: Query, only: Sequence[str] = (), also: Sequence[Any] = ()) -> Deferred[Answer]:
+        """Answer from what is in the store now; of the files of these names alone, as far as they are there still.
 
-    def export(self, query: Query, target: Path, format_: ExportFormat, max_bytes: int) -> Deferred[Exported]:
+        ``also``: other stores of its kind, on the same workers, as if they were one with it.
+        """
+
+    def export(
+        self, query: Query, target: Path, terms: ExportTerms, also: Sequence[Any] = ()
+    ) -> Deferred[Exported]:
         """Write all records of a query to a new file in the store's ``exports`` folder; without an answer there is none."""
 
     def check(self, query: Query) -> Deferred[None]:

@@ -1,0 +1,90 @@
+"""Who is asked about request logs, and whose copies count: so that each record counts once, wherever it is.
+
+A controller that lives answers for its own store.  A store that no living controller has (it is lost, was removed, or its ledger
+was made anew) is answered for by the copy sets of it, at whichever controllers they are: of each record one of them has the
+copy.  Who lives and who has which sets is what controllers publish; an answer is decided by one look at that.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import attrs
+
+from avinet.controller.log_sets import SETS, STORE
+from avinet.controller.peers import PeerListener, Peers, PeerUnreachableError
+from avinet.model.ids import ControllerName
+
+Sets = Mapping[str, ControllerName]
+"""Ids of stores, and whose they were."""
+
+
+@attrs.frozen
+class Census:
+    """Who is asked for one answer."""
+
+    asked: Mapping[ControllerName, tuple[str, ...]]
+    """Each with the sets that it is to count."""
+    whose: Sets
+    """Of all sets that count."""
+    away: Mapping[ControllerName, str]
+    """Those whose records, or some of whose copies of others' records, are not in the answer, and why."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is one store in all."""
+        return len(self.asked) == 1 and not self.whose and not self.away
+
+
+def census(peers: Peers, kept: Mapping[ControllerName, Sets], lost: Mapping[ControllerName, str]) -> Census:
+    """As it is now, without those that are ``lost``, and why; ``kept`` is which sets each has said it has, ever."""
+    live = [name for name in peers.members if name == peers.me or (name in peers.live and name not in lost)]
+    stores = {peers.said(name).get(STORE) for name in live}
+    asked: dict[ControllerName, tuple[str, ...]] = {}
+    whose: dict[str, ControllerName] = {}
+    for name in live:
+        sets = {id_: of for id_, of in sets_of(peers.said(name)).items() if id_ not in stores}
+        asked[name] = tuple(sorted(sets))
+        whose |= sets
+    away = {}
+    gone = [name for name in peers.members if name not in asked]
+    for name in gone:
+        others = [one for one in gone if one != name]
+        copied = name in whose.values()
+        orphans = sorted({of for id_, of in kept.get(name, {}).items() if id_ not in stores} - {*gone})
+        if copied and not others and not orphans:
+            continue
+        why = lost.get(name) or str(PeerUnreachableError(name=name, why=_why(peers, name)))
+        if copied and others:
+            why += f" Copies of its records may be with {', '.join(others)}, too."
+        if orphans:
+            why += f" It has copies of records of {', '.join(orphans)}."
+        away[name] = why
+    return Census(asked, whose, away)
+
+
+def sets_of(said: Mapping[str, Any]) -> Sets:
+    """Which sets a controller says it has."""
+    sets = said.get(SETS)
+    return sets if isinstance(sets, Mapping) else {}
+
+
+def _why(peers: Peers, name: ControllerName) -> str:
+    why = next((view.state.why for view in peers.status() if view.name == name), "")
+    return why.rstrip(".") or "it is not live"
+
+
+class KeptSets(PeerListener):
+    """Remembers which sets each of the others has, also while it is away."""
+
+    def __init__(self) -> None:
+        self.by_controller: dict[ControllerName, Sets] = {}
+
+    def peer_said(self, name: ControllerName, changes: Mapping[str, Any]) -> None:
+        """The newest counts."""
+        if SETS in changes:
+            self.by_controller[name] = dict(sets_of(changes))
+
+    def keep(self, members: Collection[ControllerName]) -> None:
+        """Forget those that are no members any more."""
+        for name in self.by_controller.keys() - {*members}:
+            del self.by_controller[name]
