@@ -30,7 +30,7 @@ from avinet.app.state_store import StateStore, StateStores
 from avinet.app.watchdog import Watchdog
 from avinet.controller.api_status import Lead, Whole, resident_kib
 from avinet.controller.enrolment import Enrolment
-from avinet.controller.events import Events
+from avinet.controller.events import GATHER_S, Events
 from avinet.controller.expiry import CertificateExpiry
 from avinet.controller.failure_budget import FailureBudget
 from avinet.controller.forwarding import Forwarding
@@ -124,7 +124,7 @@ class Controller:
     async def _open_events(self, stack: contextlib.AsyncExitStack) -> None:
         log = await open_event_log(self.identity.paths.events, self.reactor)
         stack.push_async_callback(awaited(log.close))
-        self.events = Events(log, self.reactor)
+        self.events = Events(log, self.reactor, GATHER_S)
         stack.push_async_callback(self.events.stop)
         emit, facts = self.events.emit, facts_of(self.settings)
         self.cluster = Cluster(self.identity, facts, self.reactor, emit, self.removed)

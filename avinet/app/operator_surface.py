@@ -16,7 +16,7 @@ from avinet.controller.api_login import LoginApi
 from avinet.controller.api_users import AccessTokenApi, UserApi
 from avinet.controller.audit import Audit
 from avinet.controller.engines import Emit
-from avinet.controller.events import Events
+from avinet.controller.events import GATHER_S, Events
 from avinet.controller.login_sessions import LoginSessions
 from avinet.controller.operators import Credentials, LocalGuard, Operators, RequestLimits
 from avinet.controller.reports import ControllerEvents
@@ -49,7 +49,7 @@ class OperatorSurface:
         store, wall = seat.store, WallClock(self.reactor)
         log = await open_event_log(self.identity.paths.audit, self.reactor)
         stack.push_async_callback(awaited(log.close))
-        self.audit = Audit(Events(log, self.reactor))
+        self.audit = Audit(Events(log, self.reactor, GATHER_S))
         stack.push_async_callback(self.audit.log.stop)
         thread = OwnThread(self.reactor, "logins")
         stack.callback(thread.stop)

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import attrs
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import Deferred, DeferredLock, execute
 
 from avinet.errors import AvinetError, Kind, error
 from avinet.model.documents import MAX_BYTES
@@ -75,12 +75,15 @@ class TextTurns:
     _large: DeferredLock = attrs.field(factory=DeferredLock, init=False, repr=False)
 
     @asynccontextmanager
-    async def of(self, author: str, size: int) -> AsyncIterator[InThread]:
-        """The turn of a text of ``size`` bytes: gives what to run its steps by; ``TextsUnderWayError``."""
+    async def of(self, author: str, size: int, *, quick: bool = False) -> AsyncIterator[InThread]:
+        """The turn of a text of ``size`` bytes: gives what to run its steps by; ``TextsUnderWayError``.
+
+        The steps of a ``quick`` one are done where they are asked for.
+        """
         if self._bytes[author] + size > AUTHOR_BYTES:
             raise TextsUnderWayError(limit=show_bytes(AUTHOR_BYTES), retry_after_s=RETRY_AFTER_S)
         self._bytes[author] += size
-        turn = _Turn(self.in_thread)
+        turn = _Turn(execute if quick else self.in_thread)
         is_large = size > LARGE_BYTES
         try:
             if is_large:

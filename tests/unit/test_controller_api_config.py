@@ -6,7 +6,7 @@ from twisted.internet.defer import execute
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.controller.api_absent import absent_routes
-from avinet.controller.api_config import ConfigApi
+from avinet.controller.api_config import QUICK_BYTES, ConfigApi
 from avinet.model.config import KINDS
 from avinet.model.documents import MAX_BYTES
 from avinet.rest.openapi import Info, openapi
@@ -323,6 +323,13 @@ class Applying(Api):
     def test_text_is_read_in_a_thread(self):
         self.apply(YAML)
         self.assertEqual([function.__name__ for function in self.threads], ["documents_of", "advice_on"])
+
+    def test_a_little_json_is_read_at_once(self):
+        small, large = (json.dumps([pool("web", description="d" * size)]) for size in (10, QUICK_BYTES))
+        self.apply(small, "application/json")
+        self.assertEqual(self.threads, [])
+        self.apply(large, "application/json", status=400)
+        self.assertEqual(len(self.threads), 1)
 
     def test_a_pool_of_two_thousand_servers_is_taken(self):
         servers = [

@@ -5,7 +5,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.controller import events as module
-from avinet.controller.events import RETRY_S, WINDOW_S, Events, MemoryLog
+from avinet.controller.events import GATHER_S, RETRY_S, WINDOW_S, Events, MemoryLog
 from avinet.model.events import Level
 from avinet.store.interface import StoreFullError
 
@@ -32,8 +32,8 @@ class EventsTests(SynchronousTestCase):
         self.log = MemoryLog()
         self.events = self.make(self.log)
 
-    def make(self, log):
-        events = Events(log, self.clock, wall=lambda: 1000.0 + self.clock.seconds())
+    def make(self, log, gather_s=0.0):
+        events = Events(log, self.clock, gather_s, wall=lambda: 1000.0 + self.clock.seconds())
         self.seen = []
         self.cancel = events.follow(self.seen.append)
         return events
@@ -85,6 +85,31 @@ class EventsTests(SynchronousTestCase):
         log.writes[1].callback(None)
         self.assertEqual([e.subject for e in self.seen], [f"se-{n}" for n in range(5)])
         self.assertEqual(len(log.writes), 2)
+
+    def test_a_lone_event_is_written_at_once_and_what_follows_it_is_gathered(self):
+        log = SlowLog()
+        self.events = self.make(log, gather_s=GATHER_S)
+        self.emit()
+        log.writes[0].callback(None)
+        for number in range(2, 5):
+            self.emit(subject=f"se-{number}")
+        self.clock.advance(GATHER_S / 2)
+        self.assertEqual((len(log.writes), self.told()), (1, [(1, "SE_UP", "se-1", 1)]))
+        self.clock.advance(GATHER_S / 2)
+        self.assertEqual(len(log.writes), 2)
+        log.writes[1].callback(None)
+        self.assertEqual([one[0] for one in self.told()], [1, 2, 3, 4])
+        self.clock.advance(GATHER_S)
+        self.emit()
+        self.assertEqual(len(log.writes), 3)
+
+    def test_stopping_writes_what_was_being_gathered(self):
+        self.events = self.make(self.log, gather_s=GATHER_S)
+        self.emit()
+        self.emit(subject="se-2")
+        self.successResultOf(Deferred.fromCoroutine(self.events.stop()))
+        self.assertEqual([one[0] for one in self.told()], [1, 2])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_ids_go_on_from_the_logs(self):
         self.emit()
