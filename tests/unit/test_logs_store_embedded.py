@@ -37,9 +37,9 @@ from avinet.logs.store.folders import BAD_BYTES, Folders
 from avinet.logs.store.ingest import ingest, merge
 from avinet.logs.store.interface import ExportTerms, Keeping
 from avinet.logs.store.jobs import Ask, Attempt, Check, Describe, Export, ExportFormat, Ingest, Merge
-from avinet.logs.store.parquet import beside_of
 from avinet.logs.store.surroundings import Surroundings
 from avinet.logs.store.upkeep import CLOSED_FILES
+from avinet.logs.store.whole_files import beside_of
 from avinet.logs.store.workers import Workers
 from avinet.model.ids import SeId
 from avinet.model.logs import DropReason

@@ -7,12 +7,9 @@ the records are, and a catalogue that was lost can be made anew.  A file of an e
 import base64
 import binascii
 from collections.abc import Iterable
-from pathlib import Path
 
 import attrs
 import msgspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 import zstandard
 
 from avinet.logs.entries import FilePart
@@ -134,27 +131,12 @@ def said(contents: Contents) -> str:
     return base64.b64encode(packed).decode()
 
 
-def said_by(path: Path) -> Contents | None:
-    """What a file says of itself; None when it says nothing.  ``OSError``, ``pa.ArrowException`` where it cannot be read."""
-    found = (pq.read_metadata(path).metadata or {}).get(KEY.encode())
-    if found is None:
-        return None
+def heard(said: bytes) -> Contents | None:
+    """The same, read; None when it makes no sense."""
     try:
-        packed = base64.b64decode(found, validate=True)
+        packed = base64.b64decode(said, validate=True)
         if not 0 <= zstandard.frame_content_size(packed) <= MAX_BYTES:
             return None
         return msgspec.msgpack.decode(zstandard.ZstdDecompressor().decompress(packed), type=Contents)
     except (binascii.Error, zstandard.ZstdError, msgspec.MsgspecError):
         return None
-
-
-def said_by_all(paths: Iterable[Path]) -> Contents:
-    """What several files hold together, as far as they say."""
-    gathered = Gathered()
-    for path in paths:
-        try:
-            found = said_by(path)
-        except (OSError, pa.ArrowException):
-            found = None
-        gathered.join(found or Contents(whole=False))
-    return gathered.contents()

@@ -8,7 +8,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from avinet.logs.store.columns import SCHEMA
-from avinet.logs.store.contents import parts_of, said_by
+from avinet.logs.store.contents import parts_of
+from avinet.logs.store.footers import said_by
 from avinet.logs.store.jobs import Describe, Described, Description
 
 _EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - as Parquet's statistics have times

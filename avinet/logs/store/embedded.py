@@ -54,12 +54,12 @@ from avinet.logs.store.jobs import (
     Written,
 )
 from avinet.logs.store.mending import Mending
-from avinet.logs.store.parquet import beside_of
 from avinet.logs.store.reading import Readers
 from avinet.logs.store.shares import evicted, heavy, owners, to_evict
 from avinet.logs.store.shelves import Reading, Shelf, read
 from avinet.logs.store.surroundings import Surroundings
 from avinet.logs.store.upkeep import Stamps, new_name, owner_of, partition, partition_of, to_merge, too_old
+from avinet.logs.store.whole_files import beside_of
 from avinet.logs.store.workers import Asking, Workers, answer_as
 from avinet.model.ids import SeId
 from avinet.model.logs import LogClass

@@ -38,7 +38,8 @@ from avinet.logs.store.jobs import (
     Rows,
     Select,
 )
-from avinet.logs.store.parquet import COMPRESSION_LEVEL, ROW_GROUP_RECORDS, Facts, whole_file
+from avinet.logs.store.parquet import COMPRESSION_LEVEL, ROW_GROUP_RECORDS, Facts
+from avinet.logs.store.whole_files import whole_file
 from avinet.units import MIB
 
 SPILL_BYTES = 4_096 * MIB

@@ -16,10 +16,12 @@ import msgspec
 import pyarrow as pa
 
 from avinet.logs.store.columns import Columns
-from avinet.logs.store.contents import Contents, Gathered, parts_of, said_by_all
+from avinet.logs.store.contents import Contents, Gathered, parts_of
+from avinet.logs.store.footers import said_by_all
 from avinet.logs.store.jobs import BadLines, BadSegment, Ingest, Merge, SegmentFile, Written
-from avinet.logs.store.parquet import Facts, whole_file, written
+from avinet.logs.store.parquet import Facts, written
 from avinet.logs.store.segments import SegmentBadError, read_segment
+from avinet.logs.store.whole_files import whole_file
 from avinet.units import KIB, MIB
 
 AHEAD_BYTES = 128 * MIB

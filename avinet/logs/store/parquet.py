@@ -1,11 +1,9 @@
 """Columns to a Parquet file: one virtual service after the other, in row groups that a query can leave out.
 
-A file is written beside its name, fsynced, renamed and its folder fsynced: it is whole or it is not there.  Row groups
-end where a virtual service does, once they are large enough, and say the smallest and largest value of what people
+Row groups end where a virtual service does, once they are large enough, and say the smallest and largest value of what people
 filter by: of a hundred services, a query about one reads one part in a hundred.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +16,6 @@ import pyarrow.parquet as pq
 from avinet.logs.query.fields import COLUMNS
 from avinet.logs.store.columns import SCHEMA
 from avinet.logs.store.contents import KEY, Contents, said
-from avinet.trust.files import sync_folder
 from avinet.units import MIB
 
 ROW_GROUP_RECORDS = 65_536
@@ -47,33 +44,6 @@ STATISTICS = (
     "client_high",
     "client_low",
 )
-
-
-def beside_of(target: Path) -> Path:
-    """What a file is called until it is whole."""
-    return target.with_name(f".{target.name}.new")
-
-
-@contextmanager
-def whole_file(target: Path) -> Iterator[Path]:
-    """A name to write to, 0600, which becomes ``target`` durably at the end, or nothing."""
-    beside = beside_of(target)
-    beside.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-    try:
-        yield beside
-        descriptor = os.open(beside, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        beside.replace(target)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    sync_folder(target.parent)
-    # The folder of a day may be new itself.
-    sync_folder(target.parent.parent)
 
 
 @attrs.define
