@@ -5,7 +5,6 @@ import random
 from collections import deque
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -15,11 +14,11 @@ from twisted.logger import Logger
 
 from avinet.app.channel_terms import terms_of
 from avinet.app.engine_logs import make_log_spooler, make_unwritten, spool_choices
+from avinet.app.envoy_terms import envoy_settings
 from avinet.app.settings import SeSettings
 from avinet.app.software import software_version
 from avinet.app.steady import WallClock
 from avinet.dataplane.envoy import EnvoyDataPlane
-from avinet.dataplane.envoy_settings import EnvoySettings
 from avinet.dataplane.host_addresses import RECORD, HostAddresses
 from avinet.dataplane.with_addresses import WithAddresses
 from avinet.errors import AvinetError
@@ -64,18 +63,6 @@ MAX_EARLY = 10
 _CODES = {"refused": "COMMAND_REFUSED", "files": "FILES"}
 
 _log = Logger()
-
-
-def envoy_settings(settings: SeSettings) -> EnvoySettings:
-    """The operator's choices over the defaults."""
-    chosen = settings.data_plane
-    made = EnvoySettings(
-        started_by=chosen.started_by,
-        binary=Path(chosen.binary) if chosen.binary else None,
-        drain_s=chosen.drain_s,
-        max_connections=chosen.max_connections,
-    )
-    return attrs.evolve(made, concurrency=chosen.concurrency) if chosen.concurrency else made
 
 
 @attrs.define(eq=False)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Never
 
-from avinet.app.engine import envoy_settings
+from avinet.app.envoy_terms import envoy_settings
 from avinet.app.settings import load_se_settings
 from avinet.dataplane.envoy import launch_data_plane
 from avinet.errors import AvinetError

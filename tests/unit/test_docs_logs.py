@@ -5,8 +5,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from avinet.app.cli.logs import logs
 from avinet.app.cli.logs_query import query
-from avinet.app.cli.main import cli
 from avinet.logs.query.fields import FIELDS
 from avinet.logs.query.parser import parse
 from tests.unit.log_query_kit import NOW_US
@@ -42,15 +42,10 @@ class TheDocumentOnLogs(SynchronousTestCase):
             parse(text, NOW_US)
 
     def test_its_options_and_commands_are_there(self):
-        known = {
-            name
-            for command in cli.commands["logs"].commands.values()
-            for one in command.params
-            for name in one.opts
-        }
+        known = {name for command in logs.commands.values() for one in command.params for name in one.opts}
         self.assertLessEqual(set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", self.text)), known)
         for command in re.findall(r"avinet logs (\w+)", self.text):
-            self.assertIn(command, cli.commands["logs"].commands)
+            self.assertIn(command, logs.commands)
 
     def test_help_examples_can_be_read(self):
         for text in re.findall(r"logs query '([^']+)'", query.epilog):

@@ -6,7 +6,8 @@ too, on stderr: ``{"error": {"reason": ..., "detail": ..., facts}}``.
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -128,9 +129,24 @@ class Group(click.Group):
 
     command_class = Command
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, later: Mapping[str, str] = {}, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params.append(_json_option())
+        self.later = later
+        """Commands by name, each as ``module:attribute``: loaded when they are asked for, so that one does not wait for what
+        another needs.  Twisted with SSH takes as long as all the rest.
+        """
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Click's."""
+        return sorted({*self.commands, *self.later})
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """Click's."""
+        if name in self.later and name not in self.commands:
+            module, _, attribute = self.later[name].partition(":")
+            self.add_command(getattr(import_module(module), attribute), name)
+        return super().get_command(context, name)
 
     def get_short_help_str(self, limit: int = 45) -> str:
         """As a command's."""

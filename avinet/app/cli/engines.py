@@ -11,7 +11,6 @@ from avinet.app.cli.client import Client, path_to
 from avinet.app.cli.config import all_of
 from avinet.app.cli.context import Group, Place, examples, place
 from avinet.app.cli.errors import UsageError
-from avinet.app.cli.files import copy
 from avinet.app.cli.leaving import (
     BASE,
     delete,
@@ -24,8 +23,6 @@ from avinet.app.cli.leaving import (
 )
 from avinet.app.cli.meta_info import keep_meta_info, meta_info_option, place_of, show_meta_info
 from avinet.app.cli.output import milliseconds, moment, print_facts, print_json, print_table
-from avinet.app.cli.remote import shell_commands
-from avinet.app.cli.stopping import stop
 from avinet.app.cli.tokens import tokens
 from avinet.model.engine import SeState
 from avinet.units import show_bytes
@@ -39,17 +36,22 @@ NAMED = ("pool", "virtualservice")
 PENDING, QUARANTINED = SeState.PENDING.value, SeState.QUARANTINED.value
 
 
-@click.group("se", cls=Group)
+LATER = {
+    "copy": "avinet.app.cli.files:copy",
+    "exec": "avinet.app.cli.remote:execute",
+    "ssh": "avinet.app.cli.remote:ssh",
+    "stop": "avinet.app.cli.stopping:stop",
+}
+
+
+@click.group("se", cls=Group, later=LATER)
 def engines() -> None:
     """Service engines: create, watch, approve, reach and delete them."""
 
 
 engines.add_command(tokens)
-engines.add_command(stop)
 for _leaving in (disable, quarantine, delete):
     engines.add_command(_leaving)
-for _shell in (*shell_commands(), copy):
-    engines.add_command(_shell)
 
 
 @examples(

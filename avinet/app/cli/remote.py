@@ -7,7 +7,7 @@ They work on the controller's machine, with its ``id_se`` and its ``known_hosts`
 import io
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -190,8 +190,3 @@ def ssh(where: Place, engine: str, command: tuple[str, ...]) -> int:
     target = reach(where, engine, "avinet se ssh", CommandClass.INTERACTIVE)
     line = line_of(command) if command else None
     return status_of(lambda reactor: interactive(reactor, target, _streams(), line))
-
-
-def shell_commands() -> Iterable[click.Command]:
-    """Both."""
-    return (execute, ssh)
