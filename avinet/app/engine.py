@@ -32,6 +32,7 @@ from avinet.se.config_files import ConfigFiles
 from avinet.se.drift import Drift
 from avinet.se.first_boot import FirstBoot
 from avinet.se.identity import SeIdentity
+from avinet.se.log_owners import LogOwners
 from avinet.se.log_shipper import LogPorts, LogShipper
 from avinet.se.log_sources import LogSource
 from avinet.se.log_spooler import LogSpooler
@@ -129,12 +130,16 @@ class Engine:
 
     def _ship_logs(self, enrolled: EnrolmentAnswer, stack: contextlib.AsyncExitStack) -> None:
         """To whichever controllers there will be, once the spool is open."""
+        owners = LogOwners(self.reactor)
+        members = self.first_boot.members
+        owners.list([controller.name for controller in members.current.controllers])
+        members.listen(lambda listed: owners.list([controller.name for controller in listed.controllers]))
         self.shipper = LogShipper(ports=LogPorts.of(enrolled.services))
         stack.callback(self.shipper.stop)
         self.spooler.on_segments(self.shipper.new_segments)
 
         def offer(spool: Spool) -> None:
-            self.shipper.begin(LogSource(spool, self.spooler.flush, deferToThread, self.reactor))
+            self.shipper.begin(LogSource(spool, self.spooler.flush, deferToThread, self.reactor, owners))
 
         self.spooler.on_open(offer)
 

@@ -76,16 +76,13 @@ class StoreSearch:
         """Whether the store's engine takes it."""
         await self.service.store.check(query)
 
-    async def export(
-        self, query: Query, kind: str, sets: Sequence[str] = (), parts: Sequence[Path] = ()
-    ) -> Exported:
-        """A file that nobody else can open: of what is here, and of ``parts`` of other stores, in the exports' folder."""
+    async def export(self, query: Query, kind: str, sets: Sequence[str] = ()) -> Exported:
+        """A file that nobody else can open."""
         services = self._with(sets)
-        behind = await _fresh(services)
+        await _fresh(services)
         target = self.exports / f"{uuid.uuid4().hex}.{kind}"
-        terms = ExportTerms(ExportFormat(kind), MAX_EXPORT_BYTES, tuple(map(str, parts)))
-        also = [one.store for one in services[1:]]
-        made = await self.service.store.export(query, target, terms, also)
+        terms = ExportTerms(ExportFormat(kind), MAX_EXPORT_BYTES)
+        made = await self.service.store.export(query, target, terms, [one.store for one in services[1:]])
 
         def opened() -> BinaryIO:
             try:
@@ -93,8 +90,7 @@ class StoreSearch:
             finally:
                 target.unlink(missing_ok=True)
 
-        missing = () if behind is None else (_behind(behind),)
-        return Exported(await self.in_thread(opened), made.size, made.records, missing)
+        return Exported(await self.in_thread(opened), made.size, made.records)
 
     async def status(self) -> StoreStatus:
         """What there is."""

@@ -96,6 +96,8 @@ class ShareRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The last counter that belongs to it, once the SE has said it."""
     unflushed: str = ""
     """Why what was logged last may be missing."""
+    elsewhere: dict[str, int] = {}
+    """Records that it left out, since it began them with other controllers, by controller."""
 
 
 class ShareView(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +110,8 @@ class ShareView(msgspec.Struct, frozen=True, kw_only=True):
     """The byte limit left some."""
     unflushed: str = ""
     """Why what was logged last before the request may be missing."""
+    elsewhere: dict[str, int] = {}
+    """Records that are left out."""
     segments: int = 0
     """Received, as are the three that follow."""
     records: int = 0
@@ -198,6 +202,7 @@ class PullShare:
             why=self.record.why,
             limited=self.record.limited,
             unflushed=self.record.unflushed,
+            elsewhere=self.record.elsewhere,
             segments=self.segments,
             records=self.records,
             size=self.size,

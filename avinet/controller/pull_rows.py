@@ -26,6 +26,8 @@ class PullPart(msgspec.Struct, frozen=True, kw_only=True):
     why: str
     limited: bool
     """The byte limit left some."""
+    elsewhere: dict[str, int]
+    """Records that it may have sent to other controllers before, which alone it sends them again, by controller."""
     segments: int
     segments_total: int | None
     records: int
@@ -152,6 +154,7 @@ class PullRows:
             state=share.state,
             why=share.why,
             limited=share.limited,
+            elsewhere=share.elsewhere,
             segments=share.segments,
             segments_total=segments,
             records=share.records,

@@ -191,6 +191,7 @@ class Pulls(LogListener):
         share = None if pull is None or link.live else pull.shares.get(link.se)
         if pull is None or share is None or share.ended or not share.asked:
             return
+        share.record = msgspec.structs.replace(share.record, elsewhere=dict(message.elsewhere))
         if isinstance(message, PullDone):
             if message.failed:
                 self._end(pull, share, PullState.FAILED, message.failed)

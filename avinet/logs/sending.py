@@ -11,11 +11,13 @@ Nothing here is durable.  After a break the controller asks again and the index 
 
 import contextlib
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import attrs
 
 from avinet.logs.rate import RateLimit
+from avinet.logs.reach import Sendable
+from avinet.logs.transfers import Run, Transfer
 from avinet.model.logs import SegmentHead, Selection
 from avinet.wire.log_messages import MAX_BATCH, MAX_BATCH_BYTES, PUSHED
 
@@ -60,52 +62,6 @@ class PullWork:
     def start_over(self) -> None:
         """Look at the index from its beginning: what was taken from it was not sent."""
         self.after, self.exhausted = 0, False
-
-
-@attrs.define(eq=False)
-class Transfer:
-    """A segment that waits, is under way, or has no answer."""
-
-    head: SegmentHead
-    pull: int
-    name: str
-    counts: int = 0
-    """Against ``MAX_UNANSWERED``."""
-
-
-@attrs.define(eq=False)
-class Run:
-    """What goes out together: ``offset`` is what has been handed to the channel, of all of it."""
-
-    transfers: list[Transfer]
-    offset: int
-    size: int
-    pull: int
-
-    @property
-    def left(self) -> int:
-        """Bytes still to be sent."""
-        return self.size - self.offset
-
-    @property
-    def heads(self) -> tuple[SegmentHead, ...]:
-        """Of its segments."""
-        return tuple(transfer.head for transfer in self.transfers)
-
-    @property
-    def names(self) -> list[str]:
-        """Of its segments."""
-        return [transfer.name for transfer in self.transfers]
-
-    def divided(self) -> tuple[list[Transfer], Transfer | None, int, list[Transfer]]:
-        """What is sent; the one under way and how much of it is; what is not begun."""
-        begin = 0
-        for number, transfer in enumerate(self.transfers):
-            end = begin + transfer.head.size
-            if end > self.offset:
-                return self.transfers[:number], transfer, self.offset - begin, self.transfers[number + 1 :]
-            begin = end
-        return self.transfers, None, 0, []
 
 
 @attrs.define(eq=False)
@@ -180,12 +136,18 @@ class Sending:
             self.current = None
         return ours
 
-    def refused(self, name: str) -> Transfer | None:
-        """It was not taken: what it was, so that its file is looked at; None when it is none of ours."""
+    def refused(self, name: str, *, counts: bool = True) -> Transfer | None:
+        """It was not taken: what it was, so that its file is looked at; None when it is none of ours.
+
+        It ``counts`` where something may be wrong with it, for there is an end to trying.
+        """
         transfer = self._answered(name)
         if transfer is not None:
             self._partials.pop(name, None)
-            self._tries[name] = self._tries.get(name, 0) + 1
+            if counts:
+                self._tries[name] = self._tries.get(name, 0) + 1
+            elif transfer.pull in self.pulls:
+                self.pulls[transfer.pull].taken_bytes -= transfer.head.size
             if self.current is not None and self.current.transfers == [transfer]:
                 self.current = None
         return transfer
@@ -219,11 +181,28 @@ class Sending:
     def _waiting(self) -> set[str]:
         return {one.name for one in self._queue} | {one.name for run in self._ahead for one in run.transfers}
 
-    def add(self, heads: Iterable[SegmentHead], work: PullWork | None = None) -> list[SegmentHead]:
+    def withdraw(self, unwanted: Callable[[Transfer], bool]) -> list[str]:
+        """Do not begin these of what waits: their names."""
+        waiting = [*(one for run in self._ahead for one in run.transfers), *self._queue]
+        kept: list[Transfer] = []
+        gone: list[str] = []
+        for transfer in waiting:
+            if not unwanted(transfer):
+                kept.append(transfer)
+                continue
+            gone.append(transfer.name)
+            if transfer.pull in self.pulls:
+                self.pulls[transfer.pull].taken_bytes -= transfer.head.size
+        if gone:
+            self._ahead.clear()
+            self._queue = deque(kept)
+        return gone
+
+    def add(self, found: Iterable[Sendable], work: PullWork | None = None) -> list[SegmentHead]:
         """Let these follow, for a pull or pushed; those that were not held already."""
         queued = self._waiting()
         added: list[SegmentHead] = []
-        for head in heads:
+        for head, was in ((one.head, one.was) for one in found):
             name = head.name
             if work is not None:
                 work.after = max(work.after, head.counter)
@@ -234,7 +213,7 @@ class Sending:
                 break
             if work is not None:
                 work.taken_bytes += head.size
-            self._queue.append(Transfer(head, PUSHED if work is None else work.pull, name))
+            self._queue.append(Transfer(head, PUSHED if work is None else work.pull, name, was))
             added.append(head)
         return added
 
@@ -284,6 +263,7 @@ class Sending:
                 other.pull != first.pull
                 or run.size + other.head.size > most
                 or other.head.incarnation != first.head.incarnation
+                or other.was != first.was
                 or self._partials.get(other.name)
             ):
                 break

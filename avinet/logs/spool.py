@@ -11,27 +11,29 @@ and one of them runs at a time; the others wait for a commit at most.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from itertools import accumulate
 from pathlib import Path
-from typing import ClassVar
 
 import attrs
 import msgspec
 from twisted.logger import Logger
 
-from avinet.errors import AvinetError, Kind, error
+from avinet.errors import AvinetError, Kind
+from avinet.logs.reach import Reach, Sendable
 from avinet.logs.spool_index import SpoolIndex
 from avinet.logs.spool_leavings import Leavings
+from avinet.logs.spool_lending import Lending
 from avinet.logs.spool_losses import MAX_TOLD
-from avinet.logs.spool_packs import Packs, Place, Placed, punch, whole
+from avinet.logs.spool_packs import Packs, Placed, punch, whole
 from avinet.logs.spool_pieces import Piece, Pieces
 from avinet.logs.spool_recovery import lost, make_anew, open_index
 from avinet.logs.spool_reserve import SHORT_BYTES, SPENT_BYTES, Reserve
 from avinet.logs.spool_segments import SegmentMaker
 from avinet.logs.spool_window import ChunkBuffer, Taken, Window, opened
 from avinet.logs.throttle import Throttler, Throttles
+from avinet.model.ids import ControllerName
 from avinet.model.logs import ClassTotals, Drop, DropReason, LogClass, SegmentHead, Selection, SpoolTotals
 from avinet.units import DAY_S, MIB
 
@@ -41,14 +43,6 @@ _IN_TURN = (LogClass.FULL, LogClass.SIGNIFICANT)
 ROOM_BYTES = 64 * MIB
 """Made at once on a full disk."""
 _US = 1_000_000
-
-
-@error
-class SegmentGoneError(AvinetError):
-    """The spool has no segment {name} any more."""
-
-    kind: ClassVar[Kind] = Kind.GONE
-    name: str
 
 
 @attrs.frozen
@@ -79,8 +73,7 @@ class Spool:
         self._leavings = Leavings(packs)
         self._working = threading.Lock()
         self._lock = threading.RLock()
-        self._lent: set[str] = set()
-        """Segments that are being sent.  Only calls that the interpreter does not interrupt: not under the lock."""
+        self.lending = Lending(lambda: self._index, packs, self._lock)
         self._clean()
         self._reserve.take()
 
@@ -112,45 +105,40 @@ class Spool:
         """The newest segment's; 0 before the first."""
         return self._index.counter
 
-    def set_back(self, counter: int, position: int) -> bool:
+    def set_back(self, controller: ControllerName, counter: int, position: int) -> bool:
         """``SpoolIndex.set_back``."""
         with self._working, self._lock:
-            return self._index.set_back(counter, position)
+            return self._index.set_back(controller, counter, position, self.lending.lent)
 
     def pending(self, selection: Selection, up_to: int | None, after: int, limit: int) -> list[SegmentHead]:
         """The oldest ``limit`` (1,000 at most) of a selection with ``after`` < counter <= ``up_to``, by counter."""
         with self._lock:
             return self._index.pending(selection, up_to, after, limit)
 
-    def plan(self, selection: Selection, up_to: int | None) -> ClassTotals:
-        """All of a selection together."""
+    def sendable(
+        self, selection: Selection, up_to: int | None, after: int, limit: int, reach: Reach
+    ) -> list[Sendable]:
+        """As ``pending``, those that a controller may be sent."""
         with self._lock:
-            return self._index.plan(selection, up_to)
+            return self._index.sendable(selection, up_to, after, limit, reach)
 
-    def place(self, name: str) -> Place:
-        """Where a segment's bytes are; whoever has opened that can read on when it goes.  ``SegmentGoneError``."""
+    def plan(self, selection: Selection, up_to: int | None, reach: Reach | None = None) -> ClassTotals:
+        """All of a selection together, or what of it a controller may be sent."""
         with self._lock:
-            placed = self._index.find(name)
-        if placed is None:
-            raise SegmentGoneError(name=name)
-        return self._packs.place(placed)
+            return self._index.plan(selection, up_to, reach)
 
-    def lend(self, names: Sequence[str]) -> dict[str, Place]:
-        """Where those are that are not gone; they go last of their class until given back, since others will keep them."""
+    def elsewhere(
+        self, selection: Selection, up_to: int | None, reach: Reach
+    ) -> dict[ControllerName, ClassTotals]:
+        """What of it a controller may not be sent, since others may have it, by who that is."""
         with self._lock:
-            places = {each.head.name: self._packs.place(each) for each in self._index.find_all(names)}
-            self._lent.update(places)
-            return places
-
-    def give_back(self, names: Iterable[str]) -> None:
-        """They are not being sent any more.  Does not block."""
-        self._lent.difference_update(names)
+            return self._index.elsewhere(selection, up_to, reach)
 
     def acknowledge(self, names: Sequence[str]) -> None:
         """They are kept elsewhere, for good: they go, their bytes with ``sweep``.  Names that are gone already are fine."""
         with self._lock:
             self._leavings.add(*self._forget(names, None))
-        self.give_back(names)
+        self.lending.give_back(names)
 
     def sweep(self) -> None:
         """Take packs off the disk that have no segment any more, unless another thread does."""
@@ -356,8 +344,9 @@ class Spool:
         if size <= 0 and count <= 0:
             return False
         with self._lock:
-            oldest = self._index.oldest(log_class, EVICTED_AT_ONCE + len(self._lent))
-            chosen = sorted(oldest, key=lambda each: each.head.name in self._lent)[:EVICTED_AT_ONCE]
+            lent = self.lending.lent
+            oldest = self._index.oldest(log_class, EVICTED_AT_ONCE + len(lent))
+            chosen = sorted(oldest, key=lambda each: each.head.name in lent)[:EVICTED_AT_ONCE]
             sizes = accumulate((each.head.size for each in chosen), initial=0)
             enough = sum(gone < size or number < count for number, gone in enumerate(sizes))
             names = [each.head.name for each in chosen[:enough]]
@@ -368,8 +357,8 @@ class Spool:
     def _expire(self, before_us: int) -> bool:
         """Whether some went that ended before; one that is being sent is gone soon anyway."""
         with self._lock:
-            old = self._index.ended_before(before_us, EVICTED_AT_ONCE + len(self._lent))
-            names = [each.head.name for each in old if each.head.name not in self._lent]
+            old = self._index.ended_before(before_us, EVICTED_AT_ONCE + len(self.lending.lent))
+            names = [each.head.name for each in old if each.head.name not in self.lending.lent]
             gone, left = self._forget(names, DropReason.EXPIRED)
         self._clear(gone, left)
         return bool(gone)

@@ -15,12 +15,14 @@ from typing import Any
 
 import msgspec
 
+from avinet.logs.reach import Reach, Sendable
 from avinet.logs.spool_losses import Losses
 from avinet.logs.spool_packs import Placed
-from avinet.model.ids import ObjectId
+from avinet.logs.spool_pins import ANY, Pins
+from avinet.logs.spool_selection import counters, selected
+from avinet.model.ids import ControllerName, ObjectId
 from avinet.model.logs import ClassTotals, Drop, LogClass, SegmentHead, Selection, SpoolTotals
 from avinet.sqlite_file import StoreDamagedError, open_file, rolled_back, translated
-from avinet.trust.files import sync_folder
 
 MAX_PAGE = 1_000
 """Segments in one answer; half a MiB."""
@@ -45,8 +47,11 @@ class SpoolIndex:
             raise StoreDamagedError(where=str(path), detail="it does not say whose it is")
         self.incarnation, self._counter = found
         self.losses = Losses(connection)
-        self._opened: tuple[int, int] | None = self._counter, self.losses.position()
-        """What the last segment and the last loss were; None once somebody has said what came to them."""
+        self._pins = Pins(connection)
+        self._opened = self._counter, self.losses.position()
+        """What the last segment and the last loss were."""
+        self._compared: set[ControllerName] = set()
+        """Who has said since what came to them."""
         self._held = {name: self._totals("WHERE log_class = ?", (name.value,)) for name in LogClass}
 
     @classmethod
@@ -78,19 +83,28 @@ class SpoolIndex:
         with _translated(self._path):
             self._connection.close()
 
-    def set_back(self, counter: int, position: int) -> bool:
+    def set_back(
+        self, controller: ControllerName, counter: int, position: int, sent: Iterable[str] = ()
+    ) -> bool:
         """A controller knows of segments up to ``counter`` and of losses up to ``position``; whether this is an older copy.
 
-        Then what was made since it was opened has names that stand for other things there, and gets others.  Asked once,
-        before anything is sent.
+        Then what was made since it was opened has names that stand for other things there, and gets others, but for what is
+        pinned or ``sent`` elsewhere; and where the older segments were begun since nobody knows.  Asked of each controller
+        once, before anything is sent to it.
         """
-        opened, self._opened = self._opened, None
-        if opened is None or (counter <= opened[0] and position <= opened[1]):
+        opened, new = self._opened, controller not in self._compared
+        self._compared.add(controller)
+        if not new or (counter <= opened[0] and position <= opened[1]):
             return False
         shift = max(counter, self._counter) - opened[0]
         with self._changing() as execute:
-            execute("UPDATE segment SET counter = counter + ? WHERE counter > ?", (shift, opened[0]))
+            execute(
+                "UPDATE segment SET counter = counter + ? WHERE counter > ? AND store IS NULL"
+                " AND counter NOT IN (SELECT value FROM json_each(?))",
+                (shift, opened[0], json.dumps(counters(sent))),
+            )
             execute("UPDATE spool SET counter = ?", (self._counter + shift,))
+            self._pins.forget(opened[0])
             self.losses.set_back(position, opened[1])
         self._counter += shift
         return True
@@ -123,9 +137,12 @@ class SpoolIndex:
         self._count(placed, 1)
 
     def restore(self, placed: Sequence[Placed], drops: Iterable[Drop], pieces: Iterable[str]) -> None:
-        """What was read again after an index was lost; ``pieces`` are not to be taken in."""
+        """What was read again after an index was lost; ``pieces`` are not to be taken in.
+
+        With which stores it was begun nobody knows.
+        """
         with self._changing() as execute:
-            self._insert(placed)
+            self._insert(placed, ANY)
             self.losses.add(drops)
             for piece in pieces:
                 execute("INSERT INTO piece VALUES (?, ?)", (piece, 2**53))
@@ -170,11 +187,9 @@ class SpoolIndex:
     def find_all(self, names: Iterable[str]) -> list[Placed]:
         """Those of these names that are here, by counter."""
         wanted = set(names)
-        counters = [
-            int(counter) for _, _, counter in (name.partition("-") for name in wanted) if counter.isdigit()
-        ]
         found = self._placed(
-            "WHERE counter IN (SELECT value FROM json_each(?)) ORDER BY counter", (json.dumps(counters),)
+            "WHERE counter IN (SELECT value FROM json_each(?)) ORDER BY counter",
+            (json.dumps(counters(wanted)),),
         )
         return [each for each in found if each.head.name in wanted]
 
@@ -207,16 +222,56 @@ class SpoolIndex:
 
     def pending(self, selection: Selection, up_to: int | None, after: int, limit: int) -> list[SegmentHead]:
         """Those of the selection, by counter: ``after`` < counter <= ``up_to``."""
-        where, values = _where(selection, up_to, after)
+        where, values = selected(selection, up_to, after)
         found = self._placed(
             f"WHERE {where} ORDER BY counter LIMIT ?", (*values, max(0, min(limit, MAX_PAGE)))
         )
         return [each.head for each in found]
 
-    def plan(self, selection: Selection, up_to: int | None) -> ClassTotals:
-        """All of the selection together."""
-        where, values = _where(selection, up_to, 0)
+    def sendable(
+        self, selection: Selection, up_to: int | None, after: int, limit: int, reach: Reach
+    ) -> list[Sendable]:
+        """As ``pending``, those that a controller may be sent."""
+        with _translated(self._path):
+            where, values = self._pins.within(selection, up_to, after, reach)
+            found = self._placed(
+                f"WHERE {where} ORDER BY counter LIMIT ?", (*values, max(0, min(limit, MAX_PAGE)))
+            )
+            was = self._pins.was(reach, [each.head.counter for each in found])
+        return [Sendable(each.head, said) for each, said in zip(found, was, strict=True)]
+
+    def plan(self, selection: Selection, up_to: int | None, reach: Reach | None = None) -> ClassTotals:
+        """All of the selection together, or what of it a controller may be sent."""
+        with _translated(self._path):
+            where, values = self._pins.within(selection, up_to, 0, reach)
         return self._totals(f"WHERE {where}", values)
+
+    def elsewhere(
+        self, selection: Selection, up_to: int | None, reach: Reach
+    ) -> dict[ControllerName, ClassTotals]:
+        """What of the selection a controller may not be sent, by who may."""
+        where, values = selected(selection, up_to, 0)
+        with _translated(self._path):
+            bound = self._pins.elsewhere(reach)
+        found = {name: self._totals(f"WHERE {where} AND {pinned}", values) for name, pinned in bound.items()}
+        return {name: totals for name, totals in found.items() if totals.segments}
+
+    def pin(self, names: Sequence[str], reach: Reach) -> set[str]:
+        """They are about to be begun there; which of them were pinned nowhere before.  Durable when it returns."""
+        with self._changing():
+            fresh = set(self._pins.pin(counters(names), reach))
+        return {name for name in names if not fresh.isdisjoint(counters([name]))}
+
+    def pinned(self, placed: Sequence[Placed], reach: Reach) -> list[Placed]:
+        """Those of them that may be begun there now."""
+        with _translated(self._path):
+            found = self._pins.pinned([each.head.counter for each in placed], reach)
+        return [each for each in placed if each.head.counter in found]
+
+    def lift(self, names: Sequence[str]) -> None:
+        """They were pinned, and no byte of them was sent."""
+        with self._changing():
+            self._pins.lift(counters(names))
 
     @property
     def size(self) -> int:
@@ -283,9 +338,9 @@ class SpoolIndex:
             for row in rows
         ]
 
-    def _insert(self, placed: Sequence[Placed]) -> None:
+    def _insert(self, placed: Sequence[Placed], was: int | None = None) -> None:
         self._connection.executemany(
-            f"INSERT INTO segment ({_COLUMNS}) VALUES (?{', ?' * 11})",  # noqa: S608 - our own words
+            f"INSERT INTO segment ({_COLUMNS}, was) VALUES (?{', ?' * 12})",  # noqa: S608 - our own words
             [
                 (
                     head.incarnation,
@@ -300,6 +355,7 @@ class SpoolIndex:
                     head.sha256,
                     each.pack,
                     each.offset,
+                    was,
                 )
                 for each in placed
                 for head in (each.head,)
@@ -313,22 +369,6 @@ class SpoolIndex:
     def _changing(self) -> Iterator[Any]:
         with _translated(self._path), _transaction(self._connection):
             yield self._connection.execute
-
-
-def _where(selection: Selection, up_to: int | None, after: int) -> tuple[str, list[Any]]:
-    where = ["counter > ?", "first_us <= ?", "last_us >= ?"]
-    values: list[Any] = [after, selection.until_us, selection.since_us]
-    if up_to is not None:
-        where.append("counter <= ?")
-        values.append(up_to)
-    for column, wanted, everything in (
-        ("log_class", [name.value for name in selection.classes], len(LogClass)),
-        ("service", list(selection.services), 0),
-    ):
-        if len(set(wanted)) != everything:
-            where.append(f"{column} IN ({', '.join('?' * len(wanted))})")
-            values.extend(wanted)
-    return " AND ".join(where), values
 
 
 def _scripts() -> Traversable:
@@ -352,16 +392,3 @@ def _translated(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as why:
         raise translated(why, path) from why
-
-
-def set_aside(path: Path) -> Path:
-    """A damaged index gets another name, for whoever wants to look into it; the one before it goes."""
-    aside = path.with_name(f"{path.name}.damaged")
-    for suffix in ("-wal", "-shm", "-journal"):
-        # The log first: alone it is nothing, and beside a new index it would be taken for its own.
-        with contextlib.suppress(FileNotFoundError):
-            path.with_name(f"{path.name}{suffix}").replace(aside.with_name(f"{aside.name}{suffix}"))
-    with contextlib.suppress(FileNotFoundError):
-        path.replace(aside)
-    sync_folder(path.parent)
-    return aside

@@ -90,7 +90,8 @@ class Losses:
         return found
 
     def set_back(self, position: int, opened: int) -> None:
-        """Those after ``opened`` come after ``position``, up to which a controller has others."""
+        """Those after ``opened`` that nobody was told come after ``position``, up to which a controller has others."""
+        opened = max(opened, self._told())
         shift = max(position, self.position()) - opened
         self._execute("UPDATE loss SET position = position + ? WHERE position > ?", (shift, opened))
         self._execute("UPDATE sqlite_sequence SET seq = seq + ? WHERE name = 'loss'", (shift,))

@@ -3,16 +3,18 @@
 The spool then has another incarnation, so no counter is ever used twice.  Segments that are there keep their names: a
 controller that has some of them already knows them by these.  A segment that is not what its pack's table says is set
 aside and counted.  Of pieces that were begun nobody knows how much was taken in: they are counted as lost by their
-bytes, since taking them in again would double what was.
+bytes, since taking them in again would double what was.  With which stores segments were begun is lost, too; so whoever gets
+one is told that it may be any, and finds out whether it counts already before it takes it.
 """
 
+import contextlib
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from twisted.logger import Logger
 
-from avinet.logs.spool_index import SpoolIndex, set_aside
+from avinet.logs.spool_index import SpoolIndex
 from avinet.logs.spool_packs import Packs, Placed, whole
 from avinet.logs.spool_pieces import Pieces
 from avinet.model.logs import Drop, DropReason, LogClass
@@ -40,6 +42,19 @@ def make_anew(index: SpoolIndex, packs: Packs, pieces: Pieces, now_us: int) -> S
     path = packs.folder / "spool.db"
     set_aside(path)
     return _make(path, packs, pieces, now_us)
+
+
+def set_aside(path: Path) -> Path:
+    """A damaged index gets another name, for whoever wants to look into it; the one before it goes."""
+    aside = path.with_name(f"{path.name}.damaged")
+    for suffix in ("-wal", "-shm", "-journal"):
+        # The log first: alone it is nothing, and beside a new index it would be taken for its own.
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(f"{path.name}{suffix}").replace(aside.with_name(f"{aside.name}{suffix}"))
+    with contextlib.suppress(FileNotFoundError):
+        path.replace(aside)
+    sync_folder(path.parent)
+    return aside
 
 
 def _make(path: Path, packs: Packs, pieces: Pieces, now_us: int) -> SpoolIndex:

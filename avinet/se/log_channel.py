@@ -7,21 +7,21 @@ messages is its ``ChannelUser``.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, Protocol, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Protocol
 
 import attrs
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IPullProducer, IReactorTime
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from avinet.errors import RemoteProtocolError
-from avinet.logs.sending import Run, Sending, Transfer
-from avinet.logs.spool import SegmentGoneError
-from avinet.se.log_files import OpenRun
+from avinet.errors import AvinetError, RemoteProtocolError
+from avinet.logs.sending import Sending
+from avinet.logs.spool_lending import SegmentGoneError
+from avinet.logs.transfers import Run, Transfer
+from avinet.se.log_files import FileAccess, OpenRun
 from avinet.units import KIB
 from avinet.wire.log_codec import HEAD_BYTES, MAX_RAW_BYTES, LogDecoder, encode, raw_head
 from avinet.wire.log_messages import Batch, Begin, Leave, LogMessage, LogUnsupported
@@ -31,9 +31,6 @@ SMALL_ROOM_BYTES = KIB
 """Into less than this no raw bytes are put beside a head; a packet's worth is 16 KiB at least, but windows end anywhere."""
 MAX_MESSAGES = 1_000
 """That wait for the controller to give room: each pull asks for two."""
-
-T = TypeVar("T")
-InThread = Callable[..., Deferred[Any]]
 
 
 class ChannelUser(Protocol):
@@ -53,18 +50,6 @@ class ChannelUser(Protocol):
 
     def channel_lost(self, channel: "LogChannel", why: str) -> None:
         """Once, last."""
-
-
-@attrs.frozen
-class FileAccess:
-    """How a channel gets at files."""
-
-    in_thread: InThread
-    open: Callable[[Sequence[str]], tuple[OpenRun, list[str]]]
-    """By the segments' names; blocks.  The first of them, and the names of those that are gone; there may be more.  The spool
-    keeps the others as long as it can until they are ``done``."""
-    done: Callable[[Sequence[str]], None]
-    """They are not sent for now.  Does not block."""
 
 
 @implementer(IPullProducer)
@@ -234,11 +219,12 @@ class LogChannel(TwistedProtocol):
             return
         if self.sending.begin() is not None:
             self._begun = True
+            self.files.begun(run.names)
             heads = run.heads
             begin: LogMessage = (
-                Batch(heads=heads, pull=run.pull)
+                Batch(heads=heads, pull=run.pull, was=run.was)
                 if len(heads) > 1
-                else Begin(head=heads[0], offset=run.offset, pull=run.pull)
+                else Begin(head=heads[0], offset=run.offset, pull=run.pull, was=run.was)
             )
             self._carry = memoryview(encode(begin))
             self._open_ahead()
@@ -303,17 +289,19 @@ class LogChannel(TwistedProtocol):
         self._drop(self._opened.keys() - set(upcoming))
         missing = [run for run in upcoming if run not in self._opened and run is not self._warming]
         enough = 2 * len(missing) < len(upcoming)
-        if not missing or (enough and missing[0] is not upcoming[0]):
+        if not missing or self.sending.held or (enough and missing[0] is not upcoming[0]):
             return
         self._opening = True
 
         def open_all() -> list[tuple[OpenRun, list[str]] | Failure]:
+            self.files.pin([name for names in wanted for name in names])
             return [self._open(names) for names in wanted]
 
         def failed(failure: Failure) -> None:
             self._opening = False
-            self._log.failure("segments cannot be opened", failure)
-            self.cut("a defect of ours; the log tells")
+            if not failure.check(AvinetError):
+                self._log.failure("segments cannot be opened", failure)
+            self.cut(f"segments cannot be opened: {failure.getErrorMessage()}")
 
         wanted = [run.names for run in missing]
         self.files.in_thread(open_all).addCallback(self._are_open, missing).addErrback(failed)

@@ -11,12 +11,13 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
+from twisted.internet.defer import Deferred
 
 from avinet.errors import AvinetError, Kind, error
-from avinet.logs.spool import SegmentGoneError
+from avinet.logs.spool_lending import SegmentGoneError
 from avinet.logs.spool_packs import Place
 from avinet.model.logs import SegmentHead
 from avinet.units import KIB, MIB
@@ -42,6 +43,10 @@ def _own_scratch() -> memoryview:
     if piece is None:
         piece = _scratch.piece = bytearray(_SCRATCH_BYTES)
     return memoryview(piece)
+
+
+InThread = Callable[..., Deferred[Any]]
+"""``deferToThread`` or alike: runs a blocking callable with its arguments."""
 
 
 @error
@@ -151,6 +156,22 @@ class OpenRun:
         """Blocks: done with it.  The last one of a pack that is gone frees its blocks."""
         while self._descriptors:
             os.close(self._descriptors.pop())
+
+
+@attrs.frozen
+class FileAccess:
+    """How a channel gets at files.  Segments are named; what blocks is called in a thread."""
+
+    in_thread: InThread
+    pin: Callable[[Sequence[str]], None]
+    """Blocks.  They are about to be sent here, which is durable when it returns."""
+    open: Callable[[Sequence[str]], tuple[OpenRun, list[str]]]
+    """Blocks.  The first of them, which are pinned, and the names of those that are gone; there may be more.  The spool keeps
+    the others as long as it can until they are ``done``."""
+    begun: Callable[[Sequence[str]], None]
+    """Their first byte is sent now.  Does not block."""
+    done: Callable[[Sequence[str]], None]
+    """They are not sent for now.  Does not block."""
 
 
 def opened(

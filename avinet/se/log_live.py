@@ -1,13 +1,14 @@
 """What is pushed: significant segments as they come, what was lost, and what the spool keeps."""
 
 from collections.abc import Callable
-from functools import partial
+from typing import ClassVar
 
 import attrs
 
-from avinet.model.logs import Drop, LogClass, SegmentHead, Selection
+from avinet.logs.reach import Reach, Sendable
+from avinet.model.logs import Drop, LogClass, Selection
 from avinet.se.log_channel import LogChannel
-from avinet.se.log_sources import Outgoing
+from avinet.se.log_outgoing import Outgoing
 from avinet.wire.log_messages import MAX_DROPS, Dropped, DroppedAck, LogMessage, LogWelcome, SpoolStatus
 
 STATUS_INTERVAL_S = 10.0
@@ -21,6 +22,7 @@ SIGNIFICANT = Selection(classes=(LogClass.SIGNIFICANT,))
 class LiveLogs(Outgoing):
     """Significant segments as they come, what was lost, and what is kept."""
 
+    shared: ClassVar[bool] = True
     _told: SpoolStatus | None = attrs.field(default=None, init=False)
     _position: int = attrs.field(default=0, init=False)
     _telling: bool = attrs.field(default=False, init=False)
@@ -29,6 +31,8 @@ class LiveLogs(Outgoing):
     def begin(self, welcome: LogWelcome) -> None:
         """Send what there is."""
         self._position = welcome.drops_position
+        self.source.owners.watch(self, self._owners_changed)
+        self.held()
         self.new_segments()
         self._status()
 
@@ -37,13 +41,40 @@ class LiveLogs(Outgoing):
         if self.channel is not None:
             self.segments_wanted(self.channel)
 
-    def question(self, channel: LogChannel) -> Callable[[], list[SegmentHead]]:
-        """The oldest; of those that are under way already there are fewer."""
-        return partial(self.source.spool.pending, SIGNIFICANT, None, 0, ASKED)
+    def held(self) -> None:
+        """What is shared out goes to who takes it."""
+        if self.channel is None or self.channel.sending.held or not self._store.id:
+            self.source.owners.gone(self)
+        else:
+            self.source.owners.ready(self, self.controller)
 
-    def found(self, channel: LogChannel, result: list[SegmentHead]) -> bool:
+    def channel_lost(self, channel: LogChannel, why: str) -> None:
+        """Others are sent what it would have been."""
+        self.source.owners.unwatch(self)
+        super().channel_lost(channel, why)
+        self.source.owners.gone(self)
+        self.source.owners.freed()
+
+    def _owners_changed(self) -> None:
+        """What waits for this controller and is not pinned to it may be another one's."""
+        if self.channel is not None:
+            reach = self.reach()
+            self._release(
+                self.channel.sending.withdraw(lambda transfer: not reach.owns(transfer.head.service))
+            )
+            self.new_segments()
+            self.channel.wake()
+
+    def question(self, channel: LogChannel) -> "Callable[[], _Look]":
+        """The oldest; of those that are under way already there are fewer."""
+        reach = self.reach(sure=self.unsure)
+        return lambda: _Look(reach, self.source.spool.sendable(SIGNIFICANT, None, 0, ASKED, reach))
+
+    def found(self, channel: LogChannel, result: "_Look") -> bool:
         """Those that fit."""
-        self.hold(channel.sending.add(self.free(result)[: channel.sending.room]))
+        if result.reach != self.reach(sure=self.unsure):
+            return True
+        self.hold(channel.sending.add(self.free(result.segments)[: channel.sending.room]))
         return False
 
     def told(self, channel: LogChannel, message: LogMessage) -> None:
@@ -81,3 +112,11 @@ class LiveLogs(Outgoing):
 
         looking = self.blocking(self.source.spool.drops_since, self._position, MAX_DROPS)
         looking.addCallback(send).addErrback(self.failed)
+
+
+@attrs.frozen
+class _Look:
+    """What was found, and for which reach."""
+
+    reach: Reach
+    segments: list[Sendable]

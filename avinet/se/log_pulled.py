@@ -1,6 +1,7 @@
 """What was asked for: full segments, planned from the spool's index and sent pull by pull."""
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import attrs
 import msgspec
@@ -8,11 +9,15 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from avinet.logs.rate import RateLimit
+from avinet.logs.reach import Reach, Sendable
 from avinet.logs.sending import PullWork
-from avinet.model.logs import ClassTotals, LogClass, SegmentHead, Selection
+from avinet.model.ids import ControllerName
+from avinet.model.logs import ClassTotals, LogClass, Selection
 from avinet.se.log_channel import LogChannel
-from avinet.se.log_sources import Outgoing
+from avinet.se.log_outgoing import Outgoing
+from avinet.se.log_sources import SpoolReader
 from avinet.wire.log_messages import (
+    MAX_ELSEWHERE,
     MAX_TEXT,
     Cancel,
     LogMessage,
@@ -34,6 +39,8 @@ FLUSH_TIMEOUT_S = 120.0
 @attrs.define(eq=False)
 class PulledLogs(Outgoing):
     """Full segments, for who asked."""
+
+    shared: ClassVar[bool] = False
 
     def begin(self, welcome: LogWelcome) -> None:
         """Nothing until somebody asks."""
@@ -83,7 +90,9 @@ class PulledLogs(Outgoing):
         if work.up_to is None:
             unflushed = await self._flush()
             work.up_to = await self.blocking(spool.last_counter)
-        plan: ClassTotals = await self.blocking(spool.plan, work.selection, work.up_to)
+        reach = self.reach()
+        plan: ClassTotals = await self.blocking(spool.plan, work.selection, work.up_to, reach)
+        elsewhere = await self.blocking(_elsewhere, spool, work, reach)
         channel = self.channel
         if channel is None or channel.sending.pulls.get(work.pull) is not work:
             return
@@ -97,6 +106,7 @@ class PulledLogs(Outgoing):
                 records=plan.records,
                 up_to=work.up_to,
                 unflushed=unflushed,
+                elsewhere=elsewhere,
             )
         )
         self.segments_wanted(channel)
@@ -128,40 +138,44 @@ class PulledLogs(Outgoing):
             if one.planned and one.exhausted and sending.all_answered(one.pull)
         ]
 
+        reach, sure = self.reach(), self.reach(sure=self.unsure)
+
         def look() -> _Look:
-            heads = spool.pending(only, up_to, after, room) if only is not None and room > 0 else []
+            found = spool.sendable(only, up_to, after, room, sure) if only is not None and room > 0 else []
             left = {
-                one.pull: not one.limited and bool(spool.pending(one.selection, one.up_to, 0, 1))
+                one.pull: None
+                if not one.limited and spool.sendable(one.selection, one.up_to, 0, 1, reach)
+                else _elsewhere(spool, one, reach)
                 for one in ending
             }
-            return _Look(work, after, heads, room, left)
+            return _Look(work, after, found, room, left)
 
         return look
 
     def found(self, channel: LogChannel, result: "_Look") -> bool:
         """Send what was found, and tell what is done."""
         sending, work = channel.sending, result.work
-        for pull, left in result.left.items():
-            self._conclude(channel, pull, left=left)
+        for pull, elsewhere in result.ending.items():
+            self._conclude(channel, pull, elsewhere)
         # It may have been paused, asked anew or forgotten meanwhile, and then what was found is not the next.
         current = work is not None and sending.pulls.get(work.pull) is work
         if work is None or not current or work.paused or work.exhausted or work.after != result.after:
             following = sending.active()
             return following is not None and not following.exhausted
-        self.hold(sending.add(self.free(result.heads), work))
-        if result.heads:
-            work.after = max(work.after, result.heads[-1].counter)
-        if not result.heads and result.room:
+        self.hold(sending.add(self.free(result.segments), work))
+        if result.segments:
+            work.after = max(work.after, result.segments[-1].head.counter)
+        if not result.segments and result.room:
             work.exhausted = True
         return True
 
-    def _conclude(self, channel: LogChannel, pull: int, *, left: bool) -> None:
+    def _conclude(self, channel: LogChannel, pull: int, elsewhere: dict[ControllerName, int] | None) -> None:
         work = channel.sending.pulls.get(pull)
         if work is None or not channel.sending.all_answered(pull):
             return
-        if not left:
+        if elsewhere is not None:
             channel.sending.forget(pull)
-            self.say(PullDone(pull=pull, limited=work.limited))
+            self.say(PullDone(pull=pull, limited=work.limited, elsewhere=elsewhere))
             return
         # Significant ones are on their way on the other service; full ones that were not taken, or that another
         # controller has, are tried again.
@@ -181,10 +195,17 @@ class _Look:
 
     work: PullWork | None
     after: int
-    heads: list[SegmentHead]
+    segments: list[Sendable]
     room: int
-    left: dict[int, bool]
-    """Pulls of which nothing waits here any more: whether the index has something of them nevertheless."""
+    ending: dict[int, dict[ControllerName, int] | None]
+    """Pulls of which nothing waits here any more: the records that may be with other controllers, or None where the index has
+    something that may be sent here nevertheless."""
+
+
+def _elsewhere(spool: SpoolReader, work: PullWork, reach: Reach) -> dict[ControllerName, int]:
+    """Blocks: how many records of a pull may be with which other controllers."""
+    found = spool.elsewhere(work.selection, work.up_to, reach)
+    return {name: totals.records for name, totals in sorted(found.items())[:MAX_ELSEWHERE]}
 
 
 def _full(selection: Selection) -> Selection | None:

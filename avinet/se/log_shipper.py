@@ -6,7 +6,6 @@ again later; the SE does everything else without.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import ClassVar
 
 import attrs
@@ -15,8 +14,8 @@ from twisted.internet.interfaces import IDelayedCall, IProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from avinet.se.log_channel import FileAccess, LogChannel
-from avinet.se.log_files import opened
+from avinet.model.ids import ControllerName
+from avinet.se.log_channel import LogChannel
 from avinet.se.log_live import LiveLogs
 from avinet.se.log_pulled import PulledLogs
 from avinet.se.log_sources import LogSource
@@ -45,7 +44,7 @@ class LogPorts:
 
 
 Role = LiveLogs | PulledLogs
-_Make = Callable[[LogSource, Callable[[str], None]], Role]
+_Make = Callable[[LogSource, ControllerName, Callable[[str], None]], Role]
 
 
 @attrs.define(eq=False)
@@ -53,7 +52,7 @@ class _Service:
     """One service of one attached controller, kept up while the secure channel lives."""
 
     source: LogSource
-    files: FileAccess
+    controller: ControllerName
     channel: Channel
     port: int
     priority: Priority
@@ -69,8 +68,8 @@ class _Service:
         """Now."""
         self._retry = None
         source = self.source
-        role = self.role = self.make(source, self._lost)
-        protocol = LogChannel(role, self.files, source.clock)
+        role = self.role = self.make(source, self.controller, self._lost)
+        protocol = LogChannel(role, role.files(), source.clock)
         self._opened_at = source.clock.seconds()
         opening: Deferred[IProtocol] = self.channel.open(self.port, protocol, priority=self.priority)
         opening.addErrback(self._refused)
@@ -109,6 +108,8 @@ class LogShipper:
     source: LogSource | None = None
     ports: LogPorts = attrs.field(factory=LogPorts)
     _services: dict[Channel, tuple[_Service, ...]] = attrs.field(factory=dict, init=False, repr=False)
+    _names: dict[Channel, ControllerName] = attrs.field(factory=dict, init=False, repr=False)
+    """To whom the channels are."""
     _stopped: bool = attrs.field(default=False, init=False)
 
     def begin(self, source: LogSource) -> None:
@@ -117,13 +118,15 @@ class LogShipper:
         for channel in tuple(self._services):
             self._open(channel, source)
 
-    def attached(self, channel: Channel) -> None:
+    def attached(self, controller: ControllerName, channel: Channel) -> None:
         """A controller has welcomed us on this secure channel: offer it our logs, as long as that lives."""
         if self._stopped or channel in self._services or channel.lost.called:
             return
         self._services[channel] = ()
+        self._names[channel] = controller
 
         def lost(why: Exception) -> Exception:
+            self._names.pop(channel, None)
             for service in self._services.pop(channel, ()):
                 service.end()
             return why
@@ -133,11 +136,10 @@ class LogShipper:
             self._open(channel, self.source)
 
     def _open(self, channel: Channel, source: LogSource) -> None:
-        spool = source.spool
-        files = FileAccess(source.in_thread, partial(opened, spool.lend), spool.give_back)
+        name = self._names[channel]
         services = (
-            _Service(source, files, channel, self.ports.live, Priority.LIVE_LOGS, LiveLogs),
-            _Service(source, files, channel, self.ports.bulk, Priority.BULK, PulledLogs),
+            _Service(source, name, channel, self.ports.live, Priority.LIVE_LOGS, LiveLogs),
+            _Service(source, name, channel, self.ports.bulk, Priority.BULK, PulledLogs),
         )
         self._services[channel] = services
         for service in services:
@@ -153,6 +155,8 @@ class LogShipper:
     def stop(self) -> None:
         """Send nothing more."""
         self._stopped = True
+        if self.source is not None:
+            self.source.owners.stop()
         for services in self._services.values():
             for service in services:
                 service.end()

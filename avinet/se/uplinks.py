@@ -38,7 +38,7 @@ class Uplinks:
     clock: IReactorTime
     random: Callable[[], float]
     backoff: BackoffSettings = attrs.field(factory=BackoffSettings)
-    attached: Callable[[Channel], None] = lambda channel: None
+    attached: Callable[[ControllerName, Channel], None] = lambda name, channel: None
     """A controller has welcomed us on this secure channel; its other services may be opened."""
     _uplinks: dict[ControllerName, Uplink] = attrs.field(factory=dict, init=False, repr=False)
     _kept: deque[Notice] = attrs.field(factory=lambda: deque(maxlen=MAX_KEPT_NOTICES), init=False, repr=False)
@@ -106,7 +106,7 @@ class Uplinks:
         while self._kept and uplink.session is not None:
             uplink.session.send(self._kept.popleft())
         if uplink.channel is not None:
-            self.attached(uplink.channel)
+            self.attached(uplink.controller.name, uplink.channel)
 
     def _refresh(self) -> Deferred[object]:
         """One request for the list serves all uplinks that want it."""

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import msgspec
 
+from avinet.model.ids import ControllerName
 from avinet.model.logs import Count, Drop, SegmentHead, Selection, SpoolTotals
 from avinet.units import MIB
 
@@ -41,6 +42,9 @@ MAX_DROPS = 500
 MAX_TEXT = 500
 """Characters of a reason in words."""
 
+MAX_ELSEWHERE = 16
+"""Controllers of which one message says what they may have; a cluster has 3, and those that it had before."""
+
 PullId = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}-[0-9]{16}\Z")]
 """A segment's (``SegmentHead.name``); a file's name on both sides, hence checked here."""
@@ -49,6 +53,11 @@ StoreId = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{32})?\Z")]
 OldStore = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{32}|\?)?\Z")]
 """Of a store that a segment was begun with before, and of which it is not known whether it took it; ``ANY_STORE`` if it may be
 any, empty if there was none."""
+Elsewhere = Annotated[
+    dict[Annotated[ControllerName, msgspec.Meta(max_length=255)], Count],
+    msgspec.Meta(max_length=MAX_ELSEWHERE),
+]
+"""By controller: records of segments that were begun with it and have no answer, which only it is sent again."""
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 BytesPerSecond = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 """0 is no limit."""
@@ -149,6 +158,8 @@ class Planned(LogMessage, tag="planned", frozen=True, kw_only=True):
     """The last counter that belongs to it."""
     unflushed: Text = ""
     """Why what was logged last may be missing: it could not be put into segments."""
+    elsewhere: Elsewhere = {}
+    """Of the selection, and in none of these sums."""
 
 
 class PullDone(LogMessage, tag="pull-done", frozen=True, kw_only=True):
@@ -158,6 +169,8 @@ class PullDone(LogMessage, tag="pull-done", frozen=True, kw_only=True):
     failed: Text = ""
     limited: bool = False
     """Whether the byte limit was reached, so that there is more."""
+    elsewhere: Elsewhere = {}
+    """What was left out."""
 
 
 class Begin(LogMessage, tag="begin", frozen=True, kw_only=True):

@@ -24,6 +24,7 @@ from avinet.logs.incoming import IncomingLogs, IntakeLimits
 from avinet.logs.ledger import Ledger
 from avinet.logs.spool import Spool
 from avinet.model.logs import LogClass, Selection
+from avinet.se.log_owners import LogOwners
 from avinet.se.log_shipper import LogShipper
 from avinet.se.log_sources import LogSource
 from avinet.ssh import keys
@@ -115,7 +116,7 @@ async def engine(folder: Path) -> None:
         return deferToThread(take_in)
 
     while True:
-        shipper = LogShipper(LogSource(spool, flush, deferToThread, reactor))
+        shipper = LogShipper(LogSource(spool, flush, deferToThread, reactor, LogOwners(reactor)))
         try:
             endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", int((folder / "port").read_text()))
             channel = await connect(
@@ -128,7 +129,7 @@ async def engine(folder: Path) -> None:
         except (AvinetError, OSError):
             await deferLater(reactor, 0.1)
             continue
-        shipper.attached(channel)
+        shipper.attached("c1", channel)
         await channel.lost
         shipper.stop()
 

@@ -88,7 +88,7 @@ def taken_in(state, logs):
         while heads := spool.pending(Selection(), None, after, 1000):
             after = heads[-1].counter
             for head in heads:
-                place = spool.place(head.name)
+                place = spool.lending.place(head.name)
                 with place.path.open("rb") as file:
                     file.seek(place.offset)
                     text = zstandard.ZstdDecompressor().decompress(file.read(place.size))

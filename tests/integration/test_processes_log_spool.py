@@ -19,7 +19,7 @@ def paths_in(state):
     try:
         found = []
         for head in spool.pending(Selection(classes=(LogClass.SIGNIFICANT,)), None, 0, 1000):
-            place = spool.place(head.name)
+            place = spool.lending.place(head.name)
             with place.path.open("rb") as file:
                 file.seek(place.offset)
                 text = zstandard.ZstdDecompressor().decompress(file.read(place.size))

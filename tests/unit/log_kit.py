@@ -18,6 +18,7 @@ from avinet.logs.ledger_damage import open_ledger
 from avinet.logs.spool import Spool
 from avinet.model.logs import LogClass, Selection, piece_name
 from avinet.se.log_live import LiveLogs
+from avinet.se.log_owners import LogOwners
 from avinet.se.log_pulled import PulledLogs
 from avinet.se.log_shipper import LogShipper
 from avinet.se.log_sources import LogSource
@@ -252,9 +253,9 @@ class Fleet(SynchronousTestCase):
         """Dial and offer logs."""
         engine = engine or self.engine
         engine.pipe, engine.channel = self.ssh.channel(engine.key)
-        source = LogSource(engine.spool, engine.flush, self.in_thread, self.clock)
+        source = LogSource(engine.spool, engine.flush, self.in_thread, self.clock, LogOwners(self.clock))
         engine.shipper = LogShipper(source)
-        engine.shipper.attached(engine.channel)
+        engine.shipper.attached("c1", engine.channel)
 
     def in_thread(self, call, *args):
         return execute(call, *args)

@@ -81,6 +81,19 @@ class Pulls(Fleet):
         self.pulls.told(link, m.Planned(pull=pull, segments=1, size=1, raw_bytes=1, records=1, up_to=1))
         self.assertEqual(self.state_of(pull), "waiting")
 
+    def test_say_what_an_engine_left_out_since_others_may_have_it(self):
+        pull = self.pull()
+        self.attach()
+        self.pump()
+        other = self.pull()
+        link = self.intake.bulk_link(self.engine.se)
+        self.pulls.told(link, m.PullDone(pull=other, elsewhere={"c2": 7}))
+        self.ledger.close()
+        self.start_controller()
+        self.assertEqual(
+            {one.id: one.shares[0].elsewhere for one in self.pulls.all()}, {pull: {}, other: {"c2": 7}}
+        )
+
     def test_two_of_one_engine_follow_one_another_and_nothing_comes_twice(self):
         for _ in range(3):
             self.engine.log_bulk(FULL, 200 * KIB)

@@ -408,7 +408,7 @@ class OnTheWay(Fleet):
     def test_a_segment_that_rotted_among_others_is_set_aside_and_the_rest_comes(self):
         self.fill(4)
         heads = self.engine.heads()
-        place = self.engine.spool.place(heads[5].name)
+        place = self.engine.spool.lending.place(heads[5].name)
         with place.path.open("r+b") as file:
             file.seek(place.offset + 1000)
             byte = file.read(1)
@@ -437,7 +437,7 @@ class OnTheWay(Fleet):
             self.clock.advance(2)
         self.assertEqual(self.state_of(pull), "done")
         self.assertEqual(len(self.ledger.waiting(2**62)), 11)
-        self.assertEqual(self.engine.spool._lent, set())
+        self.assertEqual(self.engine.spool.lending.lent, set())
 
     def test_a_slow_pull_is_answered_each_second(self):
         self.fill(12)

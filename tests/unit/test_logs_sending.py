@@ -7,6 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.controller.pull_turns import TURN_BYTES, Go, PullTurns, Wait
 from avinet.logs.rate import RateLimit
+from avinet.logs.reach import Sendable
 from avinet.logs.sending import ALONE, MAX_PULLS, MAX_TRIES, MAX_UNANSWERED, PullWork, Sending
 from avinet.model.logs import LogClass, SegmentHead, Selection
 from avinet.units import KIB, MIB
@@ -24,6 +25,10 @@ HEAD = SegmentHead(
     size=100,
     sha256="cd" * 32,
 )
+
+
+def found(first, last, **fields):
+    return [Sendable(head, **fields) for head in heads(first, last)]
 
 
 def heads(first, last):
@@ -47,14 +52,43 @@ class TheSender(SynchronousTestCase):
         return run.heads[0].counter
 
     def test_sends_in_order_and_each_once(self):
-        self.sending.add(heads(1, 3))
-        self.sending.add(heads(2, 4))
+        self.sending.add(found(1, 3))
+        self.sending.add(found(2, 4))
         self.assertEqual([self.send() for _ in range(5)], [1, 2, 3, 4, None])
-        self.assertEqual(self.sending.add(heads(1, 4)), [])
+        self.assertEqual(self.sending.add(found(1, 4)), [])
+
+    def test_what_was_begun_elsewhere_goes_with_what_was_begun_there_too(self):
+        self.sending.welcomed({}, batches=True)
+        self.sending.add([*found(1, 2), *found(3, 4, was="?"), *found(5, 5)])
+        runs = self.sending.upcoming()
+        self.assertEqual([(run.was, len(run.transfers)) for run in runs], [("", 2), ("?", 2), ("", 1)])
+
+    def test_lets_go_of_what_is_another_ones_and_has_not_begun(self):
+        one = work(byte_limit=500)
+        self.sending.ask(one)
+        self.sending.add(found(1, 5), one)
+        self.sending.begin()
+        self.sending.upcoming()
+        gone = self.sending.withdraw(lambda transfer: transfer.head.counter in {1, 2, 4})
+        self.assertEqual(gone, [heads(2, 2)[0].name, heads(4, 4)[0].name])
+        self.assertEqual(one.taken_bytes, 300)
+        self.sending.advanced(100)
+        self.assertEqual([self.send() for _ in range(3)], [3, 5, None])
+        self.assertEqual(self.sending.withdraw(lambda transfer: True), [])
+
+    def test_tries_what_cannot_be_told_yet_however_often(self):
+        one = work(byte_limit=100)
+        self.sending.ask(one)
+        for _ in range(3 * MAX_TRIES):
+            one.start_over()
+            self.assertEqual(len(self.sending.add(found(1, 1), one)), 1)
+            self.assertEqual(self.send(), 1)
+            self.assertIsNotNone(self.sending.refused(heads(1, 1)[0].name, counts=False))
+        self.assertEqual(one.taken_bytes, 0)
 
     def test_has_so_many_without_an_answer_and_no_more(self):
         most = MAX_UNANSWERED // ALONE
-        self.sending.add(heads(1, most + 5))
+        self.sending.add(found(1, most + 5))
         sent = [self.send() for _ in range(most + 5)]
         self.assertEqual(sent[most:], [None] * 5)
         self.sending.acknowledged([heads(1, 1)[0].name])
@@ -62,13 +96,13 @@ class TheSender(SynchronousTestCase):
 
     def test_goes_on_where_the_controller_is(self):
         self.sending.welcomed({heads(1, 1)[0].name: 60, heads(2, 2)[0].name: 100})
-        self.sending.add(heads(1, 2))
+        self.sending.add(found(1, 2))
         self.assertEqual(self.sending.begin().offset, 60)
         self.sending.advanced(40)
         self.assertEqual(self.sending.begin().offset, 0, "all of it is there, and was not acknowledged")
 
     def test_leaves_a_segment_that_is_acknowledged_before_its_end(self):
-        self.sending.add(heads(1, 2))
+        self.sending.add(found(1, 2))
         transfer = self.sending.begin()
         self.sending.advanced(10)
         self.assertEqual(
@@ -79,7 +113,7 @@ class TheSender(SynchronousTestCase):
     def test_puts_together_what_a_batch_may_hold(self):
         self.sending.welcomed({heads(3, 3)[0].name: 60}, batches=True)
         other = msgspec.structs.replace(HEAD, counter=7, incarnation="ef" * 16)
-        self.sending.add([*heads(1, 6), other])
+        self.sending.add([*found(1, 6), Sendable(other)])
         self.assertEqual(
             [[head.counter for head in run.heads] for run in self.sending.upcoming()],
             [[1, 2], [3], [4, 5, 6], [7]],
@@ -88,25 +122,25 @@ class TheSender(SynchronousTestCase):
     def test_puts_no_more_together_than_a_batch_may_hold(self):
         self.sending.welcomed({}, batches=True)
         large = MAX_BATCH_BYTES // 2
-        self.sending.add([msgspec.structs.replace(head, size=large) for head in heads(1, 5)])
+        self.sending.add([Sendable(msgspec.structs.replace(head, size=large)) for head in heads(1, 5)])
         self.assertEqual([len(run.heads) for run in self.sending.upcoming()], [2, 2, 1])
         self.sending = Sending()
         self.sending.welcomed({}, batches=True)
-        self.sending.add(heads(1, MAX_BATCH + 9))
+        self.sending.add(found(1, MAX_BATCH + 9))
         self.assertEqual([len(run.heads) for run in self.sending.upcoming()], [MAX_BATCH])
 
     def test_a_batch_that_is_left_in_its_middle_goes_on_there(self):
         one = work()
         self.sending.welcomed({}, batches=True)
         self.sending.ask(one)
-        self.sending.add(heads(1, 5), one)
+        self.sending.add(found(1, 5), one)
         self.sending.begin()
         self.sending.advanced(230)
         self.sending.pause(1)
         self.assertTrue(self.sending.broken_off)
         self.sending.resume(1)
         self.sending.acknowledged(head.name for head in heads(1, 2))
-        self.sending.add(heads(3, 5), one)
+        self.sending.add(found(3, 5), one)
         runs = [([head.counter for head in run.heads], run.offset) for run in self.sending.upcoming()]
         self.assertEqual(runs, [([3], 30), ([4, 5], 0)])
         self.sending.begin()
@@ -114,7 +148,7 @@ class TheSender(SynchronousTestCase):
 
     def test_what_cannot_be_read_of_a_batch_is_left_out_and_the_rest_is_sent(self):
         self.sending.welcomed({}, batches=True)
-        self.sending.add(heads(1, 5))
+        self.sending.add(found(1, 5))
         run = self.sending.begin()
         self.sending.advanced(130)
         self.assertEqual([gone.head.counter for gone in self.sending.gone(run)], [2])
@@ -122,18 +156,18 @@ class TheSender(SynchronousTestCase):
         self.assertEqual(self.sending.names(), {head.name for head in (*heads(1, 1), *heads(3, 5))})
 
     def test_sends_what_was_refused_again_and_then_lets_it_be(self):
-        self.sending.add(heads(1, 1))
+        self.sending.add(found(1, 1))
         for attempt in range(1, MAX_TRIES + 1):
             self.assertEqual(self.send(), 1)
             refused = self.sending.refused(HEAD.name)
             self.assertEqual(self.sending.again(refused), attempt < MAX_TRIES)
-        self.assertEqual(self.sending.add(heads(1, 1)), [])
+        self.assertEqual(self.sending.add(found(1, 1)), [])
         self.assertEqual(self.sending.refused("unheard-of"), None)
 
     def test_a_paused_pull_goes_on_from_its_beginning_but_for_what_was_sent(self):
         one = work()
         self.sending.ask(one)
-        self.sending.add(heads(1, 3), one)
+        self.sending.add(found(1, 3), one)
         self.assertEqual((one.after, one.taken_bytes), (3, 300))
         self.send()
         transfer = self.sending.begin()
@@ -143,7 +177,7 @@ class TheSender(SynchronousTestCase):
         self.assertEqual((one.after, one.taken_bytes), (0, 100))
         self.sending.resume(1)
         self.assertIs(self.sending.active(), one)
-        self.sending.add(heads(1, 3), one)
+        self.sending.add(found(1, 3), one)
         self.assertEqual(one.taken_bytes, 300)
         begun = self.sending.begin()
         self.assertEqual((begun.heads, begun.offset), (transfer.heads, 30))
@@ -163,7 +197,7 @@ class TheSender(SynchronousTestCase):
         one = work()
         self.sending.ask(one)
         self.assertTrue(self.sending.all_answered(1))
-        self.sending.add(heads(1, 1), one)
+        self.sending.add(found(1, 1), one)
         self.assertFalse(self.sending.all_answered(1))
         self.send()
         self.assertFalse(self.sending.all_answered(1))
@@ -173,7 +207,7 @@ class TheSender(SynchronousTestCase):
     def test_begins_nothing_beyond_a_byte_limit(self):
         one = work(byte_limit=250)
         self.sending.ask(one)
-        self.assertEqual(len(self.sending.add(heads(1, 5), one)), 2)
+        self.assertEqual(len(self.sending.add(found(1, 5), one)), 2)
         self.assertTrue(one.limited and one.exhausted)
 
     def test_takes_so_many_pulls(self):
@@ -191,7 +225,7 @@ class TheSender(SynchronousTestCase):
         for fact, number in facts:
             (head,) = heads(number, number)
             if fact == "a":
-                sending.add(heads(1, number), one)
+                sending.add(found(1, number), one)
             elif fact == "p":
                 sending.pause(1)
             elif fact == "s":

@@ -10,7 +10,9 @@ import zstandard
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.logs import spool_gathering, spool_growing, spool_window
-from avinet.logs.spool import SegmentGoneError, Spool, SpoolLimits
+from avinet.logs.reach import LogStore, Reach
+from avinet.logs.spool import Spool, SpoolLimits
+from avinet.logs.spool_lending import SegmentGoneError
 from avinet.logs.spool_packs import whole
 from avinet.logs.spool_pieces import Pieces
 from avinet.logs.throttle import Throttle, Throttles
@@ -63,11 +65,17 @@ class Kit(SynchronousTestCase):
         self.rotate(log_class)
         self.take_in()
 
+    def lend(self, names):
+        reach = Reach(LogStore("c1", "1" * 32), None, {})
+        borrower = self.spool.lending.borrower()
+        borrower.pin(names, reach)
+        return borrower.lend(names, reach)
+
     def heads(self, **selection):
         return self.spool.pending(Selection(**selection), None, 0, 1000)
 
     def content(self, head):
-        place = self.spool.place(head.name)
+        place = self.spool.lending.place(head.name)
         with place.path.open("rb") as file:
             file.seek(place.offset)
             data = file.read(place.size)
@@ -149,10 +157,10 @@ class Spooling(Kit):
     def test_acknowledged_segments_go_and_their_pack_with_the_last(self):
         self.spooled(FULL, line(1), line(2))
         first, second = self.heads()
-        place = self.spool.place(first.name)
+        place = self.spool.lending.place(first.name)
         self.spool.acknowledge([first.name, "0" * 32 + "-0000000000000001", "what", first.name])
         self.assertEqual(self.heads(), [second])
-        self.assertRaises(SegmentGoneError, self.spool.place, first.name)
+        self.assertRaises(SegmentGoneError, self.spool.lending.place, first.name)
         self.assertEqual(self.content(second), line(2))
         self.spool.enforce()
         with place.path.open("rb") as file:
@@ -183,7 +191,7 @@ class Spooling(Kit):
     def test_a_refused_segment_is_set_aside_and_counted(self):
         self.spooled(SIGNIFICANT, line(1), line(2))
         first, second = self.heads()
-        data = self.spool.place(first.name).path.read_bytes()[: first.size]
+        data = self.spool.lending.place(first.name).path.read_bytes()[: first.size]
         self.spool.refused(first.name, "its hash is another")
         self.spool.refused(first.name, "its hash is another")
         self.assertEqual(self.heads(), [second])
@@ -347,16 +355,16 @@ class Limits(Kit):
         for n in range(3):
             self.spooled(FULL, line(n))
         first, second, _ = self.heads()
-        self.spool.lend([first.name, second.name])
+        self.lend([first.name, second.name])
         self.spool.set_limits(SpoolLimits(max_segments=2))
         self.spool.enforce()
         self.assertEqual(self.heads(), [first, second])
-        self.spool.give_back([second.name])
+        self.spool.lending.give_back([second.name])
         self.spool.set_limits(SpoolLimits(max_segments=1))
         self.spool.enforce()
         self.assertEqual(self.heads(), [first])
         self.spool.acknowledge([first.name])
-        self.assertEqual(self.spool._lent, set())
+        self.assertEqual(self.spool.lending.lent, set())
         self.assertEqual(
             sorted(self.drops()),
             [(DropReason.SPOOL_FULL, service(1), 1), (DropReason.SPOOL_FULL, service(2), 1)],
@@ -365,12 +373,12 @@ class Limits(Kit):
     def test_what_is_being_sent_does_not_expire_meanwhile(self):
         self.spooled(FULL, line(1), line(2))
         first, _ = self.heads()
-        self.spool.lend([first.name])
+        self.lend([first.name])
         self.spool.set_limits(SpoolLimits(max_age_s=100))
         self.now += 120
         self.spool.enforce()
         self.assertEqual(self.heads(), [first])
-        self.spool.give_back([first.name])
+        self.spool.lending.give_back([first.name])
         self.spool.enforce()
         self.assertEqual(self.heads(), [])
         self.assertEqual(sum(records for _, _, records in self.drops()), 2)
@@ -379,7 +387,7 @@ class Limits(Kit):
         for n in range(2):
             self.spooled(FULL, line(n))
         for head in self.heads():
-            self.spool.lend([head.name])
+            self.lend([head.name])
         self.spool.set_limits(SpoolLimits(max_segments=1))
         self.spool.enforce()
         self.assertEqual([head.service for head in self.heads()], [service(1)])
@@ -412,7 +420,7 @@ class Gathered(Kit):
         self.assertEqual(
             {(head.service, head.records) for head in heads}, {(service(n), 4) for n in range(50)}
         )
-        self.assertEqual(len({self.spool.place(head.name).path for head in heads}), 1)
+        self.assertEqual(len({self.spool.lending.place(head.name).path for head in heads}), 1)
 
     def test_those_with_many_go_on_until_they_are_large(self):
         self.patch(spool_gathering, "LARGE_BYTES", 500)
@@ -423,7 +431,7 @@ class Gathered(Kit):
         self.assertGreater(len(sizes), 3)
         self.assertTrue(all(9000 <= size < 10_000 for size in sizes), sizes)
         for head in heads:
-            place = self.spool.place(head.name)
+            place = self.spool.lending.place(head.name)
             frame = place.path.read_bytes()[place.offset :]
             self.assertEqual(zstandard.frame_content_size(frame), head.raw_bytes)
 
@@ -448,7 +456,7 @@ class Gathered(Kit):
         lines = [line(n % 50, BASE_US + n, id=f"{n * 2**61 % 10**18}") for n in range(1000)]
         heads = self.piece(lines)
         self.assertGreater(len(heads), 100)
-        self.assertGreater(len({self.spool.place(head.name).path for head in heads}), 1)
+        self.assertGreater(len({self.spool.lending.place(head.name).path for head in heads}), 1)
 
     def test_what_a_failed_window_gathered_is_forgotten(self):
         lines = [line(n % 50, BASE_US + n) for n in range(200)]
@@ -604,8 +612,8 @@ class Damage(Kit):
         self.spooled(FULL, line(3))
         self.spooled(FULL, line(4))
         first, _, third, _ = self.heads()
-        pack = self.spool.place(first.name).path
-        self.spool.place(third.name).path.unlink()
+        pack = self.spool.lending.place(first.name).path
+        self.spool.lending.place(third.name).path.unlink()
         pack.write_bytes(pack.read_bytes()[: first.size + 3])
         self.open()
         self.assertEqual([head.service for head in self.heads()], [service(1), service(4)])
@@ -616,7 +624,7 @@ class Damage(Kit):
     def test_a_flipped_bit_is_found_when_the_index_is_made_anew(self):
         self.spooled(FULL, line(1), line(2))
         first, second = self.heads()
-        pack = self.spool.place(first.name).path
+        pack = self.spool.lending.place(first.name).path
         data = bytearray(pack.read_bytes())
         data[5] ^= 1
         pack.write_bytes(data)
@@ -627,7 +635,7 @@ class Damage(Kit):
 
     def test_a_pack_without_a_table_is_set_aside_whole(self):
         self.spooled(FULL, line(1))
-        pack = self.spool.place(self.heads()[0].name).path
+        pack = self.spool.lending.place(self.heads()[0].name).path
         pack.write_bytes(pack.read_bytes()[:-1])
         self.spool.repair()
         self.assertEqual(self.heads(), [])

@@ -128,7 +128,7 @@ class Kit(SynchronousTestCase):
         spool.acknowledge(self.names)
 
     def content(self, spool, head):
-        place = spool.place(head.name)
+        place = spool.lending.place(head.name)
         data = place.path.read_bytes()[place.offset :][: place.size]
         return zstandard.ZstdDecompressor().decompress(data).splitlines(True)
 
@@ -143,7 +143,7 @@ class Kit(SynchronousTestCase):
         self.assertEqual(spool.pieces(), [], where)
         self.assertEqual(list(self.logs.iterdir()), [], where)
         packs = {path.name for path in (self.folder / "segments").iterdir()}
-        self.assertEqual(packs, {spool.place(head.name).path.name for head in heads}, where)
+        self.assertEqual(packs, {spool.lending.place(head.name).path.name for head in heads}, where)
 
 
 class AgentKilled(Kit):

@@ -351,7 +351,7 @@ class Broken(Fleet):
         received = self.received()[FULL]
         self.assertEqual((lost, len(received)), (20 * 20, 30 * 20))
         self.assertEqual(self.engine.heads(), [])
-        self.assertEqual(spool._lent, set())
+        self.assertEqual(spool.lending.lent, set())
 
     def test_a_channel_that_ends_leaves_nothing_lent(self):
         for n in range(40):
@@ -361,21 +361,21 @@ class Broken(Fleet):
         pull = self.pull()
         while not self.engine.shipper_bulk().sent_bytes:
             self.assertTrue(self.step())
-        self.assertGreater(len(self.engine.spool._lent), 10)
+        self.assertGreater(len(self.engine.spool.lending.lent), 10)
         self.done(self.pulls.pause(pull))
         self.pump()
-        self.assertEqual(self.engine.spool._lent, set())
+        self.assertEqual(self.engine.spool.lending.lent, set())
         self.done(self.pulls.resume(pull))
-        while not self.engine.spool._lent:
+        while not self.engine.spool.lending.lent:
             self.assertTrue(self.step())
         self.lose()
-        self.assertEqual(self.engine.spool._lent, set())
+        self.assertEqual(self.engine.spool.lending.lent, set())
 
     def test_a_segment_that_rotted_in_the_spool_is_set_aside_and_the_rest_comes(self):
         self.engine.log_bulk(FULL, 1 * MIB)
         self.engine.log_bulk(FULL, 1 * MIB)
         first, second = self.engine.heads()
-        place = self.engine.spool.place(first.name)
+        place = self.engine.spool.lending.place(first.name)
         with place.path.open("r+b") as file:
             file.seek(place.offset + 1000)
             byte = file.read(1)
@@ -438,7 +438,7 @@ class Broken(Fleet):
         self.engine.log_bulk(SIGNIFICANT, 1 * MIB)
         first, second, significant = self.engine.heads()
         for gone in (first, significant):
-            self.engine.spool.place(gone.name).path.unlink()
+            self.engine.spool.lending.place(gone.name).path.unlink()
         self.attach()
         self.pump()
         pull = self.pull()

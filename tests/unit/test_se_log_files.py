@@ -9,7 +9,7 @@ import attrs
 from twisted.internet.defer import execute
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.logs.spool import SegmentGoneError
+from avinet.logs.spool_lending import SegmentGoneError
 from avinet.logs.spool_packs import Place
 from avinet.se import log_files
 from avinet.se.log_files import OpenRun, SegmentShortError, is_sound
@@ -147,7 +147,7 @@ class Transferring(Fleet):
         self.engine.log_bulk(FULL, 200 * KIB)
         first, second = self.engine.heads()
         read_into = OpenRun.read_into
-        bad = self.engine.spool.place(first.name).path.stat().st_ino
+        bad = self.engine.spool.lending.place(first.name).path.stat().st_ino
 
         def broken(segment, room, offset):
             one, _ = segment._range(offset)
@@ -194,7 +194,7 @@ class Transferring(Fleet):
         for _ in range(7):
             self.engine.log_bulk(FULL, 50 * KIB)
         heads = self.engine.heads()
-        self.engine.spool.place(heads[4].name).path.unlink()
+        self.engine.spool.lending.place(heads[4].name).path.unlink()
         self.attach()
         self.pump()
         pull = self.pull()
@@ -204,7 +204,7 @@ class Transferring(Fleet):
         self.assertEqual(self.state_of(pull), "done")
         self.assertEqual([one.head for one in self.ledger.waiting(2**62)], heads[:4] + heads[5:])
         self.assertEqual(self.engine.spool.totals().drops["corrupt"], heads[4].records)
-        self.assertEqual(self.engine.spool._lent, set())
+        self.assertEqual(self.engine.spool.lending.lent, set())
 
     def test_no_file_is_closed_where_that_may_take_long(self):
         self.engine.log_bulk(FULL, 300 * KIB)
@@ -234,7 +234,7 @@ class Transferring(Fleet):
     def test_a_segment_is_sound_when_its_bytes_are_what_its_head_says(self):
         self.engine.log_bulk(FULL, 2 * MIB)
         (head,) = self.engine.heads()
-        place = self.engine.spool.place
+        place = self.engine.spool.lending.place
         self.assertTrue(is_sound(place, head))
 
         def gone(name):

@@ -245,12 +245,15 @@ def _names(engines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _limited(state: Mapping[str, Any]) -> str:
-    """What ``--bytes`` left out is not brought, though the pull is done."""
-    return (
-        "the rest is over its --bytes"
-        if any(one.get("limited") for one in state.get("service_engines", ()))
-        else ""
-    )
+    """What is not brought, though the pull is done: what ``--bytes`` left out, and what only others are sent."""
+    parts = state.get("service_engines", ())
+    said = ["the rest is over its --bytes"] if any(one.get("limited") for one in parts) else []
+    elsewhere: dict[str, int] = {}
+    for one in parts:
+        for name, records in one.get("elsewhere", {}).items():
+            elsewhere[name] = elsewhere.get(name, 0) + records
+    said += [f"{records} records go to {text_of(name)} alone" for name, records in sorted(elsewhere.items())]
+    return "; ".join(said)
 
 
 def _summary(state: Mapping[str, Any]) -> str:

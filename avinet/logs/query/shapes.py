@@ -122,11 +122,7 @@ class Whole(msgspec.Struct, frozen=True, tag="whole"):
     """All records and every field, oldest first: for a file."""
 
 
-class Stored(msgspec.Struct, frozen=True, tag="stored"):
-    """All records as the store has them, in no order: for another store to read."""
-
-
-Shape = Count | Top | GroupBy | Percentiles | Histogram | Records | Whole | Stored
+Shape = Count | Top | GroupBy | Percentiles | Histogram | Records | Whole
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
