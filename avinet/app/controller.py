@@ -97,7 +97,7 @@ class Controller:
         stack.callback(self.records.stop)
         seat.follow(self.cluster.members)
         await self.records.follow(seat)
-        self.forwarding = Forwarding(self.seat, self.peers.links, self.reactor, self.records.settled)
+        self.forwarding = Forwarding(self.seat, self.peers.links, self.reactor)
         self._make_machines()
         self._open_fleet(stack)
         # Before the fleet comes: it looks at all that there is.

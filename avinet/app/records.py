@@ -79,12 +79,9 @@ class Records:
         """Stay what the store says, and do what is due whenever this controller leads."""
         for mirror in self.mirrors:
             seat.follow(mirror, BESIDE if mirror is self.config_mirror else ())
+        seat.wait_for(self.config_mirror)
         await seat.prepare(self.lead)
         await seat.duty(Duty("tidying up", self.tidy, lambda: None))
-
-    async def settled(self) -> None:
-        """Once the configuration, which takes longer to follow than the rest, is what was heard of."""
-        await self.config_mirror.settled()
 
     def stop(self) -> None:
         """Follow no more."""

@@ -36,6 +36,8 @@ class ConfigMirror:
     """The newest revision of the head that was heard of."""
     _news: list[News] = attrs.field(factory=list, init=False, repr=False)
     """What was heard and not taken yet: ``MAX_NEWS`` at most."""
+    _as_of: float = attrs.field(default=0.0, init=False)
+    """When what is here was in force, while there is more to read."""
     _reading: Deferred[None] | None = attrs.field(default=None, init=False, repr=False)
 
     @property
@@ -59,8 +61,14 @@ class ConfigMirror:
         except ConfigDamagedError:
             self._news = []  # whoever reads it says so
         if self._reading is None:
+            self._as_of = self.clock.seconds()
             self._reading = Deferred.fromCoroutine(self._read())
             self._reading.addBoth(self._ended)
+
+    @property
+    def behind_s(self) -> float:
+        """How old the version here may be."""
+        return 0.0 if self._reading is None else max(0.0, self.clock.seconds() - self._as_of)
 
     async def settled(self) -> None:
         """Once what was heard of has been read; not at all while the store does not answer."""
@@ -71,10 +79,11 @@ class ConfigMirror:
     async def _read(self) -> None:
         read = 0
         while read < self._told:
-            wanted, news, self._news = self._told, self._news, []
+            wanted, begun = self._told, self.clock.seconds()
+            news, self._news = self._news, []
             try:
                 await self.config.catch_up(wanted, news)
-                read = wanted
+                read, self._as_of = wanted, begun
             except AvinetError as why:
                 _log.warn("a new version of the configuration cannot be read: {why}", why=str(why))
                 await deferLater(self.clock, RETRY_S)

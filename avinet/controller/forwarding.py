@@ -200,8 +200,6 @@ class Forwarding:
     seat: Seat
     peers: Peers
     clock: IReactorTime
-    settled: Callable[[], Awaitable[None]]
-    """What takes longer to follow than the watch: the configuration."""
     _under_way: int = attrs.field(default=0, init=False)
 
     @property
@@ -297,7 +295,6 @@ class Forwarding:
             raise LeaderMovedError
         revision = fields.get(REVISION_HEADER.lower(), "0")
         await self.seat.caught_up(int(revision) if revision.isdecimal() else 0)
-        await self.settled()
         back = {field.title(): value for field, value in fields.items() if field in _PASSED_BACK}
         content_type = back.pop("Content-Type", JSON_TYPE)
         empty = answer.code == HTTPStatus.NO_CONTENT or answer.length == 0

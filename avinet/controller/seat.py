@@ -42,6 +42,17 @@ class Duty:
     end: Callable[[], None]
 
 
+class Reading(Protocol):
+    """What takes longer to follow than the watch, which only tells that there is something to read."""
+
+    @property
+    def behind_s(self) -> float:
+        """How old what it has may be; 0 when it has all that it was told of."""
+
+    async def settled(self) -> None:
+        """Once it has read what it was told of."""
+
+
 class Seat(Protocol):
     """Either kind."""
 
@@ -70,6 +81,9 @@ class Seat(Protocol):
 
     def follow(self, mirror: Mirror, beside: tuple[str, ...] = ()) -> None:
         """Keep ``mirror``, which has loaded, what the store says; ``beside``: see ``Following.add``."""
+
+    def wait_for(self, reading: Reading) -> None:
+        """Nobody has caught up before ``reading`` has, and what is known here is as old as what that has."""
 
     def listen(self, listener: RoleListener) -> None:
         """Call ``listener`` with each new role."""
@@ -116,6 +130,9 @@ class OwnSeat:
     def follow(self, mirror: Mirror, beside: tuple[str, ...] = ()) -> None:
         """Nobody else changes anything."""
 
+    def wait_for(self, reading: Reading) -> None:
+        """It never is behind."""
+
     def listen(self, listener: RoleListener) -> None:
         """It stays what it is."""
 
@@ -151,6 +168,7 @@ class SharedSeat:
     store: Store = attrs.field(init=False)
     following: Following = attrs.field(init=False)
     leadership: Leadership = attrs.field(init=False)
+    _readings: list[Reading] = attrs.field(factory=list, init=False)
     _prepares: list[Prepare] = attrs.field(factory=list, init=False)
     _duties: list[Duty] = attrs.field(factory=list, init=False)
     _begun: list[Duty] = attrs.field(factory=list, init=False)
@@ -171,12 +189,12 @@ class SharedSeat:
         role = self.leadership.role
         if role.leads or not self.following.silent:
             return role
-        return Role(term=role.term, why=f"the store has not answered for {self.stale_s:.0f} s")
+        return Role(term=role.term, why=f"the store has not answered for {self.following.stale_s:.0f} s")
 
     @property
     def stale_s(self) -> float:
-        """Since the store was heard last."""
-        return self.following.stale_s
+        """Since the store was heard last, or what it told of was still to be read."""
+        return max(self.following.stale_s, *(reading.behind_s for reading in self._readings), 0.0)
 
     @property
     def silent(self) -> bool:
@@ -189,12 +207,21 @@ class SharedSeat:
         return self.following.revision
 
     async def caught_up(self, revision: int) -> None:
-        """As followed."""
+        """As followed, and read."""
         await self.following.caught_up(revision)
+        await self._settled()
+
+    async def _settled(self) -> None:
+        for reading in self._readings:
+            await reading.settled()
 
     def follow(self, mirror: Mirror, beside: tuple[str, ...] = ()) -> None:
         """By the watch."""
         self.following.add(mirror, beside)
+
+    def wait_for(self, reading: Reading) -> None:
+        """At the start, too."""
+        self._readings.append(reading)
 
     def listen(self, listener: RoleListener) -> None:
         """As it changes."""
@@ -214,6 +241,8 @@ class SharedSeat:
         self.following.add(self.leadership)
         await self.following.start()
         self.leadership.start()
+        # Much may have been written since this one loaded, and whoever is ready is taken at its word.
+        await self._settled()
         # Whoever is ready can be asked to change something; but one that waits for others is to be seen waiting.
         await self._until_led(LEASE_S + RENEW_S)
 

@@ -206,16 +206,31 @@ class Configuration(Case):
         self.other.link.let_go()
         self.assert_same()
 
-    def test_a_version_that_cannot_be_read_now_is_read_later(self):
+    def pieces_are_small(self):
+        """So that a change of two objects is to be read."""
         self.patch(
             config_store, "pieces_of", lambda items: (msgspec.msgpack.encode([item]) for item in items)
         )
+
+    def test_a_version_that_cannot_be_read_now_is_read_later(self):
+        self.pieces_are_small()
         self.other.link.cut = True
         self.do(self.one.config.apply([pool(), pool("db")], "tester"))
         self.assertEqual(self.other.config.current.version, 1)
         self.other.link.cut = False
         self.world.clock.advance(1)
         self.assert_same()
+
+    def test_it_says_how_old_what_it_has_is_while_there_is_more_to_read(self):
+        self.pieces_are_small()
+        self.other.link.cut = True
+        self.do(self.one.config.apply([pool(), pool("db")], "tester"))
+        self.world.clock.pump([0.5] * 9)
+        self.assertEqual((self.one.mirror.behind_s, self.other.mirror.behind_s), (0, 4.5))
+        self.other.link.cut = False
+        self.world.clock.advance(1)
+        self.world.settle()
+        self.assertEqual(self.other.mirror.behind_s, 0)
 
     def test_its_own_change_is_not_read_again(self):
         calls = []

@@ -44,6 +44,17 @@ class Case(SynchronousTestCase):
             self.clock.advance(step if seconds else 0)
 
 
+class Behind:
+    """Something that is still to be read."""
+
+    def __init__(self):
+        self.behind_s = 0.0
+        self.read = Deferred()
+
+    async def settled(self):
+        await self.read
+
+
 class Own(Case):
     def test_everything_is_done_when_it_is_given_and_nothing_is_watched(self):
         seat = OwnSeat(Link(self.memory), ControllerName("a"))
@@ -74,6 +85,26 @@ class Shared(Case):
         sitting = Deferred.fromCoroutine((seat or self.seat).sit())
         self.turn()
         self.successResultOf(sitting)
+
+    def test_it_is_not_ready_before_it_has_read_what_it_was_told_of(self):
+        behind = Behind()
+        self.seat.wait_for(behind)
+        sitting = Deferred.fromCoroutine(self.seat.sit())
+        self.turn()
+        self.assertNoResult(sitting)
+        behind.read.callback(None)
+        self.successResultOf(sitting)
+
+    def test_nobody_has_caught_up_before_all_is_read_and_what_is_known_is_as_old_as_that(self):
+        self.sit()
+        behind = Behind()
+        self.seat.wait_for(behind)
+        behind.behind_s = 7.5
+        self.assertEqual(self.seat.stale_s, 7.5)
+        waiting = Deferred.fromCoroutine(self.seat.caught_up(self.seat.revision))
+        self.assertNoResult(waiting)
+        behind.read.callback(None)
+        self.successResultOf(waiting)
 
     def test_they_wait_until_it_leads_and_one_that_fails_stops_no_other(self):
         self.sit()
