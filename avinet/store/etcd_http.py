@@ -291,9 +291,15 @@ class _Meter(ProtocolWrapper):
                 self._head = None
         super().dataReceived(data)
 
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.connected = 0
+        super().connectionLost(reason)
+
     def loseConnection(self) -> None:
         self.disconnecting = 1
-        cast(Any, self.transport).abortConnection()
+        # Who keeps connections for later lets go of one that has ended long ago, too.
+        if self.connected:
+            cast(Any, self.transport).abortConnection()
 
     def stopProducing(self) -> None:
         self.loseConnection()
