@@ -19,13 +19,24 @@ pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 
 LIMIT_S = 240
 EXAMPLES = 4
-"""An operation and phase.  Most of some 8,000 requests are the coverage phase's, whose number is the document's."""
+"""An operation and phase.  Most of some 5,000 requests are the coverage phase's, whose number is the document's."""
+TENANT = "X-Avi-Tenant"
 SETTINGS = """
 [checks]
 positive_data_acceptance.enabled = false
 # Each wrong login draws on this source's budget, after which it is told to wait; see the last test here.
 ignored_auth.enabled = false
 unsupported_method.enabled = true
+
+# The router refuses them alike on every path.
+[phases.coverage]
+unexpected-methods = ["TRACE", "DELETE"]
+
+# What is put has the schema of what is posted, and no object has the UUID that is made up here: it is not read.
+[[operations]]
+include-method = ["PUT", "PATCH"]
+include-path-regex = "^/api/[a-z]+/[{]uuid[}]$"
+phases.coverage.enabled = false
 
 [checks.not_a_server_error]
 # 503: a service engine that is asked is not connected.
@@ -45,6 +56,15 @@ LEFT_OUT = (
 )
 
 
+def document_of(site):
+    """What the controller says, with the header that all operations share on one path: it is read in one place."""
+    document = site.client.get("/openapi.json")
+    for path, methods in document["paths"].items():
+        for operation in methods.values() if path != "/api/pool" else ():
+            operation["parameters"] = [p for p in operation.get("parameters", ()) if p.get("name") != TENANT]
+    return document
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     site = Site(tmp_path_factory.mktemp("openapi"))
@@ -60,9 +80,8 @@ def site(tmp_path_factory):
 def test_a_real_controller_does_what_its_document_says(site):
     done = site.cli("access-token", "create", "--name", "fuzz", "--json")
     bearer = json.loads(done.stdout)["secret"]
-    document = site.client.get("/openapi.json")
     path = site.folder / "openapi.json"
-    path.write_text(json.dumps(document))
+    path.write_text(json.dumps(document_of(site)))
     settings = site.folder / "schemathesis.toml"
     settings.write_text(SETTINGS)
     program = "from schemathesis.cli import schemathesis; schemathesis()"
