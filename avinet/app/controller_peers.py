@@ -17,6 +17,7 @@ from avinet.app.channel_terms import terms_of
 from avinet.app.peer_api import PeerApi
 from avinet.app.settings import PeersSection, SshSection
 from avinet.controller.engines import Emit
+from avinet.controller.log_parts import LogParts
 from avinet.controller.log_questions import LogAnswers
 from avinet.controller.peer_dial import PEER_TIMEOUTS, PeerReach
 from avinet.controller.peer_events import PeerEvents
@@ -25,7 +26,7 @@ from avinet.controller.peer_other import Lists, PeerAbout
 from avinet.controller.peer_permits import USER, PeerPermits, state_ports
 from avinet.controller.peer_ports import PeerPorts
 from avinet.controller.peer_session import PeerSettings
-from avinet.controller.peers import PEER_API, PEER_LOGS
+from avinet.controller.peers import PEER_API, PEER_LOG_PARTS, PEER_LOGS
 from avinet.model.membership import Membership
 from avinet.ssh.addresses import endpoint_of, resolver
 from avinet.ssh.client import SecureChannel, connect
@@ -47,6 +48,7 @@ class ControllerPeers:
     api: PeerApi
     """What the others ask of this one; it serves once there are routes."""
     logs: LogAnswers
+    parts: LogParts
     _memory: list[ProcessMemory] = attrs.field(repr=False)
     """The process's, once the SSH server has it."""
     expect: Callable[[str], None] = attrs.field(default=lambda address: None, init=False)
@@ -99,6 +101,7 @@ class ControllerPeers:
             PeerEvents(links, emit, reactor),
             PeerApi(reactor),
             LogAnswers(),
+            LogParts(reactor),
             memory,
         )
 
@@ -113,6 +116,7 @@ class ControllerPeers:
         """Dial, and let in."""
         self.links.offer(PEER_API, self.api.build)
         self.links.offer(PEER_LOGS, self.logs.build)
+        self.links.offer(PEER_LOG_PARTS, self.parts.build)
         self.links.drop = lambda name: channels.drop(owner_of(name))
         self.links.denied = self.events.denied
         self.expect = channels.expect

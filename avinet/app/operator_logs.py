@@ -4,14 +4,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import attrs
+from twisted.internet.threads import deferToThread
 
 from avinet.app.controller_logs import ControllerLogs
 from avinet.app.controller_peers import ControllerPeers
 from avinet.app.records import Records
 from avinet.app.steady import WallClock
-from avinet.controller.api_logs import LogApi
+from avinet.controller.api_logs import Exported, LogApi
 from avinet.controller.api_pulls import PullApi
 from avinet.controller.forwarding import Forwarding
+from avinet.controller.log_export import ClusterExport
+from avinet.controller.log_parts import AskPart, PartFetcher
 from avinet.controller.log_peers import SHOWN_DROPS, ClusterSearch, StatusOfAll
 from avinet.controller.log_questions import AskPulls, AskSearch, AskStatus, LogQuestions, Said
 from avinet.controller.log_search import StoreSearch
@@ -142,6 +145,10 @@ def log_routes(
     async def told_pulls(_: AskPulls) -> Said:
         return Said(pulls=await own_rows())
 
+    async def made(asked: AskPart) -> tuple[Exported, dict[str, tuple[int, int]]]:
+        return await search.export(asked.query, "parquet", asked.sets), search.counted(asked.sets)
+
+    peers.parts.make = made
     peers.logs.by_kind = {AskSearch: searched, AskStatus: told_status, AskPulls: told_pulls}
     arrivals = Arrivals(search, wall)
     logs.store.stored = arrivals.stored
@@ -153,10 +160,10 @@ def log_routes(
         lambda: int(wall() * SECOND_US),
     )
     pulls = PullsOfAll(questions, own_rows, logs.pulls.get, forwarding.ask)
+    everywhere = ClusterSearch(search, questions, spools.elsewhere)
+    export = ClusterExport(everywhere, search, PartFetcher(peers.links, reactor, deferToThread))
     stores = StatusOfAll(own_status, questions)
     return (
         *PullApi(logs.pulls, rows, pulls, wall).routes(),
-        *LogApi(
-            ClusterSearch(search, questions, spools.elsewhere), where, arrivals, stores.told, reactor, wall
-        ).routes(),
+        *LogApi(everywhere, where, arrivals, export.make, stores.told, reactor, wall).routes(),
     )

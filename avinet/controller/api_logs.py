@@ -1,6 +1,7 @@
 """The operator's routes for what request logs say: ``/api/logs/query``, ``records``, ``export``, ``tail``, ``status``."""
 
 import enum
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, BinaryIO, ClassVar, Protocol
 
@@ -13,7 +14,7 @@ from avinet.controller.log_status import LogsStatus
 from avinet.controller.log_tail import LATER, Arrivals, TailSource, tail_filter
 from avinet.controller.log_whereabouts import EngineLogs, Whereabouts
 from avinet.errors import AvinetError, Kind, error
-from avinet.logs.query.answers import Answer
+from avinet.logs.query.answers import Answer, Missing
 from avinet.logs.query.asked import (
     Question,
     UrlFilter,
@@ -42,6 +43,10 @@ RECORDS_HEADER = "X-Avinet-Records"
 """How many records are in the file."""
 MISSING_HEADER = "X-Avinet-Missing"
 """How many service engines, and other controllers, may have records that are not in it."""
+MISSING_WHAT_HEADER = "X-Avinet-Missing-What"
+"""Which, as ``missing`` of an answer, as far as it fits."""
+MAX_WHAT_CHARS = 4_000
+"""Of 8 KiB that proxies let pass."""
 
 
 class ExportKind(enum.StrEnum):
@@ -74,8 +79,8 @@ class Exported:
     file: BinaryIO
     size: int
     records: int
-    missing: int = 0
-    """How many other controllers have records, too."""
+    missing: tuple[Missing, ...] = ()
+    """What of the controllers is not in it."""
 
 
 class LogSearch(Protocol):
@@ -86,9 +91,6 @@ class LogSearch(Protocol):
 
     def check(self, query: Query) -> Awaitable[None]:
         """Refuse what its engine would refuse of any record."""
-
-    def export(self, query: Query, kind: str) -> Awaitable[Exported]:
-        """All records as a file."""
 
 
 class ExportQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -108,11 +110,14 @@ class TailQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 @attrs.define(eq=False)
 class LogApi:
-    """The handlers.  ``now`` gives UNIX seconds, ``stores`` what is in all stores."""
+    """The handlers.  ``now`` gives UNIX seconds, ``make`` a file of all records of a query,
+    ``stores`` what is in all stores.
+    """
 
     store: LogSearch
     where: Whereabouts
     arrivals: Arrivals
+    make: Callable[[Query, str], Awaitable[Exported]]
     stores: Callable[[Sequence[EngineLogs]], Awaitable[LogsStatus]]
     clock: IReactorTime
     now: Callable[[], float]
@@ -141,13 +146,15 @@ class LogApi:
         wanted: ExportQuery = request.query
         asked = parse(wanted.q, self._now_us())
         query = Query(filter=asked.filter, since_us=asked.since_us, until_us=asked.until_us, shape=Whole())
-        made = await self.store.export(query, wanted.format.value)
+        made = await self.make(query, wanted.format.value)
+        missing = (*made.missing, *self.where.missing(query.since_us, query.until_us))
         return Response(
             body=FileBody(made.file, made.size, self.clock),
             content_type=MEDIA_TYPES[wanted.format],
             headers={
                 RECORDS_HEADER: str(made.records),
-                MISSING_HEADER: str(made.missing + len(self.where.missing(query.since_us, query.until_us))),
+                MISSING_HEADER: str(len(missing)),
+                MISSING_WHAT_HEADER: _in_a_header(missing),
                 "Content-Disposition": f'attachment; filename="logs.{wanted.format.value}"',
             },
         )
@@ -227,8 +234,8 @@ class LogApi:
                 method="GET",
                 path=f"{BASE}/export",
                 handler=self.export,
-                summary=f"All records that a filter leaves as a file, oldest first; {RECORDS_HEADER} has their number, "
-                f"{MISSING_HEADER} how many service engines and controllers may have more.",
+                summary=f"All records of all controllers that a filter leaves as a file, oldest first; {RECORDS_HEADER} has their number, "
+                f"{MISSING_HEADER} how many service engines and controllers may have more, {MISSING_WHAT_HEADER} which.",
                 query=ExportQuery,
                 produces=tuple(MEDIA_TYPES.values()),
                 statuses={200: "The file.", **WRONG, 507: "There is no room to make it."},
@@ -272,6 +279,13 @@ class _Counted:
             unfollow()
 
         return end
+
+
+def _in_a_header(missing: Sequence[Missing]) -> str:
+    """The first of them, ASCII on one line."""
+    while len(text := json.dumps(msgspec.to_builtins(missing))) > MAX_WHAT_CHARS:
+        missing = missing[: len(missing) * MAX_WHAT_CHARS // len(text)]
+    return text
 
 
 WRONG = {400: "The query is wrong: ``column`` and ``allowed`` say where, and what may stand there."}

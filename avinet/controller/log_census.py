@@ -12,8 +12,13 @@ import attrs
 
 from avinet.controller.log_sets import SETS, STORE
 from avinet.controller.peers import PeerListener, Peers, PeerUnreachableError
+from avinet.logs.query.answers import Missing
+from avinet.logs.query.shapes import Query
+from avinet.logs.query.times import show_instant
 from avinet.model.ids import ControllerName
 
+NOT_COPIED = "with it alone"
+"""Why records are missing that had no copy when their controller was lost or removed."""
 Sets = Mapping[str, ControllerName]
 """Ids of stores, and whose they were."""
 
@@ -60,6 +65,46 @@ def census(peers: Peers, kept: Mapping[ControllerName, Sets], lost: Mapping[Cont
             why += f" It has copies of records of {', '.join(orphans)}."
         away[name] = why
     return Census(asked, whose, away)
+
+
+@attrs.define
+class Tally:
+    """What of a census was counted, and what not."""
+
+    census: Census
+    failed: dict[ControllerName, str] = attrs.field(factory=dict, init=False)
+    """Who was asked in vain, and why."""
+    _lacks: dict[str, tuple[int, int]] = attrs.field(factory=dict, init=False)
+    """Of each set that was counted: what its store had that is in none."""
+
+    def count(self, name: ControllerName, counted: Mapping[str, tuple[int, int]]) -> None:
+        """``name`` has answered, with these sets (``log_questions.Said``)."""
+        for id_ in self.census.asked[name]:
+            if id_ in counted:
+                self._lacks[id_] = max(
+                    counted[id_], self._lacks.get(id_, (0, 0)), key=lambda lack: lack[::-1]
+                )
+            else:
+                self.failed[name] = f"its copies of records of {self.census.whose[id_]} are gone"
+
+    def missing(self, query: Query) -> tuple[Missing, ...]:
+        """Who has not answered, and what went or is away with those whose copies count."""
+        away = {**self.census.away, **self.failed}
+        found = [Missing(se="", se_uuid="", controller=name, why=why) for name, why in away.items()]
+        for id_, (records, newest_us) in self._lacks.items():
+            name = self.census.whose[id_]
+            if records and newest_us >= (query.since_us or 0) and name not in away:
+                found.append(
+                    Missing(
+                        se="",
+                        se_uuid="",
+                        until=show_instant(newest_us),
+                        records=records,
+                        why=NOT_COPIED,
+                        controller=name,
+                    )
+                )
+        return tuple(found)
 
 
 def sets_of(said: Mapping[str, Any]) -> Sets:

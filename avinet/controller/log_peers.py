@@ -10,22 +10,19 @@ import attrs
 import msgspec
 from twisted.internet.defer import Deferred
 
-from avinet.controller.api_logs import Exported, LogSearch
-from avinet.controller.log_census import Census, KeptSets, census
+from avinet.controller.api_logs import LogSearch
+from avinet.controller.log_census import Census, KeptSets, Tally, census
 from avinet.controller.log_questions import AskSearch, AskStatus, LogQuestions
 from avinet.controller.log_status import ControllerStore, LogsStatus, OwnStatus, drops_of
 from avinet.controller.log_whereabouts import EngineLogs, Pulled
 from avinet.controller.together import together
-from avinet.logs.query.answers import Answer, Missing
+from avinet.logs.query.answers import Answer
 from avinet.logs.query.merged import again, has_rows, merged, question
 from avinet.logs.query.shapes import Query
-from avinet.logs.query.times import show_instant
 from avinet.model.ids import ControllerName
 
 ASK_TIMEOUT_S = 100.0
 """For all that one answer takes; below the 120 s that whoever asks waits."""
-NOT_COPIED = "with it alone"
-"""Why records are missing that had no copy when their controller was lost or removed."""
 STATUS_TIMEOUT_S = 5.0
 """A controller looks into its ledger."""
 SHOWN_DROPS = 100
@@ -58,20 +55,21 @@ class ClusterSearch:
         """One answer; ``missing`` names the controllers whose records are not in it."""
         ends, lost = self.questions.clock.seconds() + ASK_TIMEOUT_S, dict[ControllerName, str]()
         while True:
-            found = self._census(lost)
+            found = self.census(lost)
             if found.alone:
                 return await self.own.ask(query)
             for name in self.questions.others:
                 if name not in found.asked:
                     self.heard(name, {})
-            asking = _Asking(self, found, ends)
+            asking = _Asking(self, Tally(found), ends)
             answer = await asking.answer(query)
             # Who is lost meanwhile has its copies asked instead, once: there is time for as long as that was soon noticed.
             lost = asking.lost_by_now()
             if not lost or self.questions.clock.seconds() > ends - ASK_TIMEOUT_S / 2:
                 return answer
 
-    def _census(self, lost: Mapping[ControllerName, str]) -> Census:
+    def census(self, lost: Mapping[ControllerName, str]) -> Census:
+        """Who is to be asked now, without those that are ``lost``, and why."""
         self.kept.keep(self.questions.peers.members)
         return census(self.questions.peers, self.kept.by_controller, lost)
 
@@ -79,25 +77,17 @@ class ClusterSearch:
         """Engines are alike."""
         return self.own.check(query)
 
-    async def export(self, query: Query, kind: str) -> Exported:
-        """Of this controller's records."""
-        made = await self.own.export(query, kind)
-        return attrs.evolve(made, missing=len(self.questions.others))
-
 
 @attrs.define(eq=False)
 class _Asking:
     """One answer, of those that a census names."""
 
     search: ClusterSearch
-    census: Census
+    tally: Tally
     ends: float
-    _failed: dict[ControllerName, str] = attrs.field(factory=dict, init=False)
-    _lacks: dict[str, tuple[int, int]] = attrs.field(factory=dict, init=False)
-    """Of each set that was counted: what its store had that is in none."""
 
     async def answer(self, query: Query) -> Answer:
-        names = tuple(self.census.asked)
+        names = tuple(self.tally.census.asked)
         answers = await self._ask_all(names, question(query))
         finer = again(query, answers)
         if finer is not None:
@@ -105,18 +95,18 @@ class _Asking:
             lacking = [answer for answer in answers if not has_rows(answer)]
             answers = [*await self._ask_all(having, finer), *lacking]
         whole = merged(query, answers)
-        return msgspec.structs.replace(whole, missing=(*whole.missing, *self._missing(query)))
+        return msgspec.structs.replace(whole, missing=(*whole.missing, *self.tally.missing(query)))
 
     def lost_by_now(self) -> dict[ControllerName, str]:
         """Those that have not answered since they are gone."""
         live = self.search.questions.peers.live
-        return {name: why for name, why in self._failed.items() if name not in live}
+        return {name: why for name, why in self.tally.failed.items() if name not in live}
 
     async def _ask_all(self, names: Sequence[ControllerName], query: Query) -> list[Answer]:
         return await together(self._ask(name, query) for name in names)
 
     async def _ask(self, name: ControllerName, query: Query) -> Answer:
-        questions, sets = self.search.questions, self.census.asked[name]
+        questions, sets = self.search.questions, self.tally.census.asked[name]
         if name == questions.peers.me:
             answer, counted = await self.search.own.ask(query, sets), self.search.own.counted(sets)
         else:
@@ -125,36 +115,11 @@ class _Asking:
             )
             self.search.heard(name, said.pulled)
             if said.answer is None:
-                self._failed[name] = said.why
+                self.tally.failed[name] = said.why
                 return Answer()
             answer, counted = said.answer, said.counted
-        for id_ in sets:
-            if id_ in counted:
-                self._lacks[id_] = max(
-                    counted[id_], self._lacks.get(id_, (0, 0)), key=lambda lack: lack[::-1]
-                )
-            else:
-                self._failed[name] = f"its copies of records of {self.census.whose[id_]} are gone"
+        self.tally.count(name, counted)
         return _of(name, answer)
-
-    def _missing(self, query: Query) -> list[Missing]:
-        """Who has not answered, and what went or is away with those whose copies count."""
-        away = {**self.census.away, **self._failed}
-        found = [Missing(se="", se_uuid="", controller=name, why=why) for name, why in away.items()]
-        for id_, (records, newest_us) in self._lacks.items():
-            name = self.census.whose[id_]
-            if records and newest_us >= (query.since_us or 0) and name not in away:
-                found.append(
-                    Missing(
-                        se="",
-                        se_uuid="",
-                        until=show_instant(newest_us),
-                        records=records,
-                        why=NOT_COPIED,
-                        controller=name,
-                    )
-                )
-        return found
 
 
 def _asked(query: Query, sets: tuple[str, ...]) -> AskSearch:

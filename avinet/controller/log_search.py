@@ -76,13 +76,16 @@ class StoreSearch:
         """Whether the store's engine takes it."""
         await self.service.store.check(query)
 
-    async def export(self, query: Query, kind: str, sets: Sequence[str] = ()) -> Exported:
-        """A file that nobody else can open."""
+    async def export(
+        self, query: Query, kind: str, sets: Sequence[str] = (), parts: Sequence[Path] = ()
+    ) -> Exported:
+        """A file that nobody else can open: of what is here, and of ``parts`` of other stores, in the exports' folder."""
         services = self._with(sets)
-        await _fresh(services)
+        behind = await _fresh(services)
         target = self.exports / f"{uuid.uuid4().hex}.{kind}"
-        terms = ExportTerms(ExportFormat(kind), MAX_EXPORT_BYTES)
-        made = await self.service.store.export(query, target, terms, [one.store for one in services[1:]])
+        terms = ExportTerms(ExportFormat(kind), MAX_EXPORT_BYTES, tuple(map(str, parts)))
+        also = [one.store for one in services[1:]]
+        made = await self.service.store.export(query, target, terms, also)
 
         def opened() -> BinaryIO:
             try:
@@ -90,7 +93,8 @@ class StoreSearch:
             finally:
                 target.unlink(missing_ok=True)
 
-        return Exported(await self.in_thread(opened), made.size, made.records)
+        missing = () if behind is None else (_behind(behind),)
+        return Exported(await self.in_thread(opened), made.size, made.records, missing)
 
     async def status(self) -> StoreStatus:
         """What there is."""

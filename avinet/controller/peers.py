@@ -60,7 +60,9 @@ PEER_API = PeerService("peer-api", 5094, Lane.STATE, Priority.COMMANDS)
 """The operator API and registrations, forwarded to the leader with who is calling."""
 PEER_LOGS = PeerService("peer-logs", 5095, Lane.STATE, Priority.COMMANDS)
 """Questions about request logs, each answered from the records that the asked one has."""
-PEER_SERVICES = (PEER_API, PEER_LOGS)
+PEER_LOG_PARTS = PeerService("peer-log-parts", 5092, Lane.BULK, Priority.BULK)
+"""Files of request logs that one controller asks another for, for an export of all."""
+PEER_SERVICES = (PEER_API, PEER_LOGS, PEER_LOG_PARTS)
 """All of them; each is in every line of ``avictlruser``'s ``authorized_keys``."""
 
 Build = Callable[[ControllerName], IProtocol]

@@ -57,7 +57,7 @@ class World:
         async def stores(engines):
             return LogsStatus(store=await search.status(), service_engines=engines, drops=())
 
-        routes = LogApi(search, where, arrivals, stores, reactor, reactor.seconds).routes()
+        routes = LogApi(search, where, arrivals, search.export, stores, reactor, reactor.seconds).routes()
         site = BoundedSite(Router(routes, reactor, LocalGuard(lambda access: None)), reactor)
         self.port = listen_unix(reactor, folder / "api.sock", site)
 

@@ -381,12 +381,17 @@ class RecordsTests(CliCase):
         self.answers["GET", "/api/logs/export?q=since+1h&format=csv"] = Answer(
             body=b"time,path\n",
             content_type="text/csv",
-            headers={"X-Avinet-Records": "3", "X-Avinet-Missing": "2"},
+            headers={
+                "X-Avinet-Records": "3",
+                "X-Avinet-Missing": "4",
+                "X-Avinet-Missing-What": json.dumps([MISSING, {"controller": "c2", "why": "It hangs."}]),
+            },
         )
         path = Path(self.api.state) / "out.csv"
         told = self.run_cli("logs", "export", str(path), "since 1h")
         self.assertIn("3 records", told.stdout)
-        self.assertIn("Not in it: what service engines", told.stderr)
+        self.assertIn("  se-2: 12 records, 2.0 KiB from", told.stderr)
+        self.assertIn("  c2: It hangs.\n  2 more.", told.stderr)
         self.assertEqual(path.read_bytes(), b"time,path\n")
         self.assertEqual(path.stat().st_mode & 0o777, 0o600)
         self.assertEqual(self.run_cli("logs", "export", "out.xyz").exit_code, 2)

@@ -108,6 +108,7 @@ class LogCase(SynchronousTestCase):
             self.store,
             where,
             self.arrivals,
+            self.store.export,
             lambda engines: succeed(LogsStatus(store=STATUS, service_engines=engines, drops=(lost,))),
             self.clock,
             self.clock.seconds,

@@ -7,10 +7,9 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.controller.api_logs import Exported
+from avinet.controller.log_census import NOT_COPIED
 from avinet.controller.log_peers import (
     ASK_TIMEOUT_S,
-    NOT_COPIED,
     STATUS_TIMEOUT_S,
     ClusterSearch,
     StatusOfAll,
@@ -331,13 +330,6 @@ class Statuses(Case):
         self.assertEqual(
             [(drop.at, drop.se) for drop in found.drops], [("3", ""), ("2", "se-1"), ("1", "se-1")]
         )
-
-
-class Exports(Case):
-    def test_an_export_says_how_many_controllers_are_not_in_it(self):
-        self.stores["a"].export = lambda query, kind: succeed(Exported(None, 1, 1))
-        made = self.successResultOf(Deferred.fromCoroutine(self.search.export(COUNT, "csv")))
-        self.assertEqual(made.missing, 2)
 
 
 class Strange(Case):

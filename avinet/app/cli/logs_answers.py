@@ -144,7 +144,7 @@ def print_missing(answer: Mapping[str, Any]) -> None:
         return
     click.echo("Not in this answer yet:", err=True)
     for one in missing:
-        click.echo(f"  {_missing_line(one)}", err=True)
+        click.echo(f"  {missing_line(one)}", err=True)
     pullable = [one for one in missing if one.get("why") == "not pulled"]
     if pullable:
         since = min((one["since"] for one in pullable if one.get("since")), default="1h")
@@ -153,7 +153,8 @@ def print_missing(answer: Mapping[str, Any]) -> None:
         click.echo(f"  To fetch it: avinet logs pull --since {since} {which}".rstrip() + " --wait", err=True)
 
 
-def _missing_line(one: Mapping[str, Any]) -> str:
+def missing_line(one: Mapping[str, Any]) -> str:
+    """``se-1: 12 records, 2.0 KiB from then (not pulled)``."""
     amount = []
     if one.get("records"):
         amount.append(f"{one['records']} records")
@@ -164,7 +165,7 @@ def _missing_line(one: Mapping[str, Any]) -> str:
     span = f" from {instant(one['since'])}" if one.get("since") else ""
     span += f" to {instant(one['until'])}" if one.get("until") else ""
     what = ", ".join(amount)
-    where = one["se"] or one.get("controller") or "here"
+    where = one.get("se") or one.get("controller") or "here"
     if not what:
         return f"{text_of(where)}: {text_of(one.get('why'))}"
     return f"{text_of(where)}: {what}{span} ({text_of(one.get('why'))})"

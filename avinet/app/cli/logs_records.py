@@ -1,9 +1,11 @@
 """``avinet logs tail`` and ``avinet logs export``: records as they come, and records to a file."""
 
+import json
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import click
@@ -12,7 +14,7 @@ from avinet.app.cli.client import path_to
 from avinet.app.cli.context import Command, Place, examples, place
 from avinet.app.cli.errors import UsageError
 from avinet.app.cli.events import followed
-from avinet.app.cli.logs_answers import record_line
+from avinet.app.cli.logs_answers import missing_line, record_line
 from avinet.app.cli.out_file import OutFile
 from avinet.app.cli.output import json_of, print_json
 from avinet.units import show_bytes
@@ -59,7 +61,7 @@ def tail(where: Place, words: tuple[str, ...], full: bool) -> None:  # noqa: FBT
 )
 @place
 def export(where: Place, file: str, words: tuple[str, ...], kind: str | None) -> None:
-    """Write the records that FILTER leaves to FILE (- for standard output), oldest first, every field."""
+    """Write the records of all controllers that FILTER leaves to FILE (- for standard output), oldest first, every field."""
     found = kind or ("ndjson" if file == "-" else FORMATS.get(Path(file).suffix.lower(), ""))
     if not found:
         raise UsageError(
@@ -76,8 +78,8 @@ def export(where: Place, file: str, words: tuple[str, ...], kind: str | None) ->
         size = out.keep()
     records = int(headers.get("x-avinet-records", "0"))
     if where.json:
-        missing = _missing(headers)
-        print_json({"file": file, "format": found, "records": records, "bytes": size, "missing": missing})
+        told = {"missing": _missing(headers), "missing_what": _which(headers)}
+        print_json({"file": file, "format": found, "records": records, "bytes": size, **told})
     else:
         click.echo(f"{records} records are in {file} ({show_bytes(size)}).")
         _tell_missing(headers)
@@ -88,8 +90,22 @@ def _missing(headers: Mapping[str, str]) -> int:
     return int(text) if text.isdecimal() else 0
 
 
+def _which(headers: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Those of the missing that the answer names."""
+    try:
+        named = json.loads(headers.get("x-avinet-missing-what", "[]"))
+    except ValueError:
+        return []
+    return named if isinstance(named, list) else []
+
+
 def _tell_missing(headers: Mapping[str, str]) -> None:
     """On stderr, so that a pipe has the records alone."""
-    if _missing(headers):
-        text = "Not in it: what service engines or other controllers have still. To see what: avinet logs query FILTER --count"
-        click.echo(text, err=True)
+    count, named = _missing(headers), _which(headers)
+    if not count:
+        return
+    click.echo("Not in it:", err=True)
+    for one in named:
+        click.echo(f"  {missing_line(one)}", err=True)
+    if count > len(named):
+        click.echo(f"  {count - len(named)} more. To see what: avinet logs query FILTER --count", err=True)

@@ -122,7 +122,11 @@ class Whole(msgspec.Struct, frozen=True, tag="whole"):
     """All records and every field, oldest first: for a file."""
 
 
-Shape = Count | Top | GroupBy | Percentiles | Histogram | Records | Whole
+class Stored(msgspec.Struct, frozen=True, tag="stored"):
+    """All records as the store has them, in no order: for another store to read."""
+
+
+Shape = Count | Top | GroupBy | Percentiles | Histogram | Records | Whole | Stored
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):

@@ -37,6 +37,7 @@ from avinet.logs.query.shapes import (
     Place,
     Query,
     Records,
+    Stored,
     Top,
     Whole,
     quantile_name,
@@ -79,6 +80,8 @@ def statement_of(query: Query, *, approximate: bool = False) -> Statement:
                 exp.Ordered(this=column("time"), desc=False, nulls_first=False)
             )
             found = Statement(tree, tuple(Column((name,)) for name in FIELDS))
+        case Stored():
+            found = Statement(exp.select(exp.Star()), ())
     where = [*_range(query), *([_condition(query.filter)] if query.filter is not None else [])]
     tree = found.tree.from_(exp.to_identifier(SOURCE, quoted=True))
     return attrs.evolve(found, tree=tree.where(*where) if where else tree)

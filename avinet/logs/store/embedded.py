@@ -244,7 +244,7 @@ class EmbeddedLogStore:
         def job(files: tuple[str, ...]) -> Export:
             return Export(
                 query=query,
-                files=files,
+                files=(*files, *terms.parts),
                 target=str(target),
                 format=terms.format,
                 max_bytes=terms.max_bytes,

@@ -124,6 +124,8 @@ class ExportTerms:
 
     format: ExportFormat
     max_bytes: int
+    parts: tuple[str, ...] = ()
+    """Files of other stores' records, in the ``exports`` folder, which are to be in it, too."""
 
 
 class LogStore(Protocol):
