@@ -16,10 +16,11 @@ from avinet.controller.forwarding import Forwarding
 from avinet.controller.log_export import ClusterExport
 from avinet.controller.log_parts import AskPart, PartFetcher
 from avinet.controller.log_peers import SHOWN_DROPS, ClusterSearch, StatusOfAll
-from avinet.controller.log_questions import AskPulls, AskSearch, AskStatus, LogQuestions, Said
+from avinet.controller.log_questions import AskPulls, AskSearch, AskStatus, AskTail, LogQuestions, Said
 from avinet.controller.log_search import StoreSearch
 from avinet.controller.log_status import LostLogs, OwnStatus
 from avinet.controller.log_tail import Arrivals
+from avinet.controller.log_tail_cluster import TailAnswers, Tails
 from avinet.controller.log_whereabouts import UNDER_WAY, Spools, Whereabouts
 from avinet.controller.pull_cluster import PullsOfAll
 from avinet.controller.pull_records import ENDED
@@ -118,6 +119,8 @@ def log_routes(
     known, wall = _Known(logs, records), WallClock(reactor).seconds
     in_thread, questions = logs.intake.threads.commits.run, LogQuestions(peers.links, reactor)
     search = StoreSearch(logs.store, logs.exports, in_thread, logs.copies)
+    arrivals = Arrivals(search, wall)
+    logs.store.stored = arrivals.stored
     spools = Spools(logs.intake, known.selection, reactor.seconds)
     logs.intake.add_listener(spools)
     rows = PullRows(
@@ -149,9 +152,12 @@ def log_routes(
         return await search.export(asked.query, "parquet", asked.sets), search.counted(asked.sets)
 
     peers.parts.make = made
-    peers.logs.by_kind = {AskSearch: searched, AskStatus: told_status, AskPulls: told_pulls}
-    arrivals = Arrivals(search, wall)
-    logs.store.stored = arrivals.stored
+    peers.logs.by_kind = {
+        AskSearch: searched,
+        AskStatus: told_status,
+        AskPulls: told_pulls,
+        AskTail: TailAnswers(arrivals, reactor).answer,
+    }
     where = Whereabouts(
         spools.now,
         known.with_logs,
@@ -165,5 +171,7 @@ def log_routes(
     stores = StatusOfAll(own_status, questions)
     return (
         *PullApi(logs.pulls, rows, pulls, wall).routes(),
-        *LogApi(everywhere, where, arrivals, export.make, stores.told, reactor, wall).routes(),
+        *LogApi(
+            everywhere, where, Tails(arrivals, questions), export.make, stores.told, reactor, wall
+        ).routes(),
     )

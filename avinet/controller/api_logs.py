@@ -9,9 +9,9 @@ import attrs
 import msgspec
 from twisted.internet.interfaces import IReactorTime
 
-from avinet.controller.api_events import MAX_ID, resume_from
 from avinet.controller.log_status import LogsStatus
-from avinet.controller.log_tail import LATER, Arrivals, TailSource, tail_filter
+from avinet.controller.log_tail import LATER
+from avinet.controller.log_tail_cluster import Tails
 from avinet.controller.log_whereabouts import EngineLogs, Whereabouts
 from avinet.errors import AvinetError, Kind, error
 from avinet.logs.query.answers import Answer, Missing
@@ -31,7 +31,7 @@ from avinet.logs.query.times import SECOND_US
 from avinet.rest.file_body import FileBody
 from avinet.rest.problem import InvalidQueryError
 from avinet.rest.route import Handler, Request, Response, Route
-from avinet.rest.stream import EVENT_STREAM_TYPE, EventStream
+from avinet.rest.stream import EVENT_STREAM_TYPE, EventStream, Source
 
 BASE = "/api/logs"
 QUERY_TIMEOUT_S = 120.0
@@ -47,6 +47,10 @@ MISSING_WHAT_HEADER = "X-Avinet-Missing-What"
 """Which, as ``missing`` of an answer, as far as it fits."""
 MAX_WHAT_CHARS = 4_000
 """Of 8 KiB that proxies let pass."""
+
+
+MAX_RESUME_CHARS = 1_000
+"""Seven controllers' names, and a number of 19 digits each."""
 
 
 class ExportKind(enum.StrEnum):
@@ -105,7 +109,7 @@ class TailQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     q: UrlFilter = ""
     full: bool = False
-    since: Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)] | None = None
+    since: Annotated[str, msgspec.Meta(max_length=MAX_RESUME_CHARS)] = ""
 
 
 @attrs.define(eq=False)
@@ -116,7 +120,7 @@ class LogApi:
 
     store: LogSearch
     where: Whereabouts
-    arrivals: Arrivals
+    tails: Tails
     make: Callable[[Query, str], Awaitable[Exported]]
     stores: Callable[[Sequence[EngineLogs]], Awaitable[LogsStatus]]
     clock: IReactorTime
@@ -168,8 +172,8 @@ class LogApi:
         await self._check(asked.filter)
         if self._tails >= MAX_TAILS:
             raise TooManyTailsError(limit=MAX_TAILS)
-        source = TailSource(self.arrivals, tail_filter(asked.filter, full=wanted.full), wanted.full)
-        start = resume_from(request, self.arrivals.last_number)
+        since = request.headers.get("last-event-id", "")[:MAX_RESUME_CHARS] or wanted.since
+        source, start = self.tails.source(asked.filter, full=wanted.full, since=since)
         stream = EventStream(_Counted(source, self._count), start, self.clock)
         return Response(body=stream, content_type=EVENT_STREAM_TYPE)
 
@@ -245,7 +249,7 @@ class LogApi:
                 method="GET",
                 path=f"{BASE}/tail",
                 handler=self.tail,
-                summary="Records as they come into the store, as an event stream, resumed by Last-Event-ID.",
+                summary="Records as they come into the stores of all controllers, as an event stream, resumed by Last-Event-ID.",
                 query=TailQuery,
                 produces=EVENT_STREAM_TYPE,
                 statuses={200: "Records.", **WRONG},
@@ -264,7 +268,7 @@ class LogApi:
 class _Counted:
     """A source that says when it is followed and when no more."""
 
-    source: TailSource
+    source: Source
     count: Callable[[int], None]
 
     def since(self, after: int, limit: int) -> Any:

@@ -5,8 +5,9 @@ which a version that knows nothing else takes for the query that it is in the ma
 a version refuses.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import attrs
 import msgspec
@@ -33,6 +34,8 @@ MAX_ANSWER_BYTES = 64 * MIB
 """10,000 rows of six KiB: records with long paths; longer ones are asked for in smaller pages."""
 MAX_QUESTIONS = 32
 """Of others at a time; the store lets fewer work, and has the rest wait."""
+MAX_TAILS = 300
+"""Of others at a time, which mostly wait: 50 of each of six."""
 _encode = msgspec.msgpack.encode
 
 
@@ -86,7 +89,20 @@ class AskPulls(_Later, frozen=True, array_like=True, tag="pulls"):
     """Name the pulls of this controller."""
 
 
-Question = AskSearch | AskStatus | AskPulls
+class AskTail(_Later, frozen=True, array_like=True, tag="tail"):
+    """Name the next records that come into the store, once there are some: those of the query's filter after a number, of
+    ``full`` logs, too; without one, the number after which they will be new.
+    """
+
+    query: Query
+    full: bool
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1_000)]
+    wait_s: Annotated[float, msgspec.Meta(ge=0, le=60)]
+    """For which to wait until there are some."""
+    after: int | None = None
+
+
+Question = AskSearch | AskStatus | AskPulls | AskTail
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -101,9 +117,13 @@ class Said(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """With an answer: what this one's pulls make of spools (``log_whereabouts.Pulled``)."""
     status: OwnStatus | None = None
     pulls: tuple[PullRow, ...] | None = None
+    items: tuple[tuple[int, bytes], ...] = ()
+    """Of a tail: numbers, and records as JSON."""
+    last: int | None = None
+    """Of a tail: up to where it was looked."""
 
 
-_later = msgspec.msgpack.Decoder(AskStatus | AskPulls)
+_later = msgspec.msgpack.Decoder(AskStatus | AskPulls | AskTail)
 _search = msgspec.msgpack.Decoder(AskSearch)
 _MAPS = frozenset((*range(0x80, 0x90), 0xDE, 0xDF))
 """The first byte of a map, as the MessagePack specification has it."""
@@ -174,7 +194,8 @@ class LogAnswers:
     """What this controller says to the others; ``by_kind`` is set once there is a store."""
 
     by_kind: Answers = attrs.field(factory=dict, init=False)
-    _under_way: int = attrs.field(default=0, init=False)
+    _under_way: Counter[bool] = attrs.field(factory=Counter, init=False)
+    """Of tails, and of others."""
 
     def build(self, name: ControllerName) -> Protocol:
         """For a channel of ``name``."""
@@ -184,14 +205,16 @@ class LogAnswers:
         """From what is here."""
         if not self.by_kind:
             raise NoStoreYetError
-        if self._under_way >= MAX_QUESTIONS:
-            raise TooManyQuestionsError(limit=MAX_QUESTIONS)
         question = _decoded(asked)
-        self._under_way += 1
+        tails = isinstance(question, AskTail)
+        limit = MAX_TAILS if tails else MAX_QUESTIONS
+        if self._under_way[tails] >= limit:
+            raise TooManyQuestionsError(limit=limit)
+        self._under_way[tails] += 1
         try:
             return await self.by_kind[type(question)](question)
         finally:
-            self._under_way -= 1
+            self._under_way[tails] -= 1
 
 
 def _decoded(asked: bytes) -> Question:

@@ -131,7 +131,11 @@ class TailSource:
     filter: Expression | None
     full: bool = False
     _looked: int = attrs.field(default=0, init=False)
-    """Up to which number there is nothing for this client."""
+
+    @property
+    def looked(self) -> int:
+        """Up to which number there is nothing for this client."""
+        return self._looked
 
     def since(self, after: int, limit: int) -> Deferred[Sequence[Item]]:
         """The oldest records after that number."""

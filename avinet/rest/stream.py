@@ -28,15 +28,20 @@ RETRY_MS = 2_000
 
 @attrs.frozen
 class Item:
-    """One event of a stream: its number, its name, and its JSON in one line."""
+    """One event of a stream: its number, its name, and its JSON in one line; and its id, where a number does not say enough."""
 
     number: int
     name: str
     data: bytes
+    id: str = ""
 
     def encoded(self) -> bytes:
         """The bytes on the wire."""
-        return b"id: %d\nevent: %s\ndata: %s\n\n" % (self.number, self.name.encode(), self.data)
+        return b"id: %s\nevent: %s\ndata: %s\n\n" % (
+            (self.id or str(self.number)).encode(),
+            self.name.encode(),
+            self.data,
+        )
 
 
 class Source(Protocol):

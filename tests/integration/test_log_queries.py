@@ -15,13 +15,17 @@ from twisted.internet.threads import deferToThread
 from avinet.app.cli.client import Client
 from avinet.app.cli.main import cli
 from avinet.controller.api_logs import LogApi
+from avinet.controller.log_questions import LogQuestions
 from avinet.controller.log_search import StoreSearch
 from avinet.controller.log_status import LogsStatus
 from avinet.controller.log_tail import Arrivals
+from avinet.controller.log_tail_cluster import Tails
 from avinet.controller.log_whereabouts import Whereabouts
 from avinet.controller.operators import LocalGuard
+from avinet.controller.peers import NoPeers
 from avinet.logs.entries import Arrival, Segment
 from avinet.logs.query.shapes import Query, Whole
+from avinet.model.ids import ControllerName
 from avinet.model.logs import ClassTotals, LogClass, SpoolTotals
 from avinet.rest.listen import listen_unix
 from avinet.rest.router import Router
@@ -52,12 +56,13 @@ class World:
         search = StoreSearch(self.service, folder / "exports", deferToThread)
         self.arrivals = arrivals = Arrivals(search, reactor.seconds)
         self.service.stored = arrivals.stored
+        tails = Tails(arrivals, LogQuestions(NoPeers(ControllerName("a")), reactor))
         where = Whereabouts(lambda: self.spools, lambda: [(SE, "se-1")], lambda se: True, set, lambda: T0_US)
 
         async def stores(engines):
             return LogsStatus(store=await search.status(), service_engines=engines, drops=())
 
-        routes = LogApi(search, where, arrivals, search.export, stores, reactor, reactor.seconds).routes()
+        routes = LogApi(search, where, tails, search.export, stores, reactor, reactor.seconds).routes()
         site = BoundedSite(Router(routes, reactor, LocalGuard(lambda access: None)), reactor)
         self.port = listen_unix(reactor, folder / "api.sock", site)
 

@@ -377,6 +377,20 @@ class RecordsTests(CliCase):
         self.assertIn("503", found.stdout)
         self.assertEqual(self.api.asked[1].headers["Last-Event-ID"], "1")
 
+    def test_a_tail_of_several_says_who_cannot_be_asked(self):
+        gone = {"id": "a:1,b:2", "controller": "b", "why": "It hangs."}
+        events = [{"id": "a:1", **RECORD}, gone, gone | {"why": ""}]
+        data = b"".join(b"data: %s\n\n" % json.dumps(one).encode() for one in events)
+        self.answers["GET", "/api/logs/tail?q=&full=false"] = [
+            Answer(body=data, content_type="text/event-stream"),
+            problem(400, "invalid-query", "enough"),
+        ]
+        found = self.run_cli("logs", "tail")
+        self.assertEqual(found.stdout.count("\n"), 1)
+        self.assertIn("What controller b receives is not in it now: It hangs.", found.stderr)
+        self.assertIn("What controller b receives is in it again.", found.stderr)
+        self.assertEqual(self.api.asked[1].headers["Last-Event-ID"], "a:1,b:2")
+
     def test_an_export_is_a_file_of_the_kind_that_its_name_says(self):
         self.answers["GET", "/api/logs/export?q=since+1h&format=csv"] = Answer(
             body=b"time,path\n",

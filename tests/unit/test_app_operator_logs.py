@@ -85,7 +85,9 @@ class KnownTests(SynchronousTestCase):
         self.assertEqual((lost.since, lost.until), ("1970-01-01T00:00:01.000000Z", ""))
 
     def test_the_store_tells_tails_of_its_new_files(self):
-        peers = SimpleNamespace(links=NoPeers(ControllerName("a")), logs=LogAnswers())
+        peers = SimpleNamespace(
+            links=NoPeers(ControllerName("a")), logs=LogAnswers(), parts=SimpleNamespace()
+        )
         routes = log_routes(self.logs, self.records, peers, SimpleNamespace(ask=None), Clock())
         self.assertEqual(len({(route.method, route.path) for route in routes}), len(routes))
         self.logs.store.stored("a file")

@@ -11,14 +11,17 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.controller.api_logs import Exported, LogApi
+from avinet.controller.log_questions import LogQuestions
 from avinet.controller.log_status import LogsStatus, LostLogs, StoreStatus
 from avinet.controller.log_tail import REMEMBERED, Arrivals
+from avinet.controller.log_tail_cluster import Tails
 from avinet.controller.log_whereabouts import UNDER_WAY, Spools, Whereabouts
+from avinet.controller.peers import NoPeers
 from avinet.logs.query.duckdb import duckdb_trial
 from avinet.logs.query.fields import FIELDS
 from avinet.logs.query.shapes import Records
 from avinet.logs.store.errors import LogAnswerTooLargeError, LogQueryRefusedError, LogStoreBusyError
-from avinet.model.ids import SeId
+from avinet.model.ids import ControllerName, SeId
 from avinet.model.logs import ClassTotals, DropReason, Selection, SpoolTotals
 from avinet.rest.openapi import Info, openapi
 from avinet.rest.router import Router
@@ -107,7 +110,7 @@ class LogCase(SynchronousTestCase):
         api = LogApi(
             self.store,
             where,
-            self.arrivals,
+            Tails(self.arrivals, LogQuestions(NoPeers(ControllerName("a")), self.clock)),
             self.store.export,
             lambda engines: succeed(LogsStatus(store=STATUS, service_engines=engines, drops=(lost,))),
             self.clock,

@@ -204,7 +204,9 @@ class Client:
         with self._asked(_Ask("GET", _target(path, query), timeout_s=FETCH_TIMEOUT_S)) as answer:
             return _written(answer, out, self.place)
 
-    def stream_events(self, after: int | None = None, path: str = "/api/events") -> Iterator[dict[str, Any]]:
+    def stream_events(
+        self, after: int | str | None = None, path: str = "/api/events"
+    ) -> Iterator[dict[str, Any]]:
         """Events, or what else ``path`` streams, as they happen: those after id ``after``, or from now on.  Ends only by an error."""
         extra = {"Accept": "text/event-stream"}
         if after is not None:

@@ -54,7 +54,7 @@ def events(where: Place, follow: bool, since: int | None, limit: int | None) -> 
 
 
 def followed(
-    client: Client, after: int | None, sleep: Callable[[float], None], path: str = "/api/events"
+    client: Client, after: int | str | None, sleep: Callable[[float], None], path: str = "/api/events"
 ) -> Iterator[dict[str, Any]]:
     """Events (or what else ``path`` streams) after an id or from now on, for ever: a lost controller is asked again, from where it left off."""
     delay_s = FIRST_RETRY_S

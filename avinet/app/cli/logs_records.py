@@ -16,7 +16,7 @@ from avinet.app.cli.errors import UsageError
 from avinet.app.cli.events import followed
 from avinet.app.cli.logs_answers import missing_line, record_line
 from avinet.app.cli.out_file import OutFile
-from avinet.app.cli.output import json_of, print_json
+from avinet.app.cli.output import json_of, print_json, text_of
 from avinet.units import show_bytes
 
 FORMATS = {".ndjson": "ndjson", ".json": "ndjson", ".jsonl": "ndjson", ".csv": "csv", ".parquet": "parquet"}
@@ -32,17 +32,29 @@ FORMATS = {".ndjson": "ndjson", ".json": "ndjson", ".jsonl": "ndjson", ".csv": "
 @click.option("--full", is_flag=True, help="Those of the full logs, too, as they are pulled.")
 @place
 def tail(where: Place, words: tuple[str, ...], full: bool) -> None:  # noqa: FBT001 - click's
-    """Follow significant records as they come in, seconds after they happened: errors, and what was slow or cut.
+    """Follow significant records as they come in at any controller, seconds after they happened: errors, what was slow or cut.
 
     Without end, also over a controller's restart.
     """
     client = where.client()
     path = f"{path_to('logs', 'tail')}?{urlencode({'q': ' '.join(words), 'full': str(full).lower()})}"
     for record in followed(client, None, time.sleep, path):
-        if where.json:
+        if record.keys() == {"id", "controller", "why"}:
+            _tell_who_is_missing(record)
+        elif where.json:
             click.echo(json_of(record))
         else:
             click.echo(record_line(record))
+
+
+def _tell_who_is_missing(one: Mapping[str, Any]) -> None:
+    name, why = text_of(one["controller"]), one["why"]
+    said = (
+        f"What controller {name} receives is not in it now: {text_of(why)}"
+        if why
+        else f"What controller {name} receives is in it again."
+    )
+    click.echo(f"avinet: {said}", err=True)
 
 
 @examples(
