@@ -11,6 +11,8 @@ from avinet.model.ids import ControllerName
 
 GRACE_S = 10.0
 """After the start, for those that start as well, and after a list that names a new one."""
+STOPPED_S = 300.0
+"""For one that stopped in good order: a restart takes seconds, a reboot with an upgrade some minutes; longer is no restart."""
 BURST = 6.0
 PER_S = 1 / 60
 """Losses and returns of one controller that are each told: three of both, then one a minute; others are counted."""
@@ -26,12 +28,17 @@ class _Allowance:
 
 @attrs.define(eq=False)
 class PeerEvents(PeerListener):
-    """``CONTROLLER_LOST`` and ``CONTROLLER_BACK``; those of one that flaps are gathered by the minute, with counts."""
+    """``CONTROLLER_LOST`` and ``CONTROLLER_BACK``; those of one that flaps are gathered by the minute, with counts.
+
+    Of one that says that it stops there is ``CONTROLLER_STOPPED``, and nothing is wrong unless it stays away.
+    """
 
     peers: Peers
     emit: Emit
     clock: IReactorTime
     _lost: set[ControllerName] = attrs.field(factory=set, init=False)
+    _stopped: dict[ControllerName, float] = attrs.field(factory=dict, init=False)
+    """And when it is to be back."""
     _allowances: dict[ControllerName, _Allowance] = attrs.field(factory=dict, init=False, repr=False)
     _check: IDelayedCall | None = attrs.field(default=None, init=False, repr=False)
 
@@ -49,28 +56,49 @@ class PeerEvents(PeerListener):
     def members_changed(self) -> None:
         """A newer list: whoever is not there after a while is lost; whoever left it is nobody's concern."""
         self._lost &= set(self.peers.members)
+        self._stopped = {name: end for name, end in self._stopped.items() if name in self.peers.members}
         self._allowances = {
             name: left for name, left in self._allowances.items() if name in self.peers.members
         }
         self.stop()
-        self._check = self.clock.callLater(GRACE_S, self._look)
+        self._look_in(GRACE_S)
+
+    def _look_in(self, seconds: float) -> None:
+        """Unless that is done sooner, and then decided anew."""
+        if self._check is None:
+            self._check = self.clock.callLater(seconds, self._look)
 
     def _look(self) -> None:
+        self._check = None
+        now = self.clock.seconds()
         views = {view.name: view for view in self.peers.status()}
         for name in self.peers.members:
-            if name in views and not views[name].live and name not in self._lost:
-                self._tell_lost(name, views[name].state.why)
+            if name not in views or views[name].live or name in self._lost:
+                continue
+            if self._stopped.get(name, now) <= now:
+                stopped = self._stopped.pop(name, None) is not None
+                why = f"it stopped {STOPPED_S / 60:g} minutes ago" if stopped else views[name].state.why
+                self._tell_lost(name, why)
+        if self._stopped:
+            self._look_in(min(self._stopped.values()) - now)
 
     def peer_up(self, name: ControllerName) -> None:
-        """Back, if it was lost."""
-        if name in self._lost:
+        """Back, if it was away."""
+        if self._stopped.pop(name, None) is not None or name in self._lost:
             self._lost.discard(name)
             text = f"Controller {name} is back."
             self.emit("CONTROLLER_BACK", Level.INFO, name, text, name=name, **self._coalescing(name))
 
+    def peer_stops(self, name: ControllerName) -> None:
+        """To be back in a while."""
+        self._stopped[name] = self.clock.seconds() + STOPPED_S
+        text = f"Controller {name} is stopping."
+        self.emit("CONTROLLER_STOPPED", Level.INFO, name, text, name=name, **self._coalescing(name))
+        self._look_in(STOPPED_S)
+
     def peer_down(self, name: ControllerName, why: str) -> None:
-        """Lost."""
-        if name in self.peers.members:
+        """Lost, unless it said that it stops."""
+        if name in self.peers.members and name not in self._stopped:
             self._tell_lost(name, why)
 
     def _tell_lost(self, name: ControllerName, why: str) -> None:

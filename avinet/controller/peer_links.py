@@ -49,6 +49,8 @@ from avinet.wire.peer_messages import (
     PeerState,
 )
 
+STOPPING = "stopping"
+"""The goodbye of one that ends in good order."""
 OPEN_TIMEOUT_S = 5.0
 """For a channel to a live peer: it answers heartbeats in a second."""
 MAX_WAITING = 16
@@ -257,7 +259,7 @@ class PeerLinks:
         """Say goodbye to all and take nobody any more."""
         self._stopped = True
         for session in tuple(self._sessions):
-            session.end("stopping", "this controller stops")
+            session.end(STOPPING, "this controller stops")
         for other in self._others.values():
             for dialer in other.dialers:
                 dialer.stop()
@@ -316,7 +318,7 @@ class PeerLinks:
     def session_judged(self, session: PeerSession, hello: PeerHello) -> PeerGoodbye | None:
         """See ``SessionOwner``."""
         if self._stopped:
-            return PeerGoodbye(reason="stopping", text="this controller stops")
+            return PeerGoodbye(reason=STOPPING, text="this controller stops")
         if session.name not in self._others:
             return PeerGoodbye(reason="removed", text="it is not in the membership list")
         return refusal(session, hello, self.me, self.about.cluster)
@@ -375,6 +377,8 @@ class PeerLinks:
                 if lane is Lane.STATE:
                     other.heard = Heard()
                     self._see()
+                    if session.farewell == STOPPING:
+                        self._listeners.tell(lambda listener: listener.peer_stops(session.name))
                     self._listeners.tell(lambda listener: listener.peer_down(session.name, why))
             elif state.session is None and session.lane is lane:
                 state.why = why

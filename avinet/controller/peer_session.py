@@ -127,6 +127,8 @@ class PeerSession:
     their: PeerHello | None = attrs.field(default=None, init=False)
     listed: int = attrs.field(default=0, init=False)
     """The number of the newest membership list that the other side is known to have."""
+    farewell: str = attrs.field(default="", init=False)
+    """The reason of the other side's goodbye."""
     offering: bool = attrs.field(default=False, init=False)
     """A list that the other side sent is being looked at."""
     _heartbeat: HeartbeatTracker = attrs.field(init=False, repr=False)
@@ -200,6 +202,7 @@ class PeerSession:
         """One of the other side's."""
         match self.phase, message:
             case _, PeerGoodbye():
+                self.farewell = message.reason
                 self.abort(f"it left: {message.text[:200]}")
             case Phase.GREETING, PeerHello():
                 self._judge(message)

@@ -117,6 +117,9 @@ class PeerListener:
     def peer_up(self, name: ControllerName) -> None:
         """It is live; what it published follows by ``peer_said``."""
 
+    def peer_stops(self, name: ControllerName) -> None:
+        """It says that it stops, in good order; ``peer_down`` follows."""
+
     def peer_down(self, name: ControllerName, why: str) -> None:
         """It is not any more, and what it published is forgotten."""
 

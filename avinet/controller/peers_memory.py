@@ -209,10 +209,13 @@ class MemoryPeers:
         self.publish(SEES, sorted(self._live))
         self.heard(other.me, other._said)  # noqa: SLF001 - of the same class
 
-    def lost(self, name: ControllerName, why: str) -> None:
-        """A link is gone."""
+    def lost(self, name: ControllerName, why: str, *, stops: bool = False) -> None:
+        """A link is gone; ``stops``: with a goodbye."""
         if self._live.pop(name, None) is None:
             return
+        if stops:
+            for listener in tuple(self._listeners):
+                listener.peer_stops(name)
         for listener in tuple(self._listeners):
             listener.peer_down(name, why)
         self.publish(SEES, sorted(self._live))
@@ -255,6 +258,15 @@ class PeerHub:
         for other in others or self.members:
             self.lose(one, other)
             self.lose(other, one)
+
+    def stop(self, one: str) -> None:
+        """``one`` says goodbye to all, and ends."""
+        for other in self.members:
+            if other != one:
+                self.turns.run(
+                    lambda other=other: self.peers(other).lost(ControllerName(one), "it left", stops=True)  # type: ignore[misc]  # of a default argument
+                )
+        self.cut(one)
 
     def lose(self, one: str, other: str) -> None:
         """Only ``one`` has noticed that the link with ``other`` is gone."""

@@ -33,6 +33,9 @@ class Recorder(PeerListener):
     def peer_up(self, name):
         self.calls.append(("up", name))
 
+    def peer_stops(self, name):
+        self.calls.append(("stops", name))
+
     def peer_down(self, name, why):
         self.calls.append(("down", name))
 

@@ -3,7 +3,7 @@
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.controller.peer_events import GRACE_S, PeerEvents
+from avinet.controller.peer_events import GRACE_S, STOPPED_S, PeerEvents
 from avinet.controller.peers_memory import PeerHub
 
 
@@ -48,6 +48,35 @@ class Told(SynchronousTestCase):
         self.clock.advance(120)
         self.hub.cut("a", "b")
         self.assertIsNone(self.reasons[-1])
+
+    def test_one_that_stops_in_good_order_is_not_lost(self):
+        self.told.start()
+        self.hub.stop("b")
+        self.clock.advance(STOPPED_S - 1)
+        self.hub.heal("b")
+        self.clock.advance(2 * STOPPED_S)
+        self.assertEqual(self.events, [("CONTROLLER_STOPPED", "b"), ("CONTROLLER_BACK", "b")])
+
+    def test_one_that_stopped_and_stays_away_is_lost_in_the_end(self):
+        self.told.start()
+        self.hub.stop("b")
+        self.clock.advance(1)
+        self.hub.stop("c")
+        self.clock.advance(STOPPED_S - 1)
+        self.assertEqual(self.events[2:], [("CONTROLLER_LOST", "b")])
+        self.clock.advance(1)
+        self.assertEqual(self.events[3:], [("CONTROLLER_LOST", "c")])
+        self.hub.heal("b")
+        self.assertEqual(self.events[4:], [("CONTROLLER_BACK", "b")])
+        self.clock.advance(2 * STOPPED_S)
+        self.assertEqual(len(self.events), 5)
+
+    def test_who_stops_hides_nobody_who_does_not_come(self):
+        self.hub.cut("c")
+        self.told.start()
+        self.hub.stop("b")
+        self.clock.advance(GRACE_S)
+        self.assertEqual(self.events, [("CONTROLLER_STOPPED", "b"), ("CONTROLLER_LOST", "c")])
 
     def test_nobody_after_the_end(self):
         self.hub.cut("c")

@@ -74,6 +74,8 @@ class TheLinks(Case):
         self.world.run(0.1)
         self.assertEqual(self.lives(), {"a": "b", "b": "a", "c": ""})
         self.assertIn("this controller stops", self.a.status()[1].state.why)
+        self.assertEqual(self.world["a"].heard.named("stops"), ["c"])
+        self.assertEqual(self.world["c"].heard.named("stops"), [])
 
     def test_begin_anew_after_a_reset(self):
         self.world.reset("a", "b")
