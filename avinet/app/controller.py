@@ -78,7 +78,8 @@ class Controller:
     watchdog: Watchdog = attrs.field(init=False)
     _shown: Shown = attrs.field(init=False)
     started_at: float = attrs.field(default=0.0, init=False)
-    _ready: bool = attrs.field(default=False, init=False)
+    _lack: str = attrs.field(default="it is starting", init=False)
+    """Why no work should be given to it."""
 
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
         """Store and memory first, then what listens, the operator's socket last."""
@@ -116,7 +117,9 @@ class Controller:
         await self._watch_expiry()
         stack.push_async_callback(self.seat.hand_over)
         await self.seat.sit()
-        self._ready = True
+        # While it hands over it still answers.
+        stack.callback(self._stops)
+        self._lack = ""
         ControllerEvents(self.events.emit).started(self.identity.name)
 
     # Steps
@@ -262,6 +265,9 @@ class Controller:
         expiry = CertificateExpiry(config, store, self.events.emit, self.reactor, config.clock.seconds)
         await self.seat.duty(Duty("expiry", expiry.start, expiry.stop))
 
+    def _stops(self) -> None:
+        self._lack = "it is stopping"
+
     def _renewed(self, identity: ControllerIdentity) -> None:
         self.identity = identity
 
@@ -278,7 +284,7 @@ class Controller:
             config=self.records.config,
             sync=self.fleet.sync,
             lead=lambda: Lead.of(self.seat),
-            not_ready=lambda: self.state.lack if self._ready else "it is starting",
+            not_ready=lambda: self._lack or self.state.lack,
             reactor=self.watchdog.health,
             logins=self.channels.counts,
             store=self.state.health,

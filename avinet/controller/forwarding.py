@@ -80,7 +80,7 @@ class NoQuorumError(AvinetError):
 
 @error
 class LeaderUnreachableError(AvinetError):
-    """Controller {controller} must do this and cannot be reached from here, so nothing was done: {why} Try again in a moment, or ask another controller."""
+    """Controller {controller} must do this and cannot be reached from here, so nothing was done: {why}. Try again in a moment, or ask another controller."""
 
     kind: ClassVar[Kind] = Kind.UNAVAILABLE
     controller: ControllerName
@@ -262,10 +262,10 @@ class Forwarding:
                 _Whole(body),
             )
         except PeerUnreachableError as why:
-            raise LeaderUnreachableError(controller=name, why=str(why)) from why
+            raise LeaderUnreachableError(controller=name, why=why.why.rstrip(".")) from why
         except Exception as why:
             if not way.reached:
-                raise LeaderUnreachableError(controller=name, why=_said(why)) from why
+                raise LeaderUnreachableError(controller=name, why=_said(why).rstrip(".")) from why
             raise ForwardLostError(controller=name, why=_said(why), look=look_for(request.path)) from why
         return await self._answered(name, answer)
 

@@ -373,7 +373,7 @@ class PeerLinks:
             return
         for lane, state in other.lanes.items():
             if state.session is session:
-                state.session, state.since, state.why = None, self.wall(), why
+                state.session, state.since, state.why = None, self.wall(), why.rstrip(".")
                 if lane is Lane.STATE:
                     other.heard = Heard()
                     self._see()

@@ -19,6 +19,8 @@ LOOK_LIMIT_S = 3.0
 """For one answer; an election takes 1 to 2 s.  What is shown is never older than this and the pause."""
 UNWELL_LOOKS = 2
 """Before it is said: an election or a restart is no news yet."""
+FIRST_LOOKS = 15
+"""The same until there was a leader for the first time: a member that joins, or all that start, take half a minute at most."""
 ROOM_EVERY_S = 10.0
 """Between tries to make room while it is full, each after something was deleted: etcd answers nobody while it
 defragments, for seconds with a file of 2 GiB."""
@@ -164,6 +166,8 @@ class EngineWatch:
     status: Status | None = attrs.field(default=None, init=False)
     """The last answer since its start."""
     _unwell: int = attrs.field(default=0, init=False)
+    _led: bool = attrs.field(default=False, init=False)
+    """Whether there ever was a leader."""
     _told: bool = attrs.field(default=False, init=False)
     _ended: AvinetError | None = attrs.field(default=None, init=False)
     _next: IDelayedCall | None = attrs.field(default=None, init=False)
@@ -237,7 +241,7 @@ class EngineWatch:
             _log.info("the state engine made room and takes writes again")
 
     def _take(self, health: EngineHealth, *, at_once: bool = False) -> None:
-        self.health = health
+        self.health, self._led = health, self._led or health.has_leader
         if health.well:
             self._unwell, self._room_revision = 0, -1
             if self._told:
@@ -245,7 +249,7 @@ class EngineWatch:
                 self.emit("STATE_ENGINE_UP", Level.INFO, "state engine", "The state engine is well again.")
             return
         self._unwell += 1
-        if not self._told and (at_once or self._unwell >= UNWELL_LOOKS):
+        if not self._told and (at_once or self._unwell >= (UNWELL_LOOKS if self._led else FIRST_LOOKS)):
             self._told = True
             text = f"The state engine is not well: {health.why}"
             self.emit("STATE_ENGINE_DOWN", Level.ERROR, "state engine", text, why=health.why)

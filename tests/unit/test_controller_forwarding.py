@@ -269,7 +269,9 @@ class NotDone(Case):
     def test_a_leader_that_cannot_be_reached_has_done_nothing(self):
         self.hub.cut("a", "b")
         self.clock.pump([0] * 3)
-        self.assertIn("nothing was done", self.refused(self.post(), 503, "leader-unreachable"))
+        said = self.refused(self.post(), 503, "leader-unreachable")
+        self.assertIn("nothing was done", said)
+        self.assertEqual((said.count("cannot be reached"), ".." in said), (1, False), said)
 
     def test_one_that_does_not_lead_any_more_asks_no_third(self):
         self.leader.seat.role = Seating(leader=ControllerName("c"), term=2)

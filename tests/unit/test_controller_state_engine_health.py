@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.controller.state_engine_failure import (
     EngineDiskFullError,
 )
-from avinet.controller.state_engine_health import EngineWatch, Status, judged, make_room
+from avinet.controller.state_engine_health import FIRST_LOOKS, EngineWatch, Status, judged, make_room
 from avinet.store.interface import StoreUnavailableError
 from tests.unit.etcd_double import WithEtcd
 
@@ -65,6 +65,22 @@ class Watching(WithEtcd):
         self.etcd.down = False
         self.look(2)
         self.assertEqual(self.told, ["STATE_ENGINE_DOWN", "STATE_ENGINE_UP"])
+
+    def test_one_that_starts_is_given_time(self):
+        self.etcd.down = True
+        self.watch.start()
+        self.look(FIRST_LOOKS - 2)
+        self.etcd.down = False
+        self.look()
+        self.assertEqual(self.told, [])
+
+    def test_one_that_never_comes_up_is_told(self):
+        self.etcd.down = True
+        self.watch.start()
+        self.look(FIRST_LOOKS - 2)
+        self.assertEqual(self.told, [])
+        self.look()
+        self.assertEqual(self.told, ["STATE_ENGINE_DOWN"])
 
     def test_without_a_leader_it_says_what_is_missing(self):
         self.etcd.down = "etcdserver: no leader"
