@@ -3,8 +3,8 @@
 One that cannot be asked is named in the answer as missing; what is wrong with a question is found out here first.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Protocol
 
 import attrs
 import msgspec
@@ -16,13 +16,17 @@ from avinet.controller.log_questions import AskSearch, AskStatus, LogQuestions
 from avinet.controller.log_status import ControllerStore, LogsStatus, OwnStatus, drops_of
 from avinet.controller.log_whereabouts import EngineLogs, Pulled
 from avinet.controller.together import together
+from avinet.errors import AvinetError
 from avinet.logs.query.answers import Answer
+from avinet.logs.query.exact import Values, value_queries, values_of
 from avinet.logs.query.merged import again, has_rows, merged, question
 from avinet.logs.query.shapes import Query
 from avinet.model.ids import ControllerName
 
 ASK_TIMEOUT_S = 100.0
 """For all that one answer takes; below the 120 s that whoever asks waits."""
+VALUES_TIMEOUT_S = 20.0
+"""For the values of one field, so that time is left for estimates."""
 STATUS_TIMEOUT_S = 5.0
 """A controller looks into its ledger."""
 SHOWN_DROPS = 100
@@ -31,7 +35,7 @@ SHOWN_DROPS = 100
 class OwnSearch(LogSearch, Protocol):
     """This controller's store, with copy sets that it has of others'."""
 
-    def ask(self, query: Query, sets: Sequence[str] = ()) -> Awaitable[Answer]:
+    def ask(self, query: Query, sets: Sequence[str] = ()) -> Coroutine[Any, Any, Answer]:
         """From both."""
 
     def counted(self, sets: Sequence[str]) -> dict[str, tuple[int, int]]:
@@ -89,13 +93,38 @@ class _Asking:
     async def answer(self, query: Query) -> Answer:
         names = tuple(self.tally.census.asked)
         answers = await self._ask_all(names, question(query))
-        finer = again(query, answers)
+        having = [name for name, answer in zip(names, answers, strict=True) if has_rows(answer)]
+        exact = await self._values(having, query) if len(having) > 1 else {}
+        finer = again(query, answers, exact)
         if finer is not None:
-            having = [name for name, answer in zip(names, answers, strict=True) if has_rows(answer)]
             lacking = [answer for answer in answers if not has_rows(answer)]
             answers = [*await self._ask_all(having, finer), *lacking]
-        whole = merged(query, answers)
+        whole = merged(query, answers, exact)
         return msgspec.structs.replace(whole, missing=(*whole.missing, *self.tally.missing(query)))
+
+    async def _values(self, names: Sequence[ControllerName], query: Query) -> dict[str, Values]:
+        """Of the fields of which nobody has too many; of the others there are estimates."""
+        found = {}
+        for field, asked in value_queries(query).items():
+            said = await together(self._value_answer(name, asked) for name in names)
+            if None in said:
+                continue
+            values = values_of(query, field, [one for one in said if one is not None])
+            if values is not None:
+                found[field] = values
+        return found
+
+    async def _value_answer(self, name: ControllerName, query: Query) -> Answer | None:
+        questions, sets = self.search.questions, self.tally.census.asked[name]
+        left_s = min(VALUES_TIMEOUT_S, max(0.0, self.ends - questions.clock.seconds()))
+        if name != questions.peers.me:
+            return (await questions.ask(name, _asked(query, sets), left_s)).answer
+        asking = Deferred.fromCoroutine(self.search.own.ask(query, sets))
+        try:
+            return await asking.addTimeout(left_s, questions.clock, onTimeoutCancel=lambda *_: None)
+        except AvinetError:
+            # Too much for it: so there are estimates.
+            return None
 
     def lost_by_now(self) -> dict[ControllerName, str]:
         """Those that have not answered since they are gone."""

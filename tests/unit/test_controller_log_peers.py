@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import msgspec
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -11,6 +11,7 @@ from avinet.controller.log_census import NOT_COPIED
 from avinet.controller.log_peers import (
     ASK_TIMEOUT_S,
     STATUS_TIMEOUT_S,
+    VALUES_TIMEOUT_S,
     ClusterSearch,
     StatusOfAll,
 )
@@ -28,8 +29,9 @@ from avinet.controller.log_status import LostLogs, OwnStatus, StoreStatus
 from avinet.controller.peers import PEER_LOGS, NoPeers
 from avinet.controller.peers_memory import PeerHub
 from avinet.logs.query.answers import Answer, Missing
-from avinet.logs.query.shapes import Percentiles, Query
-from avinet.logs.store.errors import LogQueryRefusedError
+from avinet.logs.query.exact import MAX_VALUES
+from avinet.logs.query.shapes import Percentiles, Query, Top
+from avinet.logs.store.errors import LogAnswerTooLargeError, LogQueryRefusedError
 from avinet.model.ids import ControllerName
 
 COUNT = Query()
@@ -41,12 +43,15 @@ class Store:
     def __init__(self, *answers):
         self.answers, self.asked, self.pulled = list(answers), [], {}
         self.sets, self.lacks = [], {}
+        self.values = Deferred()
 
-    def ask(self, query, sets=()):
-        self.asked.append(query)
+    async def ask(self, query, sets=()):
+        if isinstance(query.shape, Top):
+            return await self.values if isinstance(self.values, Deferred) else self.values
         self.sets.append(tuple(sets))
+        self.asked.append(query)
         answer = self.answers[min(len(self.asked), len(self.answers)) - 1]
-        return answer if isinstance(answer, Deferred) else succeed(answer)
+        return await answer if isinstance(answer, Deferred) else answer
 
     def counted(self, sets):
         return {id_: self.lacks.get(id_, (0, 0)) for id_ in sets if self.lacks.get(id_, 1)}
@@ -137,6 +142,7 @@ class Asked(Case):
         grid = {"count": 5, "p0": 1.0, "p50": 2.0, "p100": 3.0}
         for name in "ab":
             self.stores[name].answers = [Answer(results=(row,)), Answer(results=(grid,))]
+            self.stores[name].values = Answer(results=({"status": 1.0, "count": 1},) * MAX_VALUES)
         self.stores["c"].answers = [Answer(results=({"count": 0, "p50": None},))]
         answer = self.successResultOf(self.ask(Query(shape=Percentiles("status", quantiles=(0.5,)))))
         self.assertTrue(answer.approximate)
@@ -145,10 +151,36 @@ class Asked(Case):
             {name: len(store.asked) for name, store in self.stores.items()}, {"a": 2, "b": 2, "c": 1}
         )
 
+    def test_values_that_are_few_make_exact_figures(self):
+        for name, status in (("a", 200), ("b", 500)):
+            self.stores[name].answers = [Answer(results=({"count": 1, "p50": status},))]
+            self.stores[name].values = Answer(results=({"status": status, "count": 1},))
+        self.stores["c"].answers = [Answer(results=({"count": 0, "p50": None},))]
+        answer = self.successResultOf(self.ask(Query(shape=Percentiles("status", quantiles=(0.5,)))))
+        self.assertEqual(answer, Answer(results=({"count": 2, "p50": 350.0},)))
+
+    def test_values_that_do_not_come_in_time_or_are_too_much_leave_time_for_estimates(self):
+        grid = {"count": 5, "p0": 1.0, "p50": 2.0, "p100": 3.0}
+        for name in "abc":
+            self.stores[name].answers = [Answer(results=({"count": 5, "p50": 1.0},)), Answer(results=(grid,))]
+            self.stores[name].values = Answer(results=())
+        for name in "ab":
+            self.stores[name].values = Deferred()
+        asking = self.ask(Query(shape=Percentiles("status", quantiles=(0.5,))))
+        self.assertNoResult(asking)
+        self.clock.advance(VALUES_TIMEOUT_S)
+        answer = self.successResultOf(asking)
+        self.assertEqual((answer.approximate, answer.missing, answer.results[0]["count"]), (True, (), 15))
+        self.stores["a"].values = fail(LogAnswerTooLargeError(why="no"))
+        self.stores["a"].asked.clear()
+        self.stores["b"].values = Answer(results=())
+        self.assertTrue(self.successResultOf(self.ask(Query(shape=Percentiles("status")))).approximate)
+
     def test_what_hangs_in_the_second_round_hangs_no_longer_than_the_first(self):
         grid = {"count": 5, "p0": 1.0, "p50": 2.0, "p100": 3.0}
         for name in "abc":
             self.stores[name].answers = [Answer(results=({"count": 5, "p50": 1.0},)), Answer(results=(grid,))]
+            self.stores[name].values = Answer(results=({"status": 1.0, "count": 1},) * MAX_VALUES)
         first = self.stores["b"].answers[0]
         self.stores["b"].answers = [Deferred(), Deferred()]
         asking = self.ask(Query(shape=Percentiles("status", quantiles=(0.5,))))

@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.logs.query.answers import Answer
 from avinet.logs.query.asked import Question, Wanted, query_of, records_of
+from avinet.logs.query.exact import MAX_VALUES, value_queries, values_of
 from avinet.logs.query.fields import FIELDS
 from avinet.logs.query.merged import NotMergeableError, again, has_rows, merged, question
 from avinet.logs.query.pages import page_of
@@ -64,13 +65,20 @@ class MergedCase(SynchronousTestCase):
     def setUp(self):
         self.whole, self.parts = tables()
 
+    values = True
+    """Whether values are few enough."""
+
     def merged(self, query, parts=None):
         parts = parts or self.parts
         answers = [part.ask(question(query)) for part in parts]
-        finer = again(query, answers)
+        exact = {}
+        if self.values and sum(map(has_rows, answers)) > 1:
+            for field, wanted in value_queries(query).items():
+                exact[field] = values_of(query, field, [part.ask(wanted) for part in parts])
+        finer = again(query, answers, exact)
         if finer is not None:
             answers = [part.ask(finer) for part in parts]
-        return merged(query, answers)
+        return merged(query, answers, exact)
 
     def same(self, **words):
         query = asked(**words)
@@ -95,6 +103,39 @@ class Exact(MergedCase):
         self.same(histogram="1m")
         self.same(histogram="1m", by="vs", limit=11)
 
+    def close(self, **words):
+        query = asked(**words)
+        found, wanted = self.merged(query), self.whole.ask(query)
+        self.assertFalse(found.approximate)
+        self.assertEqual((found.truncated, len(found.results)), (wanted.truncated, len(wanted.results)))
+        for one, other in zip(found.results, wanted.results, strict=True):
+            self.assertEqual(list(one), list(other))
+            for name, value in one.items():
+                if isinstance(value, float):
+                    self.assertAlmostEqual(value, other[name], places=6, msg=name)
+                else:
+                    self.assertEqual(value, other[name], name)
+
+    def test_percentiles(self):
+        self.close(percentiles="duration_ms", quantiles="0,1,50,90,99,99.9,100")
+        self.close(percentiles="status")
+        self.close(percentiles="duration_ms", by="vs,status")
+
+    def test_percentiles_over_time(self):
+        self.close(percentiles="bytes_out", histogram="1m")
+        self.close(percentiles="duration_ms", histogram="1m", by="vs", limit=4)
+
+    def test_figures_of_groups(self):
+        self.close(group_by="vs", figures="avg(bytes_out),p50(duration_ms),distinct(path),count,max(status)")
+        self.close(group_by="vs,status", figures="distinct(client_port),p99(status)", limit=3)
+
+    def test_what_is_not_known_has_no_quantile_and_is_no_value(self):
+        parts = [Table([self.whole.rows[0] | {"duration_ms": None, "server": None}]) for _ in range(2)]
+        (row,) = self.merged(asked(percentiles="duration_ms"), parts).results
+        self.assertEqual((row["count"], row["p50"]), (2, None))
+        (row,) = self.merged(asked(group_by="vs", figures="distinct(server),avg(duration_ms)"), parts).results
+        self.assertEqual((row["distinct_server"], row["avg_duration_ms"]), (0, None))
+
     def test_percentiles_of_what_one_store_alone_has(self):
         empty = [Table([]), Table([])]
         query = asked(percentiles="duration_ms", by="vs")
@@ -109,6 +150,8 @@ class Exact(MergedCase):
 
 
 class Estimated(MergedCase):
+    values = False
+
     def test_percentiles_are_within_half_a_percent_of_their_rank(self):
         values = sorted(row["duration_ms"] for row in self.whole.rows)
         found = self.merged(asked(percentiles="duration_ms", quantiles="50,90,99,99.9"))
@@ -143,6 +186,22 @@ class Estimated(MergedCase):
         with self.assertRaises(NotMergeableError):
             self.merged(query)
         self.merged(query, [self.whole, Table([])])
+
+
+class TooMany(SynchronousTestCase):
+    def test_values_beyond_the_bound_are_estimated_and_the_others_exact(self):
+        query = asked(group_by="vs", figures="p50(duration_ms),distinct(path)")
+        few = Answer(results=({"vs": "a", "path": "/", "count": 1},))
+        many = Answer(results=({"vs": "a", "duration_ms": 1.0, "count": 1},) * MAX_VALUES)
+        self.assertIsNone(values_of(query, "duration_ms", [many, few]))
+        exact = {"path": values_of(query, "path", [few, few])}
+        answers = [Answer(results=({"vs": "a", "p50_duration_ms": 1.0, "distinct_path": 1},))] * 2
+        finer = again(query, answers, exact)
+        self.assertIn("count", {one.name for one in finer.shape.aggregates})
+        grid = {"vs": "a", "count": 1, "distinct_path": 1, "p0_duration_ms": 1.0, "p100_duration_ms": 3.0}
+        found = merged(query, [Answer(results=(grid,))] * 2, exact)
+        self.assertTrue(found.approximate)
+        self.assertEqual(found.results[0]["distinct_path"], 1)
 
 
 class Pages(MergedCase):

@@ -1,11 +1,12 @@
 """One answer of several stores', each of which has some of the records and none has another's.
 
-Counts, sums, extremes, histograms over time and records come out as one store with all of it would give them.  Quantiles and
-averages of values that are in several stores are estimates, and say so: quantiles from a hundred of each store's (a rank is off
-by half a percent at most), averages by the records of each.  How many different values there are cannot be told of several.
+Counts, sums, extremes, histograms over time and records come out as one store with all of it would give them.  So do quantiles,
+averages and how many different values there are while the values are few enough to be put together (``exact``).  Where they
+are not, quantiles and averages are estimates, and say so: quantiles from a hundred of each store's (a rank is off by half a
+percent at most), averages by the records of each; and how many different values there are cannot be told.
 What one store alone has is its answer as it is: a virtual service's records are usually with one controller.
 
-``question`` says what to ask each store for that, ``Merging`` puts the answers together.
+``question`` says what to ask each store for that, ``again`` what to ask for estimates, ``merged`` puts the answers together.
 """
 
 from collections import defaultdict
@@ -18,6 +19,7 @@ import msgspec
 
 from avinet.errors import AvinetError, Kind, error
 from avinet.logs.query.answers import Answer
+from avinet.logs.query.exact import OF_VALUES, Key, Values, groups_of
 from avinet.logs.query.pages import Page, cursor_of
 from avinet.logs.query.shapes import (
     KEY,
@@ -38,6 +40,9 @@ from avinet.logs.query.shapes import (
 from avinet.logs.query.times import instant_us
 
 Row = dict[str, Any]
+Exact = Mapping[str, Values]
+"""By field, the values of all stores together."""
+NOTHING: Exact = {}
 _S = TypeVar("_S")
 
 TAIL = (0.991, 0.992, 0.993, 0.994, 0.995, 0.996, 0.997, 0.998, 0.999, 0.9995, 0.9999)
@@ -49,7 +54,7 @@ COARSE = (*(step / 20 for step in range(21)), 0.98, 0.99, 0.995, 0.999, 0.9999)
 
 @error
 class NotMergeableError(AvinetError):
-    """How many different values of {field} there are cannot be told, since several controllers have some of the records. Ask for one virtual service (vs=NAME), or for the values themselves (--top {field})."""
+    """How many different values of {field} there are cannot be told: several controllers have some of the records, and of too many values. Ask for one virtual service (vs=NAME), or for the values themselves (--top {field})."""
 
     kind: ClassVar[Kind] = Kind.INVALID
     field: str
@@ -68,27 +73,31 @@ def question(query: Query) -> Query:
     return query
 
 
-def again(query: Query, answers: Sequence[Answer]) -> Query | None:
-    """What to ask those that have something, where their first answers do not suffice; None where they do.
+def again(query: Query, answers: Sequence[Answer], exact: Exact = NOTHING) -> Query | None:
+    """What to ask those that have something, where their first answers and ``exact`` do not suffice; None where they do.
 
     ``NotMergeableError`` for what cannot be put together at all.
     """
     shape = query.shape
     if sum(map(has_rows, answers)) < 2:
         return None
-    if isinstance(shape, Percentiles):
+    if isinstance(shape, Percentiles) and shape.field not in exact:
         grid = COARSE if shape.by or shape.interval_us else GRID
         quantiles = tuple(sorted({*shape.quantiles, *grid}))
         finer: Shape = msgspec.structs.replace(shape, quantiles=quantiles, limit=MAX_ROWS)
         return msgspec.structs.replace(query, shape=finer)
     if isinstance(shape, GroupBy):
         for one in shape.aggregates:
-            if one.function is Function.DISTINCT:
+            if one.function is Function.DISTINCT and one.field not in exact:
                 raise NotMergeableError(field=one.field)
-        if any(one.function in _BY_WEIGHT for one in shape.aggregates):
+        if _estimated(shape, exact):
             finer = msgspec.structs.replace(shape, aggregates=_with_weights(shape), limit=MAX_ROWS)
             return msgspec.structs.replace(query, shape=finer)
     return None
+
+
+def _estimated(shape: GroupBy, exact: Exact) -> bool:
+    return any(one.function in _BY_WEIGHT and one.field not in exact for one in shape.aggregates)
 
 
 def has_rows(answer: Answer) -> bool:
@@ -98,17 +107,17 @@ def has_rows(answer: Answer) -> bool:
     return any(row.get("count") != 0 for row in answer.results)
 
 
-def merged(query: Query, answers: Sequence[Answer]) -> Answer:
-    """The answer to ``query``; ``answers`` are to what ``question`` or ``again`` made of it."""
+def merged(query: Query, answers: Sequence[Answer], exact: Exact = NOTHING) -> Answer:
+    """The answer to ``query``; ``answers`` are to what ``question`` or ``again`` made of it, ``exact`` has fields' values."""
     missing = tuple(chain.from_iterable(answer.missing for answer in answers))
-    whole = _MERGERS[type(query.shape)](query, answers)
+    whole = _MERGERS[type(query.shape)](query, answers, exact)
     return msgspec.structs.replace(whole, missing=missing)
 
 
 # Counts
 
 
-def _count(query: Query, answers: Sequence[Answer]) -> Answer:
+def _count(query: Query, answers: Sequence[Answer], exact: Exact) -> Answer:
     return Answer(count=sum(answer.count or 0 for answer in answers))
 
 
@@ -127,23 +136,37 @@ def _with_weights(shape: GroupBy) -> tuple[Aggregate, ...]:
     return tuple(dict.fromkeys((Aggregate(Function.COUNT), *wanted)))
 
 
-def _group_by(query: Query, answers: Sequence[Answer]) -> Answer:
+def _group_by(query: Query, answers: Sequence[Answer], exact: Exact) -> Answer:
     shape = _shape(query, GroupBy)
     alone = [answer for answer in answers if has_rows(answer)]
     if len(alone) < 2:
         return _cut(_rows(alone), shape.limit, answers)
     rows = [
-        {**dict(zip(shape.fields, key, strict=True)), **_figures(shape.aggregates, parts)}
+        {**dict(zip(shape.fields, key, strict=True)), **_figures(shape.aggregates, key, parts, exact)}
         for key, parts in _grouped(_rows(answers), shape.fields)
     ]
     first = shape.aggregates[0].name
     rows.sort(key=lambda row: (_descending(row[first]), *_ascending(row, shape.fields)))
-    estimated = any(one.function in _BY_WEIGHT for one in shape.aggregates)
-    return _cut(rows, shape.limit, answers, approximate=estimated)
+    return _cut(rows, shape.limit, answers, approximate=_estimated(shape, exact))
 
 
-def _figures(aggregates: Sequence[Aggregate], parts: Sequence[Row]) -> Row:
-    return {one.name: _figure(one, parts) for one in aggregates}
+def _figures(aggregates: Sequence[Aggregate], key: Key, parts: Sequence[Row], exact: Exact) -> Row:
+    return {
+        one.name: _exact_figure(one, key, exact[one.field])
+        if one.function in OF_VALUES and one.field in exact
+        else _figure(one, parts)
+        for one in aggregates
+    }
+
+
+def _exact_figure(one: Aggregate, key: Key, values: Values) -> Any:
+    match one.function:
+        case Function.QUANTILE:
+            return values.quantile(key, one.quantile)
+        case Function.AVERAGE:
+            return values.average(key)
+        case _:
+            return values.different(key)
 
 
 def _figure(one: Aggregate, parts: Sequence[Row]) -> Any:
@@ -164,7 +187,7 @@ def _figure(one: Aggregate, parts: Sequence[Row]) -> Any:
             return sum(values)
 
 
-def _top(query: Query, answers: Sequence[Answer]) -> Answer:
+def _top(query: Query, answers: Sequence[Answer], exact: Exact) -> Answer:
     shape = _shape(query, Top)
     rows = _counted(_rows(answers), shape.fields)
     rows.sort(key=lambda row: (-row["count"], *_ascending(row, shape.fields)))
@@ -173,7 +196,7 @@ def _top(query: Query, answers: Sequence[Answer]) -> Answer:
     return Answer(results=tuple(rows[: shape.limit]), approximate=short and len(answers) > 1)
 
 
-def _histogram(query: Query, answers: Sequence[Answer]) -> Answer:
+def _histogram(query: Query, answers: Sequence[Answer], exact: Exact) -> Answer:
     shape = _shape(query, Histogram)
     fields = ("time", *shape.by)
     rows = _counted(_rows(answers), fields)
@@ -188,29 +211,35 @@ def _counted(rows: Iterable[Row], fields: Sequence[str]) -> list[Row]:
     ]
 
 
-def _percentiles(query: Query, answers: Sequence[Answer]) -> Answer:
+def _percentiles(query: Query, answers: Sequence[Answer], exact: Exact) -> Answer:
     shape = _shape(query, Percentiles)
-    fields = (*(("time",) if shape.interval_us else ()), *shape.by)
+    fields, values = groups_of(shape), exact.get(shape.field)
     alone = [answer for answer in answers if has_rows(answer)]
     if len(alone) < 2:
         # All of them say how many, also where that is none.
         return _cut(_rows(alone or answers[:1]), shape.limit, answers)
     rows = []
     for key, parts in _grouped(_rows(answers), fields):
-        grids = [(part["count"], _grid_of(part)) for part in parts]
         row = {**dict(zip(fields, key, strict=True)), "count": sum(part["count"] for part in parts)}
-        rows.append(row | {quantile_name(one): _quantile(one, grids) for one in shape.quantiles})
+        grids = [] if values is not None else [(part["count"], _grid_of(part)) for part in parts]
+        rows.append(
+            row
+            | {
+                quantile_name(one): _quantile(one, grids) if values is None else values.quantile(key, one)
+                for one in shape.quantiles
+            }
+        )
     if shape.interval_us:
         rows.sort(key=lambda row: _ascending(row, fields))
     else:
         rows.sort(key=lambda row: (-row["count"], *_ascending(row, fields)))
-    return _cut(rows, shape.limit, answers, approximate=True)
+    return _cut(rows, shape.limit, answers, approximate=values is None)
 
 
 # Records
 
 
-def _records(query: Query, answers: Sequence[Answer]) -> Answer:
+def _records(query: Query, answers: Sequence[Answer], exact: Exact) -> Answer:
     shape = _shape(query, Records)
     rows = _rows(answers)
     rows.sort(key=_place, reverse=not shape.oldest_first)
@@ -239,7 +268,7 @@ def _place(row: Row) -> tuple[str, ...]:
     return (row["time"], *("" if row[name] is None else str(row[name]) for name in KEY))
 
 
-_MERGERS: Mapping[type, Callable[[Query, Sequence[Answer]], Answer]] = {
+_MERGERS: Mapping[type, Callable[[Query, Sequence[Answer], Exact], Answer]] = {
     Count: _count,
     Top: _top,
     GroupBy: _group_by,
