@@ -7,24 +7,14 @@ this controller's; it counts in answers while no controller that lives has the s
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-import attrs
-
 from avinet.controller.log_store import LogStoreService
+from avinet.logs.copies import Uncopied
 from avinet.model.ids import ControllerName
 
 STORE = "log-store"
 """What a controller publishes to its peers: the id of its own log store."""
 SETS = "log-copies"
 """The same: its sets, ids of stores to the names of the controllers that had them."""
-
-
-@attrs.frozen
-class Uncopied:
-    """What a store has (or had) that is in no set, as its controller said last."""
-
-    records: int = 0
-    newest_us: int = 0
-    """The time of the newest of them, UNIX microseconds."""
 
 
 class CopySets(Protocol):

@@ -2,7 +2,7 @@
 
 import attrs
 
-from avinet.model.ids import SeId
+from avinet.model.ids import ControllerName, SeId
 from avinet.model.logs import Drop, SegmentHead
 
 SEGMENT = ".zst"
@@ -45,6 +45,8 @@ class Arrival:
 
     segment: Segment
     pull: str = ""
+    keeper: ControllerName | None = None
+    """Whose copy of it counts; empty for nobody's, None where a controller is alone."""
 
 
 @attrs.frozen

@@ -27,7 +27,7 @@ from avinet.logs.incoming_pack import PackFolders, PackPart, Start
 from avinet.logs.incoming_part import Part, in_folder
 from avinet.logs.ledger import Ledger
 from avinet.logs.received import segments_in
-from avinet.model.ids import SeId
+from avinet.model.ids import ControllerName, SeId
 from avinet.units import GIB, KIB
 from avinet.wire.log_messages import MAX_KEPT, MAX_PARTIALS
 
@@ -118,14 +118,19 @@ class IncomingLogs:
     def _pack_folders(self, se: SeId) -> PackFolders:
         return PackFolders(self._received / se, lambda name: self._part_path(se, name), self._packs.discard)
 
-    def left_by(self, se: SeId, busy: Container[str] = ()) -> tuple[dict[str, int], tuple[str, ...]]:
+    def left_by(
+        self, se: SeId, busy: Container[str] = (), *, copied: bool = False
+    ) -> tuple[dict[str, int], tuple[str, ...]]:
         """What is here of an SE, made to last: of segments that have not come whole how much, and the names of those whole
         ones that came last, of which it may not have heard.
 
-        Of the first the newest, the others are removed, and nothing is said of those that are ``busy``.
+        Of the first the newest, the others are removed, and nothing is said of those that are ``busy``.  What is whole in a
+        batch that broke off is kept, unless it is to be ``copied``: that is sent again.
         """
         for entry in _entries(self._incoming / se):
-            if entry.name.endswith(PACK):
+            if entry.name.endswith(PACK) and copied:
+                self._remove_pack(Path(entry.path))
+            elif entry.name.endswith(PACK):
                 self._recover(se, Path(entry.path))
         return self._partials(se, busy), self.ledger.newest_waiting(se, MAX_KEPT)
 
@@ -145,6 +150,10 @@ class IncomingLogs:
             self.keep([(pack, pack.start.pull)])
         finally:
             pack.close()
+
+    def _remove_pack(self, path: Path) -> None:
+        if path not in self._packs:
+            path.unlink(missing_ok=True)
 
     def _partials(self, se: SeId, busy: Container[str]) -> dict[str, int]:
         found: list[tuple[float, str, int]] = []
@@ -198,19 +207,40 @@ class IncomingLogs:
         one transaction.  May be called again with the same parts after an error.  A part that alone cannot be kept (its
         file is gone, its place on the disk is bad) is discarded and ``unwanted``: it must not hold up the others.
         """
-        first = [(part, pull) for part, pull in parts if not all(self.ledger.known_of(part.segments))]
-        self._each([part for part, _ in first], [self._syncs.submit(part.sync) for part, _ in first])
+        self.sync([part for part, _ in parts])
         at()
-        for part, _ in first:
+        self.enter(parts, [None] * len(parts), at=at)
+
+    def sync(self, parts: Sequence[Part | PackPart]) -> list[Part | PackPart]:
+        """The first half of it: their bytes last.  Returns those that are not here already."""
+        first = [part for part in parts if not all(self.ledger.known_of(part.segments))]
+        self._each(first, [self._syncs.submit(part.sync) for part in first])
+        return first
+
+    def enter(
+        self,
+        parts: Sequence[tuple[Part | PackPart, str]],
+        keepers: Sequence[ControllerName | None],
+        take: Callable[[Sequence[Arrival]], object] | None = None,
+        at: Callable[[], None] = lambda: None,
+    ) -> None:
+        """The second half: ``keepers`` have the copies.  ``take`` enters them; the ledger's ``receive`` when it is None."""
+        first = [
+            (part, pull, keeper)
+            for (part, pull), keeper in zip(parts, keepers, strict=True)
+            if not all(self.ledger.known_of(part.segments))
+        ]
+        for part, _, _ in first:
             self._alone(part, part.settle)
         at()
-        kept = [(part, pull) for part, pull in first if not part.unwanted]
-        folders = {folder for part, _ in kept for folder in (part.folder, part.folder.parent)}
+        kept = [one for one in first if not one[0].unwanted]
+        folders = {folder for part, _, _ in kept for folder in (part.folder, part.folder.parent)}
         for future in [self._syncs.submit(_sync, folder) for folder in folders]:
             future.result()
         at()
-        self.ledger.receive([Arrival(segment, pull) for part, pull in kept for segment in part.segments])
-        entered = {part for part, _ in kept}
+        take = take or self.ledger.receive
+        take([Arrival(segment, pull, keeper) for part, pull, keeper in kept for segment in part.segments])
+        entered = {part for part, _, _ in kept}
         for part, _ in parts:
             if part not in entered:
                 part.discard()
@@ -230,19 +260,23 @@ class IncomingLogs:
                 raise
             part.unwanted = True
 
-    def sweep(self) -> Swept:
+    def sweep(self, *, copied: bool = False) -> Swept:
         """At the start: what is whole and in no ledger waits from now on; what nothing waits in is removed.
 
         A crash before the ledger leaves such files, and so does a ledger that was lost: those had been acknowledged.
+        Where all is ``copied`` only the latter are taken in: of the others nobody knows who has the copy.
         """
         waiting, swept = self.ledger.waiting_files(), Swept()
         for folder in _folders(self._received):
             for entry in _entries(folder):
                 if (folder.name, entry.name) not in waiting:
-                    swept = swept.plus(self._look_at(SeId(folder.name), folder / entry.name))
+                    swept = swept.plus(self._look_at(SeId(folder.name), folder / entry.name, copied=copied))
         return swept
 
-    def _look_at(self, se: SeId, path: Path) -> Swept:
+    def _look_at(self, se: SeId, path: Path, *, copied: bool) -> Swept:
+        if copied and self.ledger.damage is None:
+            path.unlink(missing_ok=True)
+            return Swept(removed=1)
         found = segments_in(se, path)
         first = self.ledger.receive([Arrival(segment) for segment in found])
         taken = [segment.head.records for segment, counts in zip(found, first, strict=True) if counts]

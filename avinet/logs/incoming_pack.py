@@ -100,6 +100,17 @@ class PackPart:
         self.unwanted = not any(self.wanted)
 
     @property
+    def extents(self) -> list[tuple[int, int]]:
+        """Where those that are kept are in the file: place and size of each."""
+        return [(one.place.offset, one.head.size) for one in self.kept if one.place is not None]
+
+    def read(self, place: int, size: int) -> bytes:
+        """So much of its file, or less at its end."""
+        if self._descriptor is None:
+            raise AssertionError("it is not open")
+        return os.pread(self._descriptor, size, place)
+
+    @property
     def opened(self) -> bool:
         """Whether it is open."""
         return self._descriptor is not None

@@ -115,6 +115,17 @@ class Part:
         return written
 
     @property
+    def extents(self) -> tuple[tuple[int, int], ...]:
+        """Where its segments are in the file: place and size of each."""
+        return ((0, self.head.size),)
+
+    def read(self, place: int, size: int) -> bytes:
+        """So much of its file, or less at its end."""
+        if self._descriptor is None:
+            raise AssertionError("it is not open")
+        return os.pread(self._descriptor, size, place)
+
+    @property
     def opened(self) -> bool:
         """Whether it is open."""
         return self._descriptor is not None

@@ -10,21 +10,17 @@ transaction, so what it says holds after kill -9 and power loss:
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from importlib.resources import files
-from pathlib import Path
-from threading import Lock
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from avinet.logs import ledger_check, ledger_files, ledger_segments
-from avinet.logs.entries import Arrival, Dropped, FilePart, LedgerDamage, Segment, Share, StoreFile, Waiting
+from avinet.logs import ledger_files, ledger_segments
+from avinet.logs.entries import Arrival, Dropped, FilePart, Segment, Share, StoreFile, Waiting
+from avinet.logs.ledger_file import LedgerFile
 from avinet.logs.mended import Mended
 from avinet.logs.runs import Names
 from avinet.model.ids import SeId
 from avinet.model.logs import Drop
-from avinet.sqlite_file import StoreDamagedError, open_file, rolled_back, translated
 
 MAX_DROPS = 100_000
 """Rows of what SEs dropped, coalesced already by them; some 20 MB, the oldest go first."""
@@ -44,56 +40,30 @@ _encode = msgspec.msgpack.encode
 _drop = msgspec.msgpack.Decoder(Drop).decode
 
 
-class Ledger:
+class Ledger(LedgerFile):
     """An open ledger.  Errors are those of ``avinet.sqlite_file``; after one nothing was changed."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = Lock()
-        self.damage: LedgerDamage | None = None
-        """Why there was none that could be read at the start."""
-        self._connection = open_file(path, files("avinet.logs") / "migrations" / "ledger")
-        self._connection.execute("PRAGMA foreign_keys = ON")
-        try:
-            with self._reading() as connection:
-                self.store_id = ledger_check.store_id(connection, path)
-                """Made with the ledger, so that one that is made anew has another."""
-        except BaseException:
-            self._connection.close()
-            raise
-
-    def check(self) -> None:
-        """Read all that others rely on; ``StoreDamagedError`` where it is not what was written."""
-        with self._reading() as connection:
-            try:
-                ledger_check.check(connection)
-            except (msgspec.MsgspecError, ValueError, sqlite3.OperationalError) as why:
-                if hasattr(why, "sqlite_errorcode"):
-                    raise
-                # Without one it is Python's: a text that is no UTF-8.
-                raise StoreDamagedError(where=str(self._path), detail=str(why)) from why
-
-    def close(self) -> None:
-        """Let go of the file."""
-        with self._lock:
-            self._connection.close()
 
     # Segments.
 
     def known(self, segment: Segment) -> bool:
         """Whether a copy of it arrived before, whatever became of that."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return ledger_segments.is_known(connection, segment)
 
     def known_of(self, segments: Sequence[Segment]) -> list[bool]:
         """The same, of many at once."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return ledger_segments.known_of(connection, segments)
 
     def receive(self, arrivals: Sequence[Arrival]) -> list[bool]:
         """Take segments, all in one transaction: for each whether it is the first copy and counts."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             return ledger_segments.receive(connection, arrivals)
+
+    def hold(self, arrivals: Sequence[Arrival]) -> list[bool]:
+        """Of a copy set: the same, but none counts before its controller says so (``avinet.logs.copies``)."""
+        with self.writing() as connection:
+            return ledger_segments.hold(connection, arrivals)
 
     def waiting(self, max_raw_bytes: int) -> list[Segment]:
         """The longest waiting segments of each SE, up to so much NDJSON but one at least.
@@ -101,27 +71,27 @@ class Ledger:
         Each has a like share of the bytes and the rows, and what one does not need is the others': so a backlog of one
         holds nobody up.
         """
-        with self._reading() as connection:
+        with self.reading() as connection:
             return ledger_segments.waiting(connection, max_raw_bytes, PAGE)
 
     def waiting_of(self, names: Names) -> list[Segment]:
         """Those of them that wait."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return ledger_segments.waiting_of(connection, names)
 
     def waiting_files(self) -> set[tuple[SeId, str]]:
         """The files of those that wait, as whose they are and what they are called."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return ledger_segments.waiting_files(connection)
 
     def newest_waiting(self, se: SeId, limit: int) -> tuple[str, ...]:
         """The names of those of one SE that arrived last and wait."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return ledger_segments.newest_waiting(connection, se, limit)
 
     def waiting_totals(self) -> Waiting:
         """How much is behind."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             row = connection.execute(
                 "SELECT count(*), coalesce(sum(raw_bytes), 0) FROM segment WHERE state = 'waiting'"
             ).fetchone()
@@ -129,7 +99,7 @@ class Ledger:
 
     def waiting_raw_bytes(self, se: SeId) -> int:
         """How much NDJSON of one SE is behind."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             row = connection.execute(
                 "SELECT coalesce(sum(raw_bytes), 0) FROM segment WHERE state = 'waiting' AND se = ?", (se,)
             ).fetchone()
@@ -137,13 +107,13 @@ class Ledger:
 
     def last_arrival(self) -> int:
         """A number that grows with each segment that arrives; see ``waits``."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             row = connection.execute("SELECT coalesce(max(id), 0) FROM segment").fetchone()
         return int(row[0])
 
     def waits(self, arrival: int) -> bool:
         """Whether a segment that arrived up to then is not in the store yet."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             row = connection.execute(
                 "SELECT 1 FROM segment WHERE state = 'waiting' AND id <= ? LIMIT 1", (arrival,)
             ).fetchone()
@@ -154,7 +124,7 @@ class Ledger:
 
         Those that wait stay.  Returns how many rows went.
         """
-        with self._writing() as connection:
+        with self.writing() as connection:
             connection.execute(
                 "INSERT INTO spool (se, incarnation, known_below) VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET"
                 " known_below = max(known_below, ?3)",
@@ -170,7 +140,7 @@ class Ledger:
 
     def forget_oldest(self) -> int:
         """Of what is beyond ``MAX_KNOWN``, some; how many rows went.  Those that wait stay."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             gone = connection.execute(
                 "DELETE FROM segment WHERE id IN (SELECT id FROM segment WHERE id <= (SELECT max(id) FROM segment) - ?"
                 " AND state != 'waiting' ORDER BY id LIMIT ?)",
@@ -187,7 +157,7 @@ class Ledger:
 
         ``file`` is None when nothing of them could be used.  Returns their files of which nothing waits any more.
         """
-        with self._writing() as connection:
+        with self.writing() as connection:
             if file is not None:
                 ledger_files.put(connection, file)
             for state, group in (("stored", segments), ("bad", bad)):
@@ -199,14 +169,14 @@ class Ledger:
 
     def replace(self, old: Sequence[str], new: Sequence[StoreFile] = ()) -> None:
         """``new`` files hold what ``old`` ones held; without any, what is old has had its time."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             ledger_files.remove(connection, old)
             for file in new:
                 ledger_files.put(connection, file)
 
     def adopt(self, files: Sequence[StoreFile], names: Names, instead: Iterable[str] = ()) -> None:
         """Files that were found hold these segments, and count from now on, ``instead`` of others that they have in them."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             ledger_files.remove(connection, instead)
             for file in files:
                 ledger_files.put(connection, file)
@@ -215,39 +185,39 @@ class Ledger:
 
     def delist(self, name: str) -> bool:
         """A file that cannot be read counts no more; False when it did not already."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             return ledger_files.remove(connection, [name]) > 0
 
     def files(self, since_us: int = 0, until_us: int = 2**62) -> list[StoreFile]:
         """Those that may hold requests of that time, the oldest first."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return ledger_files.within(connection, since_us, until_us)
 
     def parts(self) -> dict[str, tuple[FilePart, ...]]:
         """Whose the files are, by their names."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return ledger_files.parts(connection)
 
     def held(self) -> dict[SeId, int]:
         """How many bytes of the store are whose."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return ledger_files.held(connection)
 
     def note_mended(self, at_us: int, mended: Mended) -> None:
         """What a start had to do."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             ledger_files.note(connection, at_us, mended)
 
     def mended(self) -> tuple[int, Mended] | None:
         """What a start had to do the last time, and when."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return ledger_files.noted(connection)
 
     # What SEs dropped.
 
     def last_counter(self, se: SeId, incarnation: str) -> int:
         """The highest of the spool's segments that came; 0 when none did."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             row = connection.execute(
                 "SELECT max((SELECT coalesce(max(counter), 0) FROM segment WHERE se = ?1 AND incarnation = ?2),"
                 " (SELECT coalesce(max(known_below) - 1, 0) FROM spool WHERE se = ?1 AND incarnation = ?2))",
@@ -257,7 +227,7 @@ class Ledger:
 
     def drops_position(self, se: SeId, incarnation: str) -> int:
         """How far the spool's list of drops is known; 0 for not at all."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             row = connection.execute(
                 "SELECT drops_position FROM spool WHERE se = ? AND incarnation = ?", (se, incarnation)
             ).fetchone()
@@ -265,7 +235,7 @@ class Ledger:
 
     def add_drops(self, se: SeId, incarnation: str, position: int, drops: Sequence[Drop], at_us: int) -> bool:
         """Take what the spool dropped up to ``position``; False when that was known already."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             taken = connection.execute(
                 "INSERT INTO spool (se, incarnation, drops_position) VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET"
                 " drops_position = ?3 WHERE drops_position < ?3",
@@ -285,7 +255,7 @@ class Ledger:
         """Records of these SEs that were here and cannot be used."""
         if not lost:
             return
-        with self._writing() as connection:
+        with self.writing() as connection:
             connection.executemany(
                 "INSERT INTO dropped (se, at_us, body) VALUES (?, ?, ?)",
                 [(se, at_us, _encode(drop)) for se, drop in lost],
@@ -295,7 +265,7 @@ class Ledger:
 
     def drops(self, after: int = 0, limit: int = PAGE) -> list[Dropped]:
         """What was dropped, in the order in which it was told."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute(
                 "SELECT id, se, at_us, body FROM dropped WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
             ).fetchall()
@@ -303,7 +273,7 @@ class Ledger:
 
     def newest_drops(self, limit: int = PAGE) -> list[Dropped]:
         """What was dropped last, the newest first; of each SE a like share at least, so that none hides another's losses."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             engines = connection.execute(
                 "WITH RECURSIVE one(se) AS (SELECT min(se) FROM dropped UNION ALL SELECT"
                 " (SELECT min(se) FROM dropped WHERE se > one.se) FROM one WHERE one.se IS NOT NULL)"
@@ -328,7 +298,7 @@ class Ledger:
 
     def put_pull(self, pull: str, body: bytes, shares: Sequence[Share] = ()) -> None:
         """Write a pull and, of the shares given, the bodies; their counts are kept by ``receive``."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             connection.execute(
                 "INSERT INTO pull VALUES (?1, ?2) ON CONFLICT DO UPDATE SET body = ?2", (pull, body)
             )
@@ -340,40 +310,19 @@ class Ledger:
 
     def pulls(self) -> list[tuple[str, bytes]]:
         """Every pull and its body."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return connection.execute("SELECT id, body FROM pull ORDER BY id").fetchall()
 
     def shares(self, pull: str) -> list[Share]:
         """Every SE's part in a pull."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute("SELECT * FROM pull_share WHERE pull = ? ORDER BY se", (pull,))
             return [Share(*row) for row in rows]
 
     def forget_pull(self, pull: str) -> None:
         """Remove it and its shares."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             connection.execute("DELETE FROM pull WHERE id = ?", (pull,))
-
-    # Inside.
-
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                yield self._connection
-            except sqlite3.Error as why:
-                raise translated(why, self._path) from why
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._reading() as connection:
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                rolled_back(connection)
-                raise
 
 
 def _bound_drops(connection: sqlite3.Connection, se: SeId) -> None:

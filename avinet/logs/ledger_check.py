@@ -21,6 +21,11 @@ _TABLES = {
     "part": (str, str, int, int, int),
     "mended": (int, int, bytes),
     "identity": (int, str),
+    "copy_of": (int, str, int, int),
+    "held": (int, str, str, int, bytes, int),
+    "placed": (str, str, int, str),
+    "owed": (str, str, str, int),
+    "copied": (str, int, int),
 }
 """Types of the columns, in their order; columns that were added later are not looked at."""
 _head = msgspec.msgpack.Decoder(SegmentHead).decode
@@ -51,7 +56,7 @@ def check(connection: sqlite3.Connection) -> None:
 
 def _decode(table: str, row: tuple[object, ...]) -> None:
     match table, row:
-        case "segment", (_, _, incarnation, counter, bytes(body), *_):
+        case "segment" | "held", (_, _, incarnation, counter, bytes(body), *_):
             head = _head(body)
             if (head.incarnation, head.counter) != (incarnation, counter):
                 raise ValueError("a segment has the head of another one")

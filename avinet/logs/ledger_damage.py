@@ -5,6 +5,7 @@ they dropped.  What is lost with it are the pulls under way, and what was counte
 """
 
 import contextlib
+import re
 import shutil
 import sqlite3
 from pathlib import Path
@@ -15,8 +16,11 @@ from avinet.errors import AvinetError
 from avinet.logs.entries import LedgerDamage
 from avinet.logs.ledger import Ledger
 from avinet.sqlite_file import StoreDamagedError
-from avinet.trust.files import sync_folder
+from avinet.trust.files import sync_folder, write_private
 
+ID = "store.id"
+"""The file with the id of the store, beside the ledger."""
+_ID = re.compile("[0-9a-f]{32}")
 MAX_ASIDE = 3
 """Damaged ledgers that are kept for whoever wants to look into them, the newest; each may be as large as the ledger is."""
 _DAMAGED = frozenset(
@@ -36,7 +40,37 @@ _log = Logger()
 
 
 def open_ledger(path: Path) -> Ledger:
-    """The ledger at ``path``, whose ``damage`` says whether there was another one.  Errors are those of ``Ledger``."""
+    """The ledger at ``path``, whose ``damage`` says whether there was another one.  Errors are those of ``Ledger``.
+
+    Which store it is the ledger of is kept beside it, too: one that is made anew while the store's files are there is
+    still that store's.  Were it another, what others copied of it would count beside it.
+    """
+    ledger = _open(path)
+    try:
+        _keep_id(ledger, path.with_name(ID))
+    except BaseException:
+        ledger.close()
+        raise
+    return ledger
+
+
+def _keep_id(ledger: Ledger, path: Path) -> None:
+    try:
+        kept = path.read_text().strip()
+    except (FileNotFoundError, UnicodeDecodeError):
+        kept = ""
+    if kept == ledger.store_id:
+        return
+    if _ID.fullmatch(kept):
+        ledger.be(kept)
+        return
+    try:
+        write_private(path, f"{ledger.store_id}\n".encode())
+    except AvinetError as why:
+        _log.error("the id of the log store is not kept beside its ledger: {why}", why=str(why))
+
+
+def _open(path: Path) -> Ledger:
     try:
         return _opened(path)
     except AvinetError as why:

@@ -93,6 +93,9 @@ def forget(connection: sqlite3.Connection, se: SeId, incarnation: str, below: in
     connection.execute(
         "DELETE FROM known WHERE se = ? AND incarnation = ? AND last < ?", (se, incarnation, below)
     )
+    connection.execute(
+        "DELETE FROM placed WHERE se = ? AND incarnation = ? AND counter < ?", (se, incarnation, below)
+    )
 
 
 # What was mended.

@@ -3,11 +3,11 @@
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-from avinet.logs import ledger_files
+from avinet.logs import ledger_copies, ledger_files
 from avinet.logs.entries import Arrival, PackPlace, Segment, pack_file
 from avinet.logs.runs import Names
 from avinet.model.ids import SeId
@@ -16,6 +16,8 @@ from avinet.model.logs import SegmentHead
 LEAST_LOOKED_AT = 20
 """Of what waits of one SE where many have something waiting: 1,000 of them are 10 MB."""
 
+HAVING = ("segment", "held", "placed")
+"""The tables whose segments are taken no more; the last two are of copies."""
 _Row = tuple[int, SeId, bytes, int, int | None, int]
 """Id, SE, head, raw bytes, pack and place of a segment that waits."""
 _encode = msgspec.msgpack.encode
@@ -35,8 +37,11 @@ def known_of(connection: sqlite3.Connection, segments: Sequence[Segment]) -> lis
     known: dict[tuple[SeId, str], tuple[set[int], int]] = {}
     for (se, incarnation), counters in asked.items():
         rows = connection.execute(
-            "SELECT counter FROM segment WHERE se = ? AND incarnation = ?"
-            " AND counter IN (SELECT value FROM json_each(?))",
+            " UNION ALL ".join(
+                f"SELECT counter FROM {table} WHERE se = ?1 AND incarnation = ?2"  # noqa: S608 - one of three words
+                " AND counter IN (SELECT value FROM json_each(?3))"
+                for table in HAVING
+            ),
             (se, incarnation, json.dumps(counters)),
         )
         found = {counter for (counter,) in rows}
@@ -53,33 +58,62 @@ def known_of(connection: sqlite3.Connection, segments: Sequence[Segment]) -> lis
 
 def receive(connection: sqlite3.Connection, arrivals: Sequence[Arrival]) -> list[bool]:
     """Take segments: for each whether it is the first copy and counts."""
-    known = known_of(connection, [one.segment for one in arrivals])
-    first: list[bool] = []
-    rows: list[tuple[object, ...]] = []
-    taken: set[tuple[SeId, str, int]] = set()
-    shares: dict[tuple[str, SeId], Counter[str]] = {}
-    for arrival, is_known_one in zip(arrivals, known, strict=True):
-        segment = arrival.segment
-        head, place = segment.head, segment.place
-        key = (segment.se, head.incarnation, head.counter)
-        counts = not is_known_one and key not in taken
-        first.append(counts)
-        if not counts:
-            continue
-        taken.add(key)
-        where = (None, 0) if place is None else (place.pack, place.offset)
-        rows.append((*key, _encode(head), head.raw_bytes, *where))
-        if arrival.pull:
-            share = shares.setdefault((arrival.pull, segment.se), Counter())
-            share["segments"] += 1
-            share["records"] += head.records
-            share["bytes"] += head.size
-            share["raw_bytes"] += head.raw_bytes
+    first = _first(connection, arrivals)
+    taken = [arrival for arrival, counts in zip(arrivals, first, strict=True) if counts]
+    enter(connection, [arrival.segment for arrival in taken])
+    _count_shares(connection, taken)
+    ledger_copies.note(connection, taken)
+    return first
+
+
+def hold(connection: sqlite3.Connection, arrivals: Sequence[Arrival]) -> list[bool]:
+    """Of a copy set: the same, but none counts yet."""
+    first = _first(connection, arrivals)
+    connection.executemany(
+        "INSERT INTO held (se, incarnation, counter, head, raw_bytes, pack, place) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [_row(arrival.segment) for arrival, counts in zip(arrivals, first, strict=True) if counts],
+    )
+    return first
+
+
+def enter(connection: sqlite3.Connection, segments: Iterable[Segment]) -> None:
+    """They wait for the store."""
     connection.executemany(
         "INSERT INTO segment (se, incarnation, counter, head, raw_bytes, pack, place, state)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, 'waiting')",
-        rows,
+        map(_row, segments),
     )
+
+
+def _row(segment: Segment) -> tuple[object, ...]:
+    head, place = segment.head, segment.place
+    where = (None, 0) if place is None else (place.pack, place.offset)
+    return (segment.se, head.incarnation, head.counter, _encode(head), head.raw_bytes, *where)
+
+
+def _first(connection: sqlite3.Connection, arrivals: Sequence[Arrival]) -> list[bool]:
+    known = known_of(connection, [one.segment for one in arrivals])
+    first: list[bool] = []
+    taken: set[tuple[SeId, str, int]] = set()
+    for arrival, is_known_one in zip(arrivals, known, strict=True):
+        head = arrival.segment.head
+        key = (arrival.segment.se, head.incarnation, head.counter)
+        first.append(not is_known_one and key not in taken)
+        taken.add(key)
+    return first
+
+
+def _count_shares(connection: sqlite3.Connection, arrivals: Iterable[Arrival]) -> None:
+    shares: dict[tuple[str, SeId], Counter[str]] = {}
+    for arrival in arrivals:
+        if not arrival.pull:
+            continue
+        head = arrival.segment.head
+        share = shares.setdefault((arrival.pull, arrival.segment.se), Counter())
+        share["segments"] += 1
+        share["records"] += head.records
+        share["bytes"] += head.size
+        share["raw_bytes"] += head.raw_bytes
     connection.executemany(
         "UPDATE pull_share SET segments = segments + ?, records = records + ?, bytes = bytes + ?,"
         " raw_bytes = raw_bytes + ? WHERE pull = ? AND se = ?",
@@ -88,7 +122,6 @@ def receive(connection: sqlite3.Connection, arrivals: Sequence[Arrival]) -> list
             for (pull, se), sums in shares.items()
         ],
     )
-    return first
 
 
 def waiting(connection: sqlite3.Connection, max_raw_bytes: int, max_rows: int) -> list[Segment]:
@@ -110,6 +143,12 @@ def waiting(connection: sqlite3.Connection, max_raw_bytes: int, max_rows: int) -
     ]
 
 
+def waiting_heads(connection: sqlite3.Connection) -> Iterator[SegmentHead]:
+    """Of all that wait."""
+    for (head,) in connection.execute("SELECT head FROM segment WHERE state = 'waiting'"):
+        yield _head(head)
+
+
 def waiting_of(connection: sqlite3.Connection, names: Names) -> list[Segment]:
     """Those of these that wait."""
     return [
@@ -125,11 +164,15 @@ def waiting_of(connection: sqlite3.Connection, names: Names) -> list[Segment]:
 
 
 def waiting_files(connection: sqlite3.Connection) -> set[tuple[SeId, str]]:
-    """The files of all that wait."""
-    alone = connection.execute("SELECT se, head FROM segment WHERE state = 'waiting' AND pack IS NULL")
+    """The files of all that wait, or are held."""
+    alone = connection.execute(
+        "SELECT se, head FROM segment WHERE state = 'waiting' AND pack IS NULL"
+        " UNION ALL SELECT se, head FROM held WHERE pack IS NULL"
+    )
     names = {(se, Segment(se, _head(head)).file) for se, head in alone}
     packed = connection.execute(
-        "SELECT DISTINCT se, incarnation, pack FROM segment WHERE state = 'waiting' AND pack IS NOT NULL"
+        "SELECT se, incarnation, pack FROM segment WHERE state = 'waiting' AND pack IS NOT NULL"
+        " UNION SELECT se, incarnation, pack FROM held WHERE pack IS NOT NULL"
     )
     return names | {(se, pack_file(incarnation, pack)) for se, incarnation, pack in packed}
 
@@ -143,14 +186,15 @@ def newest_waiting(connection: sqlite3.Connection, se: SeId, limit: int) -> tupl
 
 
 def done_files(connection: sqlite3.Connection, segments: Sequence[Segment]) -> set[tuple[SeId, str]]:
-    """Their files of which nothing waits any more."""
+    """Their files of which nothing waits any more, nor is held."""
     alone = {(one.se, one.file) for one in segments if one.place is None}
     packs = {(one.se, one.head.incarnation, one.place.pack) for one in segments if one.place is not None}
     return alone | {
         (se, pack_file(incarnation, pack))
         for se, incarnation, pack in packs
         if connection.execute(
-            "SELECT 1 FROM segment WHERE state = 'waiting' AND pack = ? AND se = ? AND incarnation = ? LIMIT 1",
+            "SELECT 1 FROM segment WHERE state = 'waiting' AND pack = ?1 AND se = ?2 AND incarnation = ?3"
+            " UNION ALL SELECT 1 FROM held WHERE pack = ?1 AND se = ?2 AND incarnation = ?3 LIMIT 1",
             (pack, se, incarnation),
         ).fetchone()
         is None

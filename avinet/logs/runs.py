@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import attrs
 
+from avinet.logs.entries import Segment
 from avinet.model.ids import SeId
 
 Spool = tuple[SeId, str]
@@ -62,6 +63,16 @@ class Names:
         """Those that are not in the other."""
         left = ((spool, _without(runs, other.runs.get(spool, ()))) for spool, runs in self)
         return Names({spool: runs for spool, runs in left if runs})
+
+
+def name_of(segment: Segment) -> tuple[SeId, str, int]:
+    """As ``Names`` have it."""
+    return segment.se, segment.head.incarnation, segment.head.counter
+
+
+def names_of(segments: Iterable[Segment]) -> Names:
+    """Of these."""
+    return Names.of(map(name_of, segments))
 
 
 def _joined(runs: Iterable[Run]) -> Runs:

@@ -18,6 +18,7 @@ from avinet.model.ids import ObjectId, SeId
 from avinet.model.logs import Drop, DropReason, LogClass, SegmentHead
 from avinet.sqlite_file import StoreDamagedError, StoreUnavailableError
 
+COPY_TABLES = ("copy_of", "held", "placed", "owed", "copied")
 SE = SeId("se-00000000-0000-4000-8000-000000000001")
 OTHER = SeId("se-00000000-0000-4000-8000-000000000002")
 SPOOL = "a" * 32
@@ -84,7 +85,8 @@ class SegmentTests(Case):
         self.ledger.close()
         path = self.folder / "ledger.db"
         with contextlib.closing(sqlite3.connect(path)) as connection:
-            connection.executescript("DROP TABLE identity; PRAGMA user_version = 4;")
+            later = "".join(f"DROP TABLE {one};" for one in ("identity", *COPY_TABLES))
+            connection.executescript(f"{later} PRAGMA user_version = 4;")
         self.open()
         first = self.ledger.store_id
         self.assertTrue(self.ledger.known(segment(1)))

@@ -1,10 +1,11 @@
 """The two workers of a log store: one writes files, the other reads them."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
 from avinet.logs.store.client import WorkerClient, WorkerTerms
 from avinet.logs.store.errors import LogStoreBrokenError
@@ -40,18 +41,53 @@ class Asking(Protocol):
 
 
 @attrs.frozen
+class _Lent:
+    """Somebody else's worker."""
+
+    worker: Asking
+
+    @property
+    def running(self) -> int:
+        return self.worker.running
+
+    @property
+    def waiting(self) -> int:
+        return self.worker.waiting
+
+    def start(self) -> None:
+        return
+
+    def stop(self) -> Deferred[None]:
+        return succeed(None)
+
+    def ask(self, job: Job, limit_s: float, over: Callable[[], None] = lambda: None) -> Deferred[Done]:
+        return self.worker.ask(job, limit_s, over)
+
+
+@attrs.frozen
 class Workers:
     """One that writes files, one that reads them."""
 
     ingesting: Asking
     querying: Asking
 
+    @property
+    def lent(self) -> "Workers":
+        """The same, for a store that neither starts nor stops them."""
+        return Workers(_Lent(self.ingesting), _Lent(self.querying))
+
 
 def worker_processes(
-    folders: Folders, memory: tuple[int, int], reactor: Any, died: Callable[[Role, str], None]
+    folders: Folders,
+    memory: tuple[int, int],
+    reactor: Any,
+    died: Callable[[Role, str], None],
+    others: Sequence[Path] = (),
 ) -> Workers:
-    """Real ones; ``memory`` is what the two may have, in bytes.  ``died`` is told when one ended, and how."""
-    seen = (folders.store, folders.exports)
+    """Real ones; ``memory`` is what the two may have, in bytes.  ``died`` is told when one ended, and how.  They read and write
+    the store and its exports, and what is in ``others``.
+    """
+    seen = (folders.store, folders.exports, *others)
     return Workers(
         *(
             WorkerClient(
