@@ -10,10 +10,13 @@ from typing import Any
 import attrs
 from twisted.internet.defer import Deferred
 
+from avinet.app.controller_copies import FOLDER as COPIES_FOLDER
+from avinet.app.controller_copies import ControllerCopies, CopySurroundings, SetMaking
 from avinet.app.settings import LogsSection
 from avinet.app.steady import WallClock
+from avinet.controller.log_copies import WithoutPeer
 from avinet.controller.log_intake import Emit, LogIntake, Threads
-from avinet.controller.log_sets import STORE, CopySets, NoCopySets
+from avinet.controller.log_sets import STORE, CopySets
 from avinet.controller.log_store import Arrivals, LogStoreService, Reported
 from avinet.controller.peers import Peers
 from avinet.controller.pulls import Pulls
@@ -24,7 +27,7 @@ from avinet.logs.store.embedded import EmbeddedLogStore
 from avinet.logs.store.folders import Folders
 from avinet.logs.store.interface import Keeping
 from avinet.logs.store.surroundings import Surroundings
-from avinet.logs.store.workers import worker_processes
+from avinet.logs.store.workers import Workers, worker_processes
 from avinet.model.engine import Lifecycle, SeRecord
 from avinet.model.ids import SeId
 from avinet.ssh.scheduler import Priority
@@ -59,7 +62,7 @@ class ControllerLogs:
     store: LogStoreService
     exports: Path
     """Where files for askers are written."""
-    copies: CopySets = attrs.field(factory=NoCopySets)
+    copies: CopySets
     """What other controllers have copied here."""
 
     @classmethod
@@ -96,27 +99,34 @@ class ControllerLogs:
             free_bytes=int(settings.free_gib * GIB),
         )
         wall = WallClock(reactor).seconds
-        intake = LogIntake(
-            IncomingLogs(folder, ledger, syncs, limits),
-            Threads(writes, commits),
-            reactor,
-            wall,
-            emit,
-            name_of,
+        threads = Threads(writes, commits)
+
+        def incoming(folder: Path, ledger: Ledger) -> IncomingLogs:
+            return IncomingLogs(folder, ledger, syncs, limits)
+
+        own_thread = OwnThread(reactor, "log store")
+        stack.callback(own_thread.stop)
+        making = _StoreMaking(settings, folder, own_thread, reactor, Reported(emit, name_of))
+        copied = ControllerCopies.make(
+            CopySurroundings(peers, reactor, emit, WithoutPeer(settings.without_peer)),
+            SetMaking(folder, commits.run, incoming, making.set),
+            ledger,
+            threads,
+            stack,
         )
+        intake = LogIntake(incoming(folder, ledger), threads, reactor, wall, emit, name_of, copied.copies)
         pulls = Pulls(ledger, intake, reactor, wall)
         await pulls.start()
-        threads = OwnThread(reactor, "log store")
-        stack.callback(threads.stop)
-        store = _store(settings, (folder, ledger), threads, reactor, Reported(emit, name_of))
+        store = making.own(ledger)
         intake.add_listener(Arrivals(store))
         # What is in the store is known from here on: the intake takes nothing that is.
         await store.start()
         stack.push_async_callback(store.stop)
         await intake.start()
         stack.push_async_callback(intake.stop)
+        await copied.start(intake, stack)
         peers.publish(STORE, ledger.store_id)
-        return cls(ledger, intake, pulls, store, Folders(folder).exports)
+        return cls(ledger, intake, pulls, store, Folders(folder).exports, copied.keeper)
 
     def offer(self, services: ServiceTable, settings: LogsSection) -> None:
         """To SEs, behind the secure channel."""
@@ -130,20 +140,38 @@ class ControllerLogs:
             self.pulls.forget(after.uuid)
 
 
-def _store(
-    settings: LogsSection, kept: tuple[Path, Ledger], threads: OwnThread, reactor: Any, reported: Reported
-) -> LogStoreService:
-    folder, ledger = kept
+class _StoreMaking:
+    """The stores of one controller: its own, and those that are copies, which share its workers."""
 
-    def in_thread(call: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
-        return threads.run(partial(call, *arguments))
+    def __init__(
+        self, settings: LogsSection, folder: Path, thread: OwnThread, reactor: Any, reported: Reported
+    ) -> None:
+        self._folder, self._thread, self._reactor, self._reported = folder, thread, reactor, reported
+        self._keeping = Keeping(int(settings.keep_days * DAY_S * 1e6), int(settings.keep_gib * GIB))
+        memory = (settings.ingest_memory_mib * MIB, settings.query_memory_mib * MIB)
+        self._workers = worker_processes(
+            Folders(folder), memory, reactor, reported.died, (folder / COPIES_FOLDER,)
+        )
 
-    folders = Folders(folder)
-    memory = (settings.ingest_memory_mib * MIB, settings.query_memory_mib * MIB)
-    workers = worker_processes(folders, memory, reactor, reported.died)
-    around = Surroundings(
-        in_thread, WallClock(reactor).seconds, reported.name_of, reported.file_lost, reactor.seconds
-    )
-    store = EmbeddedLogStore(ledger, folders, around, workers)
-    keeping = Keeping(int(settings.keep_days * DAY_S * 1e6), int(settings.keep_gib * GIB))
-    return LogStoreService(store, ledger, keeping, reactor, in_thread, reported)
+    def own(self, ledger: Ledger) -> LogStoreService:
+        """Starts and stops the workers."""
+        return self._service(self._folder, ledger, self._workers, self._reported)
+
+    def set(self, folder: Path, ledger: Ledger, reported: Reported) -> LogStoreService:
+        """Of copies."""
+        named = attrs.evolve(reported, name_of=self._reported.name_of)
+        return self._service(folder, ledger, self._workers.lent, named)
+
+    def _in_thread(self, call: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
+        return self._thread.run(partial(call, *arguments))
+
+    def _service(self, folder: Path, ledger: Ledger, workers: Workers, reported: Reported) -> LogStoreService:
+        around = Surroundings(
+            self._in_thread,
+            WallClock(self._reactor).seconds,
+            reported.name_of,
+            reported.file_lost,
+            self._reactor.seconds,
+        )
+        store = EmbeddedLogStore(ledger, Folders(folder), around, workers)
+        return LogStoreService(store, ledger, self._keeping, self._reactor, self._in_thread, reported)

@@ -173,6 +173,8 @@ class LogsSection(_Section, frozen=True, kw_only=True):
     """Of the process that takes logs into the store; two segments and the columns of both are 500 MiB."""
     query_memory_mib: Annotated[int, msgspec.Meta(ge=512, le=1_048_576)] = 2_048
     """Of the process that answers."""
+    without_peer: Literal["hold", "single"] = "hold"
+    """While no other controller of the cluster takes copies: ``hold`` acknowledges nothing, ``single`` does without a copy."""
 
 
 class PeersSection(_Section, frozen=True, kw_only=True):

@@ -4,29 +4,29 @@ Whole segments of all links that wait are made to last together: their fsyncs si
 cannot be written now (a full disk, a quota) is told as an event once, and again when it is over.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
 import attrs
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from avinet.controller.log_link import RETRY_S, LogLink
+from avinet.controller.log_link import LogLink
+from avinet.controller.log_settling import Copier, Settling
 from avinet.controller.log_writes import AnyPart, Writes
 from avinet.logs.entries import Segment
 from avinet.logs.incoming import IncomingLogs, LogStoreFullError, Swept, is_full
 from avinet.logs.incoming_pack import PackPart, Start
 from avinet.logs.incoming_part import Part
+from avinet.logs.runs import Names, names_of
 from avinet.model.events import Level
 from avinet.model.ids import SeId
 from avinet.model.logs import SegmentHead, SpoolTotals
 from avinet.wire.log_messages import PUSHED, Dropped, LogWelcome, Pause, Planned, PullDone, Resume
 
-KEPT_AT_ONCE = 256
-"""Files in one transaction; some 100 ms of fsyncs side by side."""
 FREE_BUFFERS = 4
 """2.5 MiB each; a link at full speed uses two."""
 FORGOTTEN_AT_ONCE = 1_000
@@ -96,6 +96,12 @@ class LogIntake:
     wall: Callable[[], float]
     emit: Emit
     name_of: Callable[[SeId], str] = lambda se: se
+    copier: Copier | None = None
+    """Has what is kept copied to another controller first; None where there can be none."""
+    elsewhere: Callable[[str, Names], Coroutine[Any, Any, Names | None]] | None = attrs.field(
+        default=None, init=False
+    )
+    """Which segments count already, in a store that their SE began them with, or a copy of it (``Claims.had``)."""
     spools: dict[SeId, SpoolTotals] = attrs.field(factory=dict, init=False)
     """What SEs keep, as they said last."""
     _links: dict[tuple[SeId, bool], LogLink] = attrs.field(factory=dict, init=False, repr=False)
@@ -107,17 +113,21 @@ class LogIntake:
     _claims: dict[tuple[SeId, str], tuple[LogLink, AnyPart]] = attrs.field(
         factory=dict, init=False, repr=False
     )
-    _whole: list[tuple[AnyPart, str, Deferred[None]]] = attrs.field(factory=list, init=False, repr=False)
-    """What waits for the ledger."""
+    _settling: Settling = attrs.field(init=False, repr=False)
     _free: list[Writes] = attrs.field(factory=list, init=False, repr=False)
-    _keeping: bool = attrs.field(default=False, init=False)
     _listeners: list[LogListener] = attrs.field(factory=list, init=False, repr=False)
     _trouble: dict[str, IDelayedCall] = attrs.field(factory=dict, init=False, repr=False)
-    _held: bool = attrs.field(default=False, init=False)
-    """All SEs were told to send nothing."""
-    _retry: IDelayedCall | None = attrs.field(default=None, init=False)
+    _held: set[str] = attrs.field(factory=set, init=False)
+    """Why all SEs were told to send nothing, if they were."""
     _stopped: bool = attrs.field(default=False, init=False)
     _log: ClassVar[Logger] = Logger()
+
+    @_settling.default
+    def _new_settling(self) -> Settling:
+        def in_thread(call: Callable[[], Any]) -> Deferred[Any]:
+            return self.threads.commits.run(call)
+
+        return Settling(self.logs, in_thread, self.clock, self._report, self.copier)
 
     def build_live(self, peer: Peer) -> IProtocol:
         """The protocol of one channel to ``logs-live``."""
@@ -137,7 +147,8 @@ class LogIntake:
 
     async def start(self) -> None:
         """Before any link: remove what a crash has left."""
-        swept = await self.threads.commits.run(self.logs.sweep)
+        copied = self._settling.copies
+        swept = await self.threads.commits.run(lambda: self.logs.sweep(copied=copied))
         if swept != Swept():
             self._log.info("files of received logs that no ledger had: {swept}", swept=swept)
         if self.logs.ledger.damage is not None and (swept.segments or swept.unreadable):
@@ -154,8 +165,9 @@ class LogIntake:
     async def stop(self) -> None:
         """Take nothing more; what is whole is kept if the disk lets us."""
         self._stopped = True
-        for timer in (*self._trouble.values(), self._retry):
-            if timer is not None and timer.active():
+        self._settling.stop()
+        for timer in self._trouble.values():
+            if timer.active():
                 timer.cancel()
         self._trouble.clear()
         links = (*self._links.values(), *self._ending)
@@ -178,6 +190,21 @@ class LogIntake:
     def write(self, writes: Writes) -> Deferred[None]:
         """In the pool of all links."""
         return self.threads.writes.run(partial(writes.run, self.logs))
+
+    def counted(self, store: str, segments: Sequence[Segment]) -> Deferred[Names | None]:
+        """As others know it; without others as this controller's ledger does, which has been asked."""
+        if self.elsewhere is None or store == self.logs.ledger.store_id:
+            return succeed(Names())
+        return Deferred.fromCoroutine(self.elsewhere(store, names_of(segments))).addErrback(self._not_looked)
+
+    def _not_looked(self, failure: Failure) -> None:
+        self._log.failure("whether segments count elsewhere is not known", failure)
+
+    def discard(self, part: AnyPart) -> Deferred[None]:
+        """In the pool of all links."""
+        return self.threads.writes.run(part.discard).addErrback(
+            lambda f: self._log.error("a part is not removed: {why}", why=f.getErrorMessage())
+        )
 
     def part(self, segment: Segment, offset: int) -> Part:
         """Its file."""
@@ -216,7 +243,7 @@ class LogIntake:
                 waiting.append(done)
 
         def look() -> LogWelcome:
-            partials, kept = self.logs.left_by(link.se, busy)
+            partials, kept = self.logs.left_by(link.se, busy, copied=self._settling.copies)
             ledger = self.logs.ledger
             return LogWelcome(
                 partials=partials,
@@ -278,6 +305,8 @@ class LogIntake:
                 "what {se} let go of is not forgotten: {why}", se=link.se, why=f.getErrorMessage()
             )
         )
+        if self.copier is not None:
+            self.copier.forget(link.se, incarnation, below)
 
     def link_lost(self, link: LogLink, why: str, broke: str) -> None:
         """It may come back; an SE that broke the protocol is an event."""
@@ -306,42 +335,9 @@ class LogIntake:
             lambda f: self._log.failure("what {se} left is not removed", f, se=se)
         )
 
-    # Keeping
-
     def keep(self, part: AnyPart, pull: str) -> Deferred[None]:
         """With all others that wait."""
-        done: Deferred[None] = Deferred()
-        self._whole.append((part, pull, done))
-        self._keep()
-        return done
-
-    def _keep(self) -> None:
-        if self._keeping or not self._whole or self._retry is not None or self._stopped:
-            return
-        self._keeping = True
-        batch = self._whole[:KEPT_AT_ONCE]
-        keeping = self.threads.commits.run(lambda: self.logs.keep([(part, pull) for part, pull, _ in batch]))
-
-        def kept(_: object) -> None:
-            self._keeping = False
-            del self._whole[: len(batch)]
-            for _, _, done in batch:
-                done.callback(None)
-            self._keep()
-
-        def failed(failure: Failure) -> None:
-            self._keeping = False
-            self._report(failure)
-            if not self._stopped:
-                self._retry = self.clock.callLater(RETRY_S, self._keep_again)
-
-        keeping.addCallbacks(kept, failed).addErrback(
-            lambda f: self._log.failure("what was kept could not be told", f)
-        )
-
-    def _keep_again(self) -> None:
-        self._retry = None
-        self._keep()
+        return self._settling.keep(part, pull)
 
     # Trouble
 
@@ -363,20 +359,21 @@ class LogIntake:
             return
         self._trouble[text] = self.clock.callLater(CALM_S, self._calm, text)
         if not (isinstance(why, LogStoreFullError) and why.se):
-            self._hold(held=True)
+            self.hold("the disk", held=True)
         self.emit(code, Level.ERROR, "controller", f"Logs are not taken: {text}", reason=text)
 
     def _calm(self, text: str) -> None:
         del self._trouble[text]
         if not self._trouble:
-            self._hold(held=False)
+            self.hold("the disk", held=False)
             self.emit("LOG_STORE_WELL", Level.INFO, "controller", "Logs are taken again.")
 
-    def _hold(self, *, held: bool) -> None:
-        """What all SEs have on their way when none of it can be written would be our memory's."""
-        if held == self._held:
+    def hold(self, why: str, *, held: bool) -> None:
+        """What all SEs have on their way when none of it can be kept would be our memory's."""
+        before = bool(self._held)
+        (self._held.add if held else self._held.discard)(why)
+        if bool(self._held) == before:
             return
-        self._held = held
         message = Pause(pull=PUSHED) if held else Resume(pull=PUSHED)
         for link in self._links.values():
             if link.ready:

@@ -26,7 +26,7 @@ from avinet.controller.pull_records import ledger_key
 from avinet.errors import RemoteProtocolError
 from avinet.logs.entries import Segment
 from avinet.logs.incoming_pack import Start
-from avinet.logs.receiving import Receiving, Refusal
+from avinet.logs.receiving import BatchInFlight, InFlight, Receiving, Refusal
 from avinet.logs.timers import Timers
 from avinet.model.ids import SeId
 from avinet.wire.log_codec import PROTOCOL, LogDecoder, encode
@@ -243,7 +243,7 @@ class LogLink(TwistedProtocol):
         if isinstance(answer, Refusal):
             self._answers.refuse([answer])
             return
-        self._take(self.owner.part(Segment(self.se, answer.head), message.offset), message.pull)
+        self._take(self.owner.part(Segment(self.se, answer.head), message.offset), answer)
 
     def _batch(self, message: Batch) -> None:
         flight, refusals = self._receiving.batch(message)
@@ -253,13 +253,13 @@ class LogLink(TwistedProtocol):
             return
         pack = self.owner.pack(self.se, Start(flight.heads, ledger_key(flight.pull) if flight.pull else ""))
         pack.refuse(flight.refused)
-        self._take(pack, flight.pull)
+        self._take(pack, flight)
 
-    def _take(self, part: AnyPart, pull: int) -> None:
+    def _take(self, part: AnyPart, flight: InFlight | BatchInFlight) -> None:
         if not self.owner.claim(self, part):
             part.close()
             raise _broken("a segment that comes on another channel already")
-        self._verdicts.begin(part, pull)
+        self._verdicts.begin(part, flight.pull, flight.was)
         self._gather().begin(part)
 
     def _raw(self, piece: memoryview) -> None:

@@ -10,6 +10,7 @@ from avinet.controller.log_writes import AnyPart, Writes
 from avinet.logs.entries import Segment
 from avinet.logs.incoming_pack import PackPart, Start
 from avinet.logs.incoming_part import Part
+from avinet.logs.runs import Names
 from avinet.model.ids import SeId
 from avinet.model.logs import SegmentHead, SpoolTotals
 from avinet.wire.log_messages import Dropped, LogWelcome, Planned, PullDone
@@ -31,6 +32,12 @@ class LinkOwner(Protocol[Link_contra]):
 
     def keep(self, part: AnyPart, pull: str) -> Deferred[None]:
         """What is whole: fires when it is in the ledger; never fails."""
+
+    def counted(self, store: str, segments: Sequence[Segment]) -> Deferred[Names | None]:
+        """Which of these count already, in that store or a copy of it; None while that cannot be found out.  Never fails."""
+
+    def discard(self, part: AnyPart) -> Deferred[None]:
+        """It is not wanted."""
 
     def part(self, segment: Segment, offset: int) -> Part:
         """Its file."""

@@ -13,9 +13,12 @@ from avinet.errors import RemoteProtocolError
 from avinet.logs.incoming_pack import PackPart
 from avinet.logs.incoming_part import Part
 from avinet.logs.receiving import Receiving, Refusal
+from avinet.logs.runs import Names, name_of
 from avinet.wire.log_messages import RefuseReason
 
 Link = TypeVar("Link")
+UNKNOWN = "whether it counts already cannot be found out now"
+MIXED = "others of the same batch count already"
 
 
 @attrs.define(eq=False)
@@ -33,21 +36,26 @@ class Verdicts(Generic[Link]):
     """Of what is under way."""
     _pulls: dict[AnyPart, int] = attrs.field(factory=dict, init=False, repr=False)
     """Of parts of which the thread has not said what becomes of them."""
+    _was: dict[AnyPart, str] = attrs.field(factory=dict, init=False, repr=False)
+    """The same: the store that each was begun with before, of those that were."""
 
-    def begin(self, part: AnyPart, pull: int) -> None:
+    def begin(self, part: AnyPart, pull: int, was: str) -> None:
         """It is under way."""
         self.part = part
         self._pulls[part] = pull
+        if was:
+            self._was[part] = was
 
     def judge(self, writes: Writes) -> None:
         """What the thread has found out."""
         try:
             for part, verdict in writes.take_verdicts():
                 pull = self._pulls.pop(part, 0)
+                was = self._was.pop(part, "")
                 if isinstance(part, PackPart):
-                    self._judge_pack(part, pull)
+                    self._judge_pack(part, pull, was)
                 else:
-                    self._judge(part, verdict, pull)
+                    self._judge(part, verdict, pull, was)
         except RemoteProtocolError as failure:
             self.cut(failure.detail)
 
@@ -57,12 +65,13 @@ class Verdicts(Generic[Link]):
             part.close()
             self.owner.release(part)
         self._pulls.clear()
+        self._was.clear()
         self.part = None
 
-    def _judge(self, part: Part, verdict: Verdict, pull: int) -> None:
+    def _judge(self, part: Part, verdict: Verdict, pull: int, was: str) -> None:
         name = part.head.name
         if verdict is Verdict.TRUE:
-            self._keep(part, pull)
+            self._look(part, pull, was)
             return
         self.owner.release(part)
         if verdict is Verdict.LEFT:
@@ -77,7 +86,7 @@ class Verdicts(Generic[Link]):
         else:
             self._refuse([name], RefuseReason.AGAIN, "what was here of it is not what it should be")
 
-    def _judge_pack(self, part: PackPart, pull: int) -> None:
+    def _judge_pack(self, part: PackPart, pull: int, was: str) -> None:
         if self.part is part:  # all of it is known, and the SE does not know it yet
             self.part = None
             self.receiving.skip_current()
@@ -86,10 +95,31 @@ class Verdicts(Generic[Link]):
             self.receiving.skip(name)
         self.answers.acknowledge(known)
         if part.kept:
-            self._keep(part, pull)
+            self._look(part, pull, was)
         else:
             self.owner.release(part)
         self._refuse([head.name for head in part.false], RefuseReason.CORRUPT, "its hash is another one")
+
+    def _look(self, part: AnyPart, pull: int, was: str) -> None:
+        """Whether it counts elsewhere, where that may be."""
+        if not was:
+            self._keep(part, pull)
+            return
+        self.owner.counted(was, part.segments).addCallback(self._looked, part, pull)
+
+    def _looked(self, had: Names | None, part: AnyPart, pull: int) -> None:
+        segments = part.segments
+        counted = {one.head.name for one in segments if had is not None and name_of(one) in had}
+        if had is not None and not counted:
+            self._keep(part, pull)
+            return
+        self.owner.discard(part).addCallback(lambda _: self.owner.release(part))
+        for name in counted:
+            self.receiving.acknowledge(name)
+        self.answers.acknowledge(counted)
+        others = [one.head.name for one in segments if one.head.name not in counted]
+        self._refuse(others, RefuseReason.LATER, UNKNOWN if had is None else MIXED)
+        self.changed()
 
     def _keep(self, part: AnyPart, pull: int) -> None:
         self.owner.keep(part, ledger_key(pull) if pull else "").addCallback(self._kept, part, pull)

@@ -62,7 +62,9 @@ PEER_LOGS = PeerService("peer-logs", 5095, Lane.STATE, Priority.COMMANDS)
 """Questions about request logs, each answered from the records that the asked one has."""
 PEER_LOG_PARTS = PeerService("peer-log-parts", 5092, Lane.BULK, Priority.BULK)
 """Files of request logs that one controller asks another for, for an export of all."""
-PEER_SERVICES = (PEER_API, PEER_LOGS, PEER_LOG_PARTS)
+PEER_COPIES = PeerService("peer-copies", 5097, Lane.BULK, Priority.BULK)
+"""Request logs that one controller has another keep a copy of, before it acknowledges them."""
+PEER_SERVICES = (PEER_API, PEER_LOGS, PEER_LOG_PARTS, PEER_COPIES)
 """All of them; each is in every line of ``avictlruser``'s ``authorized_keys``."""
 
 Build = Callable[[ControllerName], IProtocol]

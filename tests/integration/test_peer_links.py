@@ -232,7 +232,7 @@ async def test_a_stock_sshd_given_the_file_allows_the_same():
                 ssh,
                 [b.facts.state_client_port],
                 [a.facts.state_client_port, port],
-                [5092, 5094, 5095],
+                [5092, 5094, 5095, 5097],
                 [b.facts.state_peer_port, 5093],
             )
             status, out, _ = await ssh.run("-T", stdin=b"id\n")

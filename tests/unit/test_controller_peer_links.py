@@ -712,7 +712,7 @@ class Lines(SynchronousTestCase):
         self.assertEqual(
             world["b"].files["avictlruser.authorized_keys"].decode(),
             'restrict,port-forwarding,command="/usr/sbin/nologin",permitopen="localhost:5093",'
-            'permitopen="localhost:5094",permitopen="localhost:5095",permitopen="localhost:5092",permitopen="localhost:2399",permitopen="localhost:2400",'
-            'permitlisten="localhost:5094",permitlisten="localhost:5095",permitlisten="localhost:5092",permitlisten="localhost:2389",permitlisten="localhost:2390" '
+            'permitopen="localhost:5094",permitopen="localhost:5095",permitopen="localhost:5092",permitopen="localhost:5097",permitopen="localhost:2399",permitopen="localhost:2400",'
+            'permitlisten="localhost:5094",permitlisten="localhost:5095",permitlisten="localhost:5092",permitlisten="localhost:5097",permitlisten="localhost:2389",permitlisten="localhost:2390" '
             f"{world['a'].facts.id_controller} a\n",
         )
