@@ -18,6 +18,7 @@ from avinet.controller.log_parts import AskPart, PartFetcher
 from avinet.controller.log_peers import SHOWN_DROPS, ClusterSearch, StatusOfAll
 from avinet.controller.log_questions import AskPulls, AskSearch, AskStatus, AskTail, LogQuestions, Said
 from avinet.controller.log_search import StoreSearch
+from avinet.controller.log_sets import STORE
 from avinet.controller.log_status import LostLogs, OwnStatus
 from avinet.controller.log_tail import Arrivals
 from avinet.controller.log_tail_cluster import TailAnswers, Tails
@@ -135,7 +136,12 @@ def log_routes(
         return await rows.all(logs.pulls.all())
 
     async def own_status() -> OwnStatus:
-        return OwnStatus(store=await search.status(), drops=await known.drops())
+        return OwnStatus(
+            store=await search.status(),
+            store_id=str(peers.links.said(peers.links.me).get(STORE, "")),
+            copies=await search.kept(),
+            drops=await known.drops(),
+        )
 
     async def searched(asked: AskSearch) -> Said:
         answer = await search.ask(asked, asked.sets)

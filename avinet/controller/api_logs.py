@@ -295,7 +295,7 @@ def _in_a_header(missing: Sequence[Missing]) -> str:
 WRONG = {400: "The query is wrong: ``column`` and ``allowed`` say where, and what may stand there."}
 MISSING_SCHEMA = {
     "type": "array",
-    "description": "Service engines that still keep records of that time.",
+    "description": "Service engines that still keep records of that time, and controllers whose records are not in the answer.",
     "items": {
         "type": "object",
         "properties": {
@@ -306,6 +306,8 @@ MISSING_SCHEMA = {
             "segments": {"type": "integer"},
             "records": {"type": "integer"},
             "bytes": {"type": "integer", "description": "Compressed."},
+            "raw_bytes": {"type": "integer", "description": "As NDJSON."},
+            "controller": {"type": "string"},
             "why": {"type": "string"},
         },
     },

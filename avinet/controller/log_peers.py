@@ -177,13 +177,11 @@ class StatusOfAll:
         waiting = Deferred.fromCoroutine(asking)
         own, said = await self.own(), await waiting
         rows = [
-            ControllerStore(controller=name, why=one.why)
-            if one.status is None
-            else ControllerStore(controller=name, store=one.status.store)
+            ControllerStore(controller=name, why=one.why) if one.status is None else _row(name, one.status)
             for name, one in said.items()
         ]
-        if others:
-            rows.append(ControllerStore(controller=self.questions.peers.me, store=own.store))
+        if others or own.copies:
+            rows.append(_row(self.questions.peers.me, own))
         known = [own, *(one.status for one in said.values() if one.status is not None)]
         return LogsStatus(
             store=own.store,
@@ -191,3 +189,7 @@ class StatusOfAll:
             service_engines=tuple(engines),
             drops=drops_of(known, SHOWN_DROPS),
         )
+
+
+def _row(name: ControllerName, own: OwnStatus) -> ControllerStore:
+    return ControllerStore(controller=name, store=own.store, store_id=own.store_id, copies=own.copies)

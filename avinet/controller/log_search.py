@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 
 from avinet.controller.api_logs import Exported
 from avinet.controller.log_sets import CopySets, NoCopySets
-from avinet.controller.log_status import StoreStatus
+from avinet.controller.log_status import CopyStatus, StoreStatus
 from avinet.controller.log_store import LogStoreService
 from avinet.controller.log_whereabouts import NOT_STORED
 from avinet.controller.together import together
@@ -22,6 +22,7 @@ from avinet.logs.query.times import show_instant
 from avinet.logs.query.windows import is_page, of_whole, windows
 from avinet.logs.store.interface import ExportTerms, LogStore
 from avinet.logs.store.jobs import ExportFormat
+from avinet.model.ids import ControllerName
 from avinet.units import MIB
 
 MAX_EXPORT_BYTES = 16_384 * MIB
@@ -96,6 +97,11 @@ class StoreSearch:
         missing = () if behind is None else (_behind(behind),)
         return Exported(await self.in_thread(opened), made.size, made.records, missing)
 
+    async def kept(self) -> tuple[CopyStatus, ...]:
+        """The copy sets that are here."""
+        found = [await _copy_status(id_, name, self.copies) for id_, name in self.copies.ids().items()]
+        return tuple(one for of_set in found for one in of_set)
+
     async def status(self) -> StoreStatus:
         """What there is."""
         found = await self.service.store.status()
@@ -120,6 +126,15 @@ async def _fresh(services: Sequence[LogStoreService]) -> Waiting | None:
     if not behind:
         return None
     return Waiting(sum(one.segments for one in behind), sum(one.raw_bytes for one in behind))
+
+
+async def _copy_status(id_: str, name: ControllerName, copies: CopySets) -> list[CopyStatus]:
+    lack = copies.uncopied(id_)
+    there = [await service.store.status() for service in copies.search((id_,))]
+    return [
+        CopyStatus(store_id=id_, controller=name, records=one.records, bytes=one.bytes, uncopied=lack.records)
+        for one in there
+    ]
 
 
 def _behind(waiting: Waiting) -> Missing:

@@ -41,10 +41,22 @@ class LostLogs(msgspec.Struct, frozen=True, kw_only=True, rename={"log_class": "
     bytes: int
 
 
+class CopyStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What a controller keeps of another's store; ``uncopied``: records that the store has, or had, of which there is no copy."""
+
+    store_id: str
+    controller: ControllerName
+    records: int
+    bytes: int
+    uncopied: int
+
+
 class OwnStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Of one controller; ``drops`` are the newest."""
 
     store: StoreStatus
+    store_id: str = ""
+    copies: tuple[CopyStatus, ...] = ()
     drops: tuple[LostLogs, ...] = ()
 
 
@@ -54,6 +66,9 @@ class ControllerStore(msgspec.Struct, frozen=True, kw_only=True):
     controller: ControllerName
     store: StoreStatus | None = None
     why: str = ""
+    store_id: str = ""
+    copies: tuple[CopyStatus, ...] = ()
+    """Of others' stores."""
 
 
 class LogsStatus(msgspec.Struct, frozen=True, kw_only=True):

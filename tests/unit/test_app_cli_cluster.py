@@ -4,8 +4,10 @@ import json
 from unittest import mock
 
 import msgspec
+from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.app.cli.errors import CONFLICT, DENIED, INTERRUPTED, INVALID, NOT_FOUND, UNAVAILABLE
+from avinet.app.cli.removal_logs import fate
 from avinet.app.join import Join
 from avinet.controller.join_tokens import JoinTokenSpentError
 from avinet.trust.bundle import Bundle
@@ -38,6 +40,45 @@ STATUS = {
     "members": [ROW, {**ROW, "name": "c2", "role": "unreachable", "why": "it does not answer"}],
     "warnings": ["Have 3."],
 }
+
+
+OWN = {
+    "controller": "c2",
+    "store": {"records": 60},
+    "store_id": "new",
+    "copies": [{"store_id": "one", "controller": "c1", "records": 5, "uncopied": 9}],
+}
+"""Its ledger was made anew once: of its records before there are copies alone."""
+KEEPER = {
+    "controller": "c1",
+    "store": {"records": 1},
+    "store_id": "one",
+    "copies": [
+        {"store_id": "new", "controller": "c2", "records": 50, "uncopied": 7},
+        {"store_id": "old", "controller": "c2", "records": 40, "uncopied": 30},
+    ],
+}
+
+
+class Fates(SynchronousTestCase):
+    def told(self, *rows):
+        return fate(rows, "c2").after()
+
+    def test_one_that_is_lost_is_known_by_its_copies(self):
+        lost = {"controller": "c2", "store": None, "why": "It is gone."}
+        self.assertEqual((fate([lost, KEEPER], "c2").stay, fate([lost, KEEPER], "c2").go), (90, 30))
+        self.assertIn("nobody knows how many", self.told(lost, {**KEEPER, "copies": []})[0])
+
+    def test_without_copies_all_of_it_goes(self):
+        (line, *_) = self.told(OWN, {**KEEPER, "copies": []})
+        self.assertIn(" 0 records stay as copies with others; 60 without a copy go with it.", line)
+
+    def test_who_says_nothing_is_named(self):
+        silent = {"controller": "c3", "store": None, "why": "It hangs."}
+        self.assertIn("Not counted is what c3 may have.", self.told(OWN, KEEPER, silent))
+
+    def test_of_one_that_nobody_knows_nothing_is_said(self):
+        self.assertIsNone(fate([KEEPER], "c2"))
 
 
 class Case(CliCase):
@@ -115,6 +156,22 @@ class Operators(Case):
         self.assertIn("list 5", result.stdout)
         self.assertIn("Have 3.", result.stderr)
         self.assertEqual(json.loads(self.answer_of("cluster", "remove", "c2", "--yes", "--json")), done)
+
+    def test_removing_says_what_becomes_of_its_request_logs(self):
+        done = {"name": "c2", "membership": 5, "warnings": []}
+        self.answers["DELETE", "/api/cluster/controller/c2"] = Answer(body=done)
+        self.answers["GET", "/api/logs/status"] = Answer(body={"controllers": [OWN, KEEPER]})
+        with (
+            mock.patch("avinet.app.cli.asking.at_terminal", return_value=True),
+            mock.patch("avinet.app.cli.cluster.at_terminal", return_value=True),
+        ):
+            before = self.run_cli("cluster", "remove", "c2", text="n\n")
+        self.assertIn("90 records stay as copies with others; 7 without a copy go with it.", before.stderr)
+        self.assertIn("avinet logs export", before.stderr)
+        after = self.answer_of("cluster", "remove", "c2", "--yes")
+        self.assertIn("90 records stay as copies", after)
+        found = json.loads(self.answer_of("cluster", "remove", "c2", "--yes", "--json"))
+        self.assertEqual(found["request_logs"], {"stay": 90, "go": 7, "bared": 5, "not_counted": []})
 
     def test_refusals_have_their_exit_status(self):
         for status, expected in ((404, NOT_FOUND), (409, CONFLICT), (503, UNAVAILABLE), (403, DENIED)):

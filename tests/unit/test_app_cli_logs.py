@@ -432,11 +432,13 @@ class RecordsTests(CliCase):
             {"controller": "c1", "store": store | {"since": "", "until": "2026-11-27T11:00:00Z"}, "why": ""},
             {"controller": "c2", "store": None, "why": "It hangs."},
         ]
+        rows[0]["copies"] = [{"controller": "c2", "records": 3}, {"controller": "c2", "records": 4}]
         body = {"store": store, "controllers": rows, "service_engines": [], "drops": []}
         self.answers["GET", "/api/logs/status"] = Answer(body=body)
         lines = self.answer_of("logs", "status").splitlines()
         self.assertIn(instant("2026-11-27T11:00:00Z"), lines[1])
-        self.assertEqual(re.split(" {2,}", lines[2]), ["c2", "-", "-", "-", "-", "It hangs."])
+        self.assertEqual(re.split(" {2,}", lines[2]), ["c2", "-", "-", "-", "-", "-", "It hangs."])
+        self.assertIn("7 records of c2", lines[1])
 
     def test_the_status_says_what_is_where(self):
         kept = {"segments": 2, "records": 30, "bytes": 2048, "oldest": ""}

@@ -167,6 +167,8 @@ class Exports(ExportCase):
         self.sets["b"].services["store-c"] = copies = self.service(self.folder / "b-set")
         self.receive(copies, 5)
         self.hub.cut("c")
+        (kept,) = self.successResultOf(Deferred.fromCoroutine(self.searches["b"].kept()))
+        self.assertEqual((kept.store_id, kept.records, kept.uncopied), ("store-c", 1, 3))
         made = self.made()
         self.assertEqual(self.rows(made), ["/0", "/1", "/5", "/9", "/10"])
         self.assertEqual([(one.controller, one.records) for one in made.missing], [("c", 3)])

@@ -6,12 +6,13 @@ from typing import Any
 import click
 import msgspec
 
-from avinet.app.cli.asking import ask, yes_option
+from avinet.app.cli.asking import ask, at_terminal, yes_option
 from avinet.app.cli.client import path_to
 from avinet.app.cli.context import Group, Place, examples, place
 from avinet.app.cli.errors import FileError
 from avinet.app.cli.out_file import OutFile
 from avinet.app.cli.output import milliseconds, moment, print_facts, print_json, print_table
+from avinet.app.cli.removal_logs import fate_of
 from avinet.app.settings import load_controller_settings
 from avinet.trust.bundle import read_bundle
 from avinet.trust.files import private_dir
@@ -153,18 +154,26 @@ def join(where: Place, file: Path, state: Path | None, config: Path | None) -> N
 def remove(where: Place, name: str, yes: bool) -> None:  # noqa: FBT001 - click's
     """Remove controller NAME: no service engine and no other controller believes it any more.
 
-    It may be running or lost. Its state folder is of no use afterwards; to come back it joins anew.
+    It may be running or lost. Its state folder is of no use afterwards; to come back it joins anew. Its request logs go with it
+    but for those of which others have copies: how many that are is told before and after.
     """
+    client = where.client()
+    logs = fate_of(client, name) if yes or at_terminal() else None
+    if not yes:
+        for line in logs.before() if logs is not None else ():
+            click.echo(line, err=True)
     ask(
         f"Remove controller {name}? Its certificate is revoked for good.",
         yes=yes,
         needs_yes="avinet cluster remove",
     )
-    answer = where.client().delete(path_to(BASE, "controller", name))
+    answer = client.delete(path_to(BASE, "controller", name))
     if where.json:
-        print_json(answer)
+        print_json(answer if logs is None else answer | {"request_logs": logs.document()})
         return
     click.echo(f"Controller {name} was removed by membership list {answer['membership']}.")
+    for line in logs.after() if logs is not None else ():
+        click.echo(line)
     _warn(answer)
 
 

@@ -7,7 +7,7 @@ import click
 
 from avinet.app.cli.client import path_to
 from avinet.app.cli.context import Command, Place, place
-from avinet.app.cli.output import instant, print_facts, print_json, print_table
+from avinet.app.cli.output import instant, print_facts, print_json, print_table, text_of
 from avinet.model.logs import DropReason
 from avinet.units import show_bytes
 
@@ -87,8 +87,20 @@ def _print_controllers(rows: Sequence[Mapping[str, Any]]) -> None:
             if store
             else ("",) * 4
         )
-        table.append((row["controller"], *shown, told))
-    print_table(("controller", "store", "from", "to", "waiting to be stored", "why"), table, empty="")
+        table.append((row["controller"], *shown, _copies(row), told))
+    print_table(
+        ("controller", "store", "from", "to", "waiting to be stored", "copies of others", "why"),
+        table,
+        empty="",
+    )
+
+
+def _copies(row: Mapping[str, Any]) -> str:
+    """``1200 records of c2, 5 of c3``."""
+    of: dict[str, int] = {}
+    for one in row.get("copies", ()):
+        of[one["controller"]] = of.get(one["controller"], 0) + one["records"]
+    return ", ".join(f"{records} records of {text_of(name)}" for name, records in sorted(of.items()))
 
 
 def _records(store: Mapping[str, Any]) -> str:
