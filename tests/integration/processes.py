@@ -114,6 +114,7 @@ class Process:
         self.path = folder / f"{name}.log"
         launcher = (sys.executable, "-m", "avinet.cloud.launch", str(os.getpid()))
         with self.path.open("ab") as out:
+            self._begin = out.tell()
             self.popen = subprocess.Popen(
                 (*launcher, *arguments),
                 cwd=folder,
@@ -130,6 +131,10 @@ class Process:
     @property
     def log(self):
         return self.path.read_text(errors="replace")
+
+    def said(self, word):
+        """Whether this process did, and not one before it of the same name."""
+        return word in self.path.read_bytes()[self._begin :].decode(errors="replace")
 
     @property
     def running(self):
@@ -289,6 +294,8 @@ class Site:
         def up():
             if agent is not None:
                 assert agent.running, agent.log[-3000:]
+                if not agent.said("attached to"):
+                    return None  # the controller may not have noticed yet that the one before is gone
             row = self.row(name)
             good = row["state"] == "UP" and row["in_sync"] and (row["version"] or 0) >= (version or 0)
             return row if good else None

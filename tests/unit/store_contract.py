@@ -302,8 +302,10 @@ class StoreContract:
     def test_keeping_alive_renews_the_whole_time(self):
         lease = self.lease()
         self.do(Put("a", b"", lease))
-        self.wait(0.6)
-        self.assertTrue(self.keep_alive(lease))
+        for _ in range(4):
+            # Often: whose time is real comes late now and then.
+            self.wait(0.3)
+            self.assertTrue(self.keep_alive(lease))
         self.wait(0.99)
         self.still_there("a")
         self.gone("a")
