@@ -145,7 +145,7 @@ async def test_programs_are_told_when_the_link_is_lost():
         late = Caller()
         await connectProtocol(TCP4ClientEndpoint(reactor, STAND_IN, b.facts.state_peer_port), late)
         await late.over
-        assert [code for code, *_ in a.emitted] == ["CONTROLLER_LOST"]
+        assert [code for code, *_ in a.emitted] == ["CONTROLLER_STOPPED"]
 
 
 class Ssh:
