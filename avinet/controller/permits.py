@@ -14,6 +14,7 @@ import attrs
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from avinet.model.engine import Lifecycle, SeRecord
 from avinet.model.ids import SeId
@@ -169,8 +170,10 @@ class Permits:
         self._failing = False
         self._rest_until = self.clock.seconds() + min(took_s, MAX_REST_S)
 
-    def _failed(self, failure: object) -> None:
-        _log.error("could not write {path}: {why}", path=str(self.files.authorized_keys), why=str(failure))
+    def _failed(self, failure: Failure) -> None:
+        _log.error(
+            "could not write {path}: {why}", path=str(self.files.authorized_keys), why=failure.getErrorMessage()
+        )
         self._dirty = self._failing = True
         self._rest_until = self.clock.seconds() + RETRY_S
 

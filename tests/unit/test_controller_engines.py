@@ -4,6 +4,7 @@ import attrs
 import msgspec
 from twisted.internet.defer import Deferred, execute, fail, succeed
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.controller.engine_commands import EngineCommands, FingerprintMismatchError
@@ -408,11 +409,14 @@ class PermitFilesWritten(SynchronousTestCase):
         self.assertEqual([1], writes)
         self.assertIn('from="10.0.0.0/8"', self.path.read_text())
 
-    def test_a_failed_write_is_tried_again(self):
+    def test_a_failed_write_is_told_in_a_line_and_tried_again(self):
         self.site.permits.in_thread = lambda call: fail(OSError(28, "No space left on device"))
         self.site.permits.start()
         answer = self.enrol("se-1")
-        self.site.clock.advance(0)
+        with capturedLogs() as logs:
+            self.site.clock.advance(0)
+        (line,) = [formatEvent(one) for one in logs if one["log_level"] is LogLevel.error]
+        self.assertEqual(f"could not write {self.path}: [Errno 28] No space left on device", line)
         self.successResultOf(answer)
         self.successResultOf(self.site.permits.written())
         self.site.permits.in_thread = execute
