@@ -1,15 +1,14 @@
 """What goes on while something is broken, and what must hold afterwards.
 
-Configuration is written, machines enrol, service engines are attached to all controllers, and registers of the store are used
-in each controller's place.  In the end every acknowledged write is there, in order and on every controller; every enrolment
-that was answered is there once; no engine obeyed an older order after a newer one, and all are in sync; and the registers'
-histories are linearizable.
+Configuration is written, machines enrol, service engines are attached to all controllers, one of them a real one with traffic
+and request logs, and registers of the store are used in each controller's place.  In the end every acknowledged write is there,
+in order and on every controller; every enrolment that was answered is there once; no engine obeyed an older order after a newer
+one, and all are in sync; every request was answered, and its log is there once; and the registers' histories are linearizable.
 """
 
 import contextlib
 import itertools
 import random
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -25,6 +24,8 @@ from avinet.errors import AvinetError
 from avinet.model.fence import Fence
 from avinet.trust.image import open_image
 from avinet.wire.registration import MetaInfo
+from benchmarks.fault_traffic import Traffic
+from benchmarks.fault_writes import Writer, Writers, out_of_order
 from benchmarks.fleet import Fleet, SimulatedEngine
 from benchmarks.linearizable import NEVER, Operation, check
 from benchmarks.processes import Worker
@@ -35,52 +36,13 @@ ENGINES = 10
 ENROL_EACH_S = 1.0
 MAX_ENROLMENTS = 2_000
 REQUEST_LIMIT_S = 5.0
-PAUSE_S = 0.05
-"""Between two writes."""
 WORKER_GRACE_S = 30.0
 SETTLE_LIMIT_S = 30.0
 """For all engines to be in sync once all is well again."""
+AGE_SAID_S = 3.0
+"""What a controller shows is no older, or it says how old it is."""
 POLL_S = 0.1
 PAGE = 1_000
-
-
-@attrs.define(eq=False)
-class Writer:
-    """Writes pools, each with a name of its own, through the controllers in turn; one at a time."""
-
-    clients: list[Client]
-    acknowledged: list[tuple[float, str, int]] = attrs.field(factory=list)
-    """When, which, as what version."""
-    _number: int = attrs.field(default=0, init=False)
-    _over: threading.Event = attrs.field(factory=threading.Event, init=False)
-    _thread: threading.Thread | None = attrs.field(default=None, init=False)
-
-    def start(self) -> None:
-        """In a thread."""
-        self._over.clear()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """When the write under way is answered."""
-        self._over.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _run(self) -> None:
-        while not self._over.wait(PAUSE_S):
-            self._number += 1
-            name = f"fault-{self._number}"
-            pool = {"kind": "Pool", "name": name, "servers": [{"ip": "10.0.0.9", "port": 9}]}
-            client = self.clients[self._number % len(self.clients)]
-            with contextlib.suppress(AvinetError):
-                version = int(client.post("/api/config", [pool])["version"])
-                self.acknowledged.append((time.monotonic(), name, version))
-
-    def longest_gap(self, begun: float, ended: float) -> float:
-        """Seconds without an acknowledged write between two instants."""
-        times = [begun, *(at for at, _, _ in self.acknowledged if begun <= at <= ended), ended]
-        return max(after - before for before, after in itertools.pairwise(times))
 
 
 @attrs.define(eq=False)
@@ -89,8 +51,9 @@ class Load:
 
     reactor: Any
     trio: Trio
-    writer: Writer = attrs.field(init=False)
+    writers: Writers = attrs.field(init=False)
     fleet: Fleet = attrs.field(init=False)
+    traffic: Traffic = attrs.field(init=False)
     enrolled: list[str] = attrs.field(factory=list, init=False)
     """UUIDs that were answered."""
     obeyed: dict[int, list[Fence]] = attrs.field(factory=dict, init=False)
@@ -101,12 +64,16 @@ class Load:
 
     async def set_up(self, stack: contextlib.ExitStack) -> None:
         """Engines attached to all three; the rest begins with each case."""
-        clients = [
-            attrs.evolve(self.trio.client_of(one), timeout_s=REQUEST_LIMIT_S) for one in self.trio.controllers
-        ]
-        self.writer = Writer(clients)
+        self.writers = Writers(
+            [
+                Writer(one.name, attrs.evolve(self.trio.client_of(one), timeout_s=REQUEST_LIMIT_S))
+                for one in self.trio.controllers
+            ]
+        )
         await deferToThread(self._configure)
-        self.fleet = Fleet(self.reactor, open_image(self.trio.folder / "image.tar"))
+        self.traffic = Traffic(self.trio)
+        starting = deferToThread(self.traffic.start, stack)
+        self.fleet = Fleet(self.reactor, open_image(self.trio.image()))
         for number, engine in enumerate(self.fleet.add(ENGINES, self._meta)):
             self._watch(number, engine)
         await self.fleet.enrol(self.fleet.engines)
@@ -117,6 +84,7 @@ class Load:
             where = Place(one.state, one.ports.client).arguments
             worker = Worker("benchmarks.fault_registers", where, one.inside())
             self._registers.append(await deferToThread(stack.enter_context, worker))
+        await starting
 
     def _configure(self) -> None:
         client = self.trio.client
@@ -127,8 +95,7 @@ class Load:
             {"kind": "Pool", "name": "fault-pool", "servers": [{"ip": "10.0.0.1", "port": 80}]},
             service,
         ])  # fmt: skip
-        with (self.trio.folder / "image.tar").open("wb") as out:
-            client.download("/api/image", {}, out)
+        self.trio.image()
         made = client.post("/api/setoken", {"group": "faults", "count": MAX_ENROLMENTS})
         self._meta = msgspec.convert(made["meta_info"], MetaInfo)
 
@@ -158,7 +125,8 @@ class Load:
                 for worker in self._registers
             ]
         )
-        self.writer.start()
+        self.writers.start()
+        self.traffic.begin()
         self._enrolling.start(ENROL_EACH_S).addErrback(lambda _: None)
         try:
             yield histories
@@ -174,21 +142,23 @@ class Load:
 
     async def wrong(self, histories: "Histories") -> list[str]:
         """What does not, once all is well again."""
-        await deferToThread(self.writer.stop)
-        found = [*self._out_of_order(), *self._disobedient(), *await self._not_settled()]
+        await deferToThread(self.writers.stop)
+        found = [*out_of_order(self.writers.acknowledged()), *self._disobedient(), *await self._not_settled()]
         for one in self.trio.controllers:
             found += await deferToThread(self._lost, self.trio.client_of(one), one.name)
+        found += await deferToThread(self.traffic.wrong)
         return found + await histories.wrong()
 
-    def _out_of_order(self) -> Iterator[str]:
-        written = self.writer.acknowledged
-        for (_, before, first), (_, after, second) in itertools.pairwise(written):
-            if second <= first:
-                yield f"{after} is version {second}, though {before} was {first} before it"
-
     def _lost(self, client: Client, name: str) -> list[str]:
-        pools = set(_pools(client))
-        lost = [pool for _, pool, _ in self.writer.acknowledged if pool not in pools]
+        """What one controller lacks, which may be as old as it says; once it has caught up, nothing."""
+        late = time.monotonic() + SETTLE_LIMIT_S
+        while True:
+            as_of = time.monotonic() - float(client.get("/api/status")["lead"]["stale_s"])
+            pools = set(_pools(client))
+            lost = [written for written in self.writers.acknowledged() if written.name not in pools]
+            if not lost or lost[0].ended < as_of - AGE_SAID_S or time.monotonic() > late:
+                break
+            time.sleep(POLL_S)
         engines = [row["uuid"] for row in client.get("/api/serviceengine")["results"]]
         missing = [se for se in self.enrolled if engines.count(se) != 1]
         return [
@@ -207,10 +177,10 @@ class Load:
         while time.monotonic() < end:
             with contextlib.suppress(AvinetError, RuntimeError):
                 status = await deferToThread(self.trio.status)
-                if status["service_engines"]["in_sync"] >= ENGINES:
+                if status["service_engines"]["in_sync"] > ENGINES:
                     return []
             await deferLater(self.reactor, POLL_S)
-        return [f"not all of {ENGINES} engines are in sync after {SETTLE_LIMIT_S:g} s"]
+        return [f"not all of {ENGINES + 1} engines are in sync after {SETTLE_LIMIT_S:g} s"]
 
 
 @attrs.frozen(eq=False)

@@ -3,29 +3,25 @@
     python -m benchmarks.faults [--quick] [--json] [--only CASE ...]
 
 Each case breaks something under the load of ``benchmarks.fault_load``, mends it, waits until all is whole, and checks.  As root:
-each controller has a network namespace, and partitions are nftables' in it.  Not here: request logs, which
-``benchmarks.logs`` has killed under, and clocks, which are one for the whole machine.
+each controller has a network namespace, and partitions are nftables' in it.  Clocks are those of the controllers' processes: a
+machine has one, and etcd keeps it.
 """
 
 import argparse
 import contextlib
-import os
-import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import attrs
-from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from avinet.app.demo.plan import ControllerPlan
 from avinet.errors import AvinetError
+from benchmarks.fault_kinds import FULL, QUICK, Breaks, Lengths
 from benchmarks.fault_load import Load
 from benchmarks.fleet import run
 from benchmarks.harness import at_most, options, progress, report
@@ -35,28 +31,10 @@ from benchmarks.trio import Trio
 BEFORE_S, AFTER_S = 2.0, 4.0
 """Of load around a fault."""
 WHOLE_LIMIT_S = 60.0
-HEARTBEAT = "[control]\nheartbeat_interval_s = 2.0\n"
-NFT_LIMIT_S = 10.0
-RULES = """table ip faults {
-chain input {
-type filter hook input priority 0
-ip saddr { %s } drop
-}
-}"""
-"""What comes from those addresses is dropped without a word."""
-
-
-@attrs.frozen
-class Lengths:
-    """Seconds that faults last."""
-
-    fault_s: float = 30.0
-    flapping_s: float = 120.0
-    flap_s: float = 5.0
-
-
-FULL = Lengths()
-QUICK = Lengths(fault_s=8.0, flapping_s=20.0, flap_s=2.5)
+RESTARTS_S = 20.0
+"""Of some controllers within a case, about."""
+SETTINGS = "[control]\nheartbeat_interval_s = 2.0\n[logs]\nfree_gib = 0.02\n"
+"""A disk that is small enough to be filled would take no logs from the beginning."""
 
 
 @attrs.define(eq=False)
@@ -66,7 +44,7 @@ class Faults:
     arguments: argparse.Namespace
     trio: Trio
     reactor: Any
-    lengths: Lengths
+    breaks: Breaks
     load: Load = attrs.field(init=False)
     wrong: int = attrs.field(default=0, init=False)
 
@@ -86,13 +64,15 @@ class Faults:
         load = self.load
         progress("{case}", case=case)
         begun = time.monotonic()
-        with load.going_on(case, BEFORE_S + fault.lasts(self.lengths) + AFTER_S) as histories:
-            await self._pause(BEFORE_S)
-            await fault.happens(self)
-            await self._pause(AFTER_S)
+        with load.going_on(
+            f"{turn} {case}", BEFORE_S + fault.lasts(self.breaks.lengths) + AFTER_S
+        ) as histories:
+            await self.breaks.pause(BEFORE_S)
+            await fault.happens(self.breaks)
+            await self.breaks.pause(AFTER_S)
         await deferToThread(until, self._whole, WHOLE_LIMIT_S, f"all whole after {case}")
         await load.change_for_all(turn)
-        gap = load.writer.longest_gap(begun, time.monotonic())
+        gap = load.writers.longest_gap(begun, time.monotonic())
         found = await load.wrong(histories)
         for what in found:
             progress("{case}: {what}", case=case, what=what)
@@ -112,187 +92,77 @@ class Faults:
                 return False
         return True
 
-    async def _pause(self, seconds: float) -> None:
-        await deferLater(self.reactor, seconds)
-
-    async def leader(self) -> ControllerPlan:
-        """Who leads now."""
-        return await deferToThread(self.trio.leader)
-
-    async def follower(self) -> ControllerPlan:
-        """One that does not."""
-        return self.trio.others(await self.leader())[0]
-
-    # What breaks
-
-    async def killed(self, one: ControllerPlan) -> None:
-        """SIGKILL, its etcd with it; started again after a while."""
-        await deferToThread(self.trio.kill, one)
-        await self._pause(self.lengths.fault_s / 4)
-        await deferToThread(self.trio.spawn, one)
-
-    async def etcd_killed(self, one: ControllerPlan) -> None:
-        """Its state engine alone."""
-        os.kill(etcd_of(self.trio.pid(one)), signal.SIGKILL)
-        await self._pause(self.lengths.fault_s / 4)
-
-    async def frozen(self, one: ControllerPlan) -> None:
-        """SIGSTOP of it and its etcd."""
-        etcd = etcd_of(self.trio.pid(one))
-        os.kill(etcd, signal.SIGSTOP)
-        try:
-            with self.trio.frozen(one):
-                await self._pause(self.lengths.fault_s)
-        finally:
-            os.kill(etcd, signal.SIGCONT)
-
-    async def paused(self, one: ControllerPlan) -> None:
-        """SIGSTOP of it, while its etcd goes on."""
-        with self.trio.frozen(one):
-            await self._pause(self.lengths.fault_s)
-
-    async def parted(self, *ways: tuple[ControllerPlan, ControllerPlan]) -> None:
-        """Nothing of the first of each way reaches the second."""
-        async with self._dropping(*ways):
-            await self._pause(self.lengths.fault_s)
-
-    async def isolated(self, one: ControllerPlan) -> None:
-        """Nothing between it and the others."""
-        await self.parted(*self._around(one))
-
-    async def flapping(self, one: ControllerPlan) -> None:
-        """Isolated and back, again and again."""
-        end = time.monotonic() + self.lengths.flapping_s
-        while time.monotonic() < end:
-            async with self._dropping(*self._around(one)):
-                await self._pause(self.lengths.flap_s)
-            await self._pause(self.lengths.flap_s)
-
-    def _around(self, one: ControllerPlan) -> list[tuple[ControllerPlan, ControllerPlan]]:
-        others = self.trio.others(one)
-        return [(one, other) for other in others] + [(other, one) for other in others]
-
-    @contextlib.asynccontextmanager
-    async def _dropping(self, *ways: tuple[ControllerPlan, ControllerPlan]) -> AsyncIterator[None]:
-        at = {there.name: there for _, there in ways}
-        for name, there in at.items():
-            rules = RULES % ", ".join(source.address for source, one in ways if one.name == name)
-            await deferToThread(nft, there, rules)
-        try:
-            yield
-        finally:
-            for there in at.values():
-                await deferToThread(nft, there, "delete table ip faults")
-
-    async def power_cut(self) -> None:
-        """All at once, and all started again."""
-        for one in self.trio.controllers:
-            os.kill(self.trio.pid(one), signal.SIGKILL)
-        for one in self.trio.controllers:
-            await deferToThread(self.trio.kill, one)
-        await self._pause(1.0)
-        for one in self.trio.controllers:
-            await deferToThread(self.trio.spawn, one)
-
-    async def old_disk(self, one: ControllerPlan) -> None:
-        """It comes back with the state of a while ago; then with what it really had."""
-        trio, old, now = self.trio, one.folder / "old", one.folder / "now"
-        await deferToThread(trio.kill, one)
-        await deferToThread(shutil.copytree, one.state, old, symlinks=True, ignore=_sockets)
-        await deferToThread(trio.spawn, one)
-        await self._pause(self.lengths.fault_s / 2)
-        await deferToThread(trio.kill, one)
-        one.state.rename(now)
-        old.rename(one.state)
-        await deferToThread(trio.spawn, one)
-        await self._pause(self.lengths.fault_s / 2)
-        await deferToThread(trio.kill, one)
-        await deferToThread(shutil.rmtree, one.state)
-        now.rename(one.state)
-        await deferToThread(trio.spawn, one)
-
-
-def _sockets(folder: str, names: list[str]) -> list[str]:
-    return [name for name in names if name.endswith(".sock")]
-
-
-def nft(one: ControllerPlan, rules: str) -> None:
-    """Where a controller is."""
-    command = one.inside("nft", rules)
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=NFT_LIMIT_S, check=False)
-    if ran.returncode:
-        raise RuntimeError(f"nft {rules}: {ran.stderr.strip()}")
-
-
-def etcd_of(controller: int) -> int:
-    """The pid of a controller's etcd."""
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            after_name = (entry / "stat").read_text().rpartition(")")[2].split()
-            if int(after_name[1]) == controller and (entry / "comm").read_text().strip() == "etcd":
-                return int(entry.name)
-    raise RuntimeError(f"process {controller} has no etcd")
-
 
 @attrs.frozen
 class Fault:
     """What happens, and how long that takes."""
 
-    happens: Callable[[Faults], Awaitable[None]]
+    happens: Callable[[Breaks], Awaitable[None]]
     lasts: Callable[[Lengths], float] = lambda lengths: lengths.fault_s
 
 
-async def _one_way(faults: Faults) -> None:
-    leader = await faults.leader()
-    await faults.parted((leader, faults.trio.others(leader)[0]))
+async def _one_way(breaks: Breaks) -> None:
+    leader = await breaks.leader()
+    await breaks.parted((leader, breaks.trio.others(leader)[0]))
 
 
-async def _pair(faults: Faults) -> None:
-    leader = await faults.leader()
-    other = faults.trio.others(leader)[0]
-    await faults.parted((leader, other), (other, leader))
+async def _pair(breaks: Breaks) -> None:
+    leader = await breaks.leader()
+    other = breaks.trio.others(leader)[0]
+    await breaks.parted((leader, other), (other, leader))
 
 
-async def _followers(faults: Faults) -> None:
-    one, other = faults.trio.others(await faults.leader())
-    await faults.parted((one, other), (other, one))
+async def _followers(breaks: Breaks) -> None:
+    one, other = breaks.trio.others(await breaks.leader())
+    await breaks.parted((one, other), (other, one))
 
 
 def _leaders(
-    what: Callable[[Faults, ControllerPlan], Awaitable[None]],
-) -> Callable[[Faults], Awaitable[None]]:
-    async def happens(faults: Faults) -> None:
-        await what(faults, await faults.leader())
+    what: Callable[[Breaks, ControllerPlan], Awaitable[None]],
+) -> Callable[[Breaks], Awaitable[None]]:
+    async def happens(breaks: Breaks) -> None:
+        await what(breaks, await breaks.leader())
 
     return happens
 
 
 def _followers_own(
-    what: Callable[[Faults, ControllerPlan], Awaitable[None]],
-) -> Callable[[Faults], Awaitable[None]]:
-    async def happens(faults: Faults) -> None:
-        await what(faults, await faults.follower())
+    what: Callable[[Breaks, ControllerPlan], Awaitable[None]],
+) -> Callable[[Breaks], Awaitable[None]]:
+    async def happens(breaks: Breaks) -> None:
+        await what(breaks, await breaks.follower())
 
     return happens
 
 
+async def _leaders_disk(breaks: Breaks) -> None:
+    await breaks.disk_full(await breaks.leader(), leads=True)
+
+
+def _with_restarts(lengths: Lengths) -> float:
+    return lengths.fault_s + RESTARTS_S
+
+
 CASES = {
-    "leader killed": Fault(_leaders(Faults.killed)),
-    "follower killed": Fault(_followers_own(Faults.killed)),
-    "leader's etcd killed": Fault(_leaders(Faults.etcd_killed)),
-    "follower's etcd killed": Fault(_followers_own(Faults.etcd_killed)),
-    "leader frozen": Fault(_leaders(Faults.frozen)),
-    "follower frozen": Fault(_followers_own(Faults.frozen)),
-    "leader paused": Fault(_leaders(Faults.paused)),
-    "leader isolated": Fault(_leaders(Faults.isolated)),
-    "follower isolated": Fault(_followers_own(Faults.isolated)),
+    "leader killed": Fault(_leaders(Breaks.killed)),
+    "follower killed": Fault(_followers_own(Breaks.killed)),
+    "leader's etcd killed": Fault(_leaders(Breaks.etcd_killed)),
+    "follower's etcd killed": Fault(_followers_own(Breaks.etcd_killed)),
+    "leader frozen": Fault(_leaders(Breaks.frozen)),
+    "follower frozen": Fault(_followers_own(Breaks.frozen)),
+    "leader paused": Fault(_leaders(Breaks.paused)),
+    "leader isolated": Fault(_leaders(Breaks.isolated)),
+    "follower isolated": Fault(_followers_own(Breaks.isolated)),
     "leader and one parted": Fault(_pair),
     "followers parted": Fault(_followers),
     "one way lost": Fault(_one_way),
-    "power cut": Fault(Faults.power_cut),
-    "old disk": Fault(_followers_own(Faults.old_disk)),
-    "flapping": Fault(_followers_own(Faults.flapping), lambda lengths: lengths.flapping_s),
-    "leader flapping": Fault(_leaders(Faults.flapping), lambda lengths: lengths.flapping_s),
+    "power cut": Fault(Breaks.power_cut),
+    "leader's disk full": Fault(_leaders_disk, _with_restarts),
+    "follower's disk full": Fault(_followers_own(Breaks.disk_full), _with_restarts),
+    "clocks apart": Fault(Breaks.clocks_apart, _with_restarts),
+    "old disk": Fault(_followers_own(Breaks.old_disk)),
+    "flapping": Fault(_followers_own(Breaks.flapping), lambda lengths: lengths.flapping_s),
+    "leader flapping": Fault(_leaders(Breaks.flapping), lambda lengths: lengths.flapping_s),
 }
 SHORT = ("leader killed", "leader paused", "leader isolated", "one way lost", "power cut")
 """What ``--quick`` has: one of each kind."""
@@ -306,9 +176,10 @@ def main() -> int:
     arguments = options("What holds while controllers fail.", tuple(CASES)).parse_args()
     cases = list(arguments.only or (SHORT if arguments.quick else CASES))
     with tempfile.TemporaryDirectory(prefix="avb-") as folder:
-        trio = Trio(Path(folder) / "t", HEARTBEAT)
+        trio = Trio(Path(folder) / "t", SETTINGS)
         try:
-            faults = Faults(arguments, trio, loop, QUICK if arguments.quick else FULL)
+            breaks = Breaks(trio, loop, QUICK if arguments.quick else FULL)
+            faults = Faults(arguments, trio, loop, breaks)
             status = run(loop, faults.run(cases))
             return status or int(faults.wrong > 0)
         finally:

@@ -130,13 +130,18 @@ class _History:
 
     answered: tuple[Operation, ...]
     unanswered: tuple[Operation, ...]
+    unseen: frozenset[int]
+    """Of those without an answer, whose value nobody found or expected."""
 
     @classmethod
     def of(cls, operations: Sequence[Operation]) -> "_History":
         ordered = sorted(operations, key=lambda operation: (operation.began, operation.ended))
+        unanswered = tuple(operation for operation in ordered if not operation.answered)
+        seen = {one.value for one in ordered if one.reads} | {one.expected for one in ordered if one.compares}
         return cls(
             tuple(operation for operation in ordered if operation.answered),
-            tuple(operation for operation in ordered if not operation.answered),
+            unanswered,
+            frozenset(number for number, one in enumerate(unanswered) if one.value not in seen),
         )
 
     def candidates(self, place: _Place) -> tuple[list[int], float]:
@@ -155,16 +160,33 @@ class _History:
     def next(self, place: _Place) -> Iterator[_Place]:
         """Where an explanation may go on; the last is the likeliest: what began first, and has an answer."""
         candidates, earliest = self.candidates(place)
-        for number, operation in enumerate(self.unanswered):
-            if operation.began > earliest:
-                break
-            _, value = operation.after(place.value)
-            if number not in place.taken and value != place.value:
+        for number in self._unanswered(place, candidates, earliest):
+            _, value = self.unanswered[number].after(place.value)
+            if value != place.value:
                 yield attrs.evolve(place, taken=place.taken | {number}, value=value)
         for number in reversed(candidates):
             fits, value = self.answered[number].after(place.value)
             if fits:
                 yield self._past(place, number, value)
+
+    def _unanswered(self, place: _Place, candidates: Sequence[int], earliest: float) -> Iterator[int]:
+        """Those without an answer that are worth a try.
+
+        A value that nobody saw explains one thing alone, that a comparison did not hold, and there is no need for it
+        before; of several such writes one is as good as another.  So a store that was away, with hundreds of writes that
+        nobody saw, does not double the work with each of them.
+        """
+        nexts = (self.answered[number] for number in candidates)
+        wanted = any(one.compares and not one.held and one.expected == place.value for one in nexts)
+        tried = False
+        for number, operation in enumerate(self.unanswered):
+            if operation.began > earliest:
+                break
+            unseen, writes = number in self.unseen, not operation.compares
+            if number in place.taken or (unseen and (not wanted or (writes and tried))):
+                continue
+            tried |= unseen and writes
+            yield number
 
     @staticmethod
     def _past(place: _Place, number: int, value: str | None) -> _Place:

@@ -7,12 +7,10 @@ death spares them: every request is answered.  In the end all logs are pulled an
 """
 
 import contextlib
-import http.client
 import os
 import random
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -24,16 +22,10 @@ import msgspec
 
 from benchmarks.bare_envoy import BareEnvoy, servers
 from benchmarks.harness import progress
+from benchmarks.log_requests import HOST, MAX_ROWS, Requests, answers, logged_service
 from benchmarks.processes import until
 from benchmarks.real_engine import QuickController, RealEngine
 
-HOST = "kills"
-ROUND_PATHS = 8_000
-"""More than that in a round are not asked for: an answer has 10,000 rows at most."""
-PAUSE_S = 0.002
-"""Between two requests of a client: what is measured is loss, not load."""
-FAILING_EACH = 5
-"""One in so many requests goes to a virtual service without a server: a significant log."""
 LONGEST_S = 3.0
 """From one kill to the next, at most; what was killed takes two or three to be back."""
 MOMENT_SHARE = 0.7
@@ -45,58 +37,8 @@ AGAIN_SHARE = 0.3
 SERVE_LIMIT_S = 60.0
 BACK_LIMIT_S = 90.0
 PULL_LIMIT_S = 300.0
-TIMEOUT_S = 10.0
-MAX_ROWS = 10_000
 ENGINES = ("a", "b")
 """Each in a group of its own, so that nothing moves when an agent is down."""
-
-
-@attrs.define(eq=False)
-class Client:
-    """Asks for ``/<name>/<round>/<number>``, one after the other, until told to stop."""
-
-    name: str
-    ports: tuple[tuple[int, int], ...]
-    """Of each engine: a virtual service that works, and one that does not."""
-    round: int = 0
-    answered: dict[int, set[str]] = attrs.field(factory=dict)
-    """Paths, by round."""
-    unanswered: set[str] = attrs.field(factory=set)
-    _number: int = attrs.field(default=0, init=False)
-    _over: threading.Event = attrs.field(factory=threading.Event, init=False)
-    _thread: threading.Thread | None = attrs.field(default=None, init=False)
-
-    def start(self) -> None:
-        """In a thread."""
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """When the request under way is answered."""
-        self._over.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _run(self) -> None:
-        connections: dict[int, http.client.HTTPConnection] = {}
-        while not self._over.wait(PAUSE_S):
-            current = self.answered.setdefault(self.round, set())
-            if len(current) >= ROUND_PATHS:
-                continue
-            self._number += 1
-            port = self.ports[self._number % len(self.ports)][self._number % FAILING_EACH == 0]
-            path = f"/{self.name}/{self.round}/{self._number}"
-            connection = connections.setdefault(
-                port, http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
-            )
-            try:
-                connection.request("GET", path, headers={"Host": HOST})
-                connection.getresponse().read()
-                current.add(path)
-            except (OSError, http.client.HTTPException):
-                # Whether it was served nobody knows.
-                self.unanswered.add(path)
-                connection.close()
 
 
 @attrs.frozen
@@ -121,7 +63,7 @@ class Kills:
     draw: random.Random = attrs.field(factory=lambda: random.Random(5))
     servers: BareEnvoy = attrs.field(init=False)
     engines: tuple[RealEngine, ...] = attrs.field(init=False)
-    client: Client = attrs.field(init=False)
+    client: Requests = attrs.field(init=False)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -131,7 +73,7 @@ class Kills:
         self.engines = tuple(RealEngine(self.controller, name, name) for name in ENGINES)
         first = self.port + 2
         ports = tuple((first + 2 * n, first + 2 * n + 1) for n in range(len(ENGINES)))
-        self.client = Client("k", ports)
+        self.client = Requests("k", ports)
         try:
             self.controller.start()
             self.servers.start()
@@ -139,10 +81,10 @@ class Kills:
                 group = {"kind": "ServiceEngineGroup", "name": engine.group, "max_scaleout_per_vs": 1}
                 self._apply(group)
                 engine.start()
-                self._apply(*self._service(f"{engine.name}-works", engine.group, self.port, works))
-                self._apply(*self._service(f"{engine.name}-fails", engine.group, self.port + 1, fails))
+                self._apply(*logged_service(f"{engine.name}-works", engine.group, self.port, works))
+                self._apply(*logged_service(f"{engine.name}-fails", engine.group, self.port + 1, fails))
             for port in (port for pair in ports for port in pair):
-                until(partial(_answers, port), SERVE_LIMIT_S, "the virtual service answers")
+                until(partial(answers, port), SERVE_LIMIT_S, "the virtual service answers")
             yield
         finally:
             self.client.stop()
@@ -150,19 +92,6 @@ class Kills:
                 engine.stop()
             self.servers.stop()
             self.controller.stop()
-
-    def _service(self, name: str, group: str, server: int, port: int) -> tuple[dict[str, Any], ...]:
-        pool = {"kind": "Pool", "name": name, "servers": [{"ip": "127.0.0.1", "port": server}]}
-        service = {
-            "kind": "VirtualService",
-            "name": name,
-            "vip": [{"ip_address": "127.0.0.1"}],
-            "services": [{"port": port}],
-            "pool_ref": name,
-            "se_group_ref": group,
-            "analytics_policy": {"full_client_logs": {"enabled": True}},
-        }
-        return pool, service
 
     def _apply(self, *documents: dict[str, Any]) -> None:
         self.controller.client.post("/api/config", documents)
@@ -249,14 +178,3 @@ def _await_change(folder: Path) -> None:
 
 def _files(folder: Path) -> set[str]:
     return {os.path.join(where, name) for where, _, names in os.walk(folder) for name in names}  # noqa: PTH118 - fast
-
-
-def _answers(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
-    try:
-        connection.request("GET", "/", headers={"Host": "nobody"})
-        return connection.getresponse().status in {200, 503}
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()

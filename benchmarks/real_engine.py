@@ -7,11 +7,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import msgspec
 
+from avinet.app.cli.client import Client
 from avinet.dataplane.envoy import stop_data_plane
 from avinet.errors import AvinetError
 from avinet.trust.files import private_dir, write_private
@@ -27,6 +28,21 @@ LISTEN = "0A"
 """Of /proc/net/tcp (TCP_LISTEN, linux/tcp_states.h)."""
 
 
+class Home(Protocol):
+    """What an engine wants of whoever has the controllers."""
+
+    @property
+    def folder(self) -> Path:
+        """Where its own is made."""
+
+    @property
+    def client(self) -> Client:
+        """The operator API."""
+
+    def image(self) -> Path:
+        """The SE image's file."""
+
+
 class QuickController(BenchController):
     """One that notices a dead engine after a second."""
 
@@ -37,12 +53,7 @@ class QuickController(BenchController):
 
     def image(self) -> Path:
         """Built once."""
-        path = self.folder / "image.tar"
-        if not path.exists():
-            with path.open("wb") as out:
-                self.client.download("/api/image", {}, out)
-            path.chmod(0o600)
-        return path
+        return image_in(self.folder, self.client)
 
     def wait(self, version: int, limit_s: float = 60.0) -> dict[str, Any]:
         """Until it is in force; how long it took, as the controller has it."""
@@ -51,11 +62,21 @@ class QuickController(BenchController):
         return next(row for row in answer["versions"] if row["version"] == version)
 
 
+def image_in(folder: Path, client: Client) -> Path:
+    """Downloaded once."""
+    path = folder / "image.tar"
+    if not path.exists():
+        with path.open("wb") as out:
+            client.download("/api/image", {}, out)
+        path.chmod(0o600)
+    return path
+
+
 @attrs.define(eq=False)
 class RealEngine:
     """One, by name."""
 
-    controller: QuickController
+    controller: Home
     name: str
     group: str = "Default-Group"
     _process: subprocess.Popen[bytes] | None = attrs.field(default=None, init=False)

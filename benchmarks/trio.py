@@ -16,7 +16,7 @@ from avinet.app.cli.client import Client
 from avinet.app.demo.joining import controller_command, join
 from avinet.app.demo.namespaces import Namespaces, NoNamespacesError
 from avinet.app.demo.plan import ControllerPlan, controller_plans
-from avinet.app.demo.ports import choose_ports
+from avinet.app.demo.ports import DemoPorts, choose_ports
 from avinet.errors import AvinetError
 from avinet.trust.files import private_dir
 from avinet.trust.node import ControllerPaths
@@ -24,8 +24,11 @@ from avinet.units import KIB
 from benchmarks.controller import STRANGERS
 from benchmarks.harness import progress
 from benchmarks.processes import bound_to_us, cpu_s, end, until
+from benchmarks.real_engine import image_in
 
 SIZE = 3
+BACKENDS = 2
+"""Ports for whoever has traffic go through it."""
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 20.0
 LOG_TAIL_CHARS = 1_500
@@ -43,6 +46,7 @@ class Trio:
     """Of each controller."""
     namespaces: Namespaces | None = attrs.field(default=None, init=False)
     controllers: tuple[ControllerPlan, ...] = attrs.field(default=(), init=False)
+    ports: DemoPorts = attrs.field(factory=lambda: choose_ports(BACKENDS, SIZE), init=False)
     _processes: dict[str, subprocess.Popen[bytes]] = attrs.field(factory=dict, init=False, repr=False)
 
     def start(self) -> None:
@@ -54,7 +58,7 @@ class Trio:
             self.namespaces = Namespaces.make(SIZE)
         except NoNamespacesError as why:
             progress("{why} Their state engines are linked directly.", why=str(why))
-        self.controllers = controller_plans(self.folder, choose_ports(0, SIZE), self.namespaces)
+        self.controllers = controller_plans(self.folder, self.ports, self.namespaces)
         for number, one in enumerate(self.controllers, 1):
             text = one.settings_text().replace(
                 "[ssh]\n", f"[ssh]\nmax_unauthenticated_per_network = {STRANGERS}\n"
@@ -65,8 +69,8 @@ class Trio:
             self.spawn(one)
             self.until_whole(self.controllers[:number])
 
-    def spawn(self, one: ControllerPlan) -> None:
-        """Start, and wait for nothing."""
+    def spawn(self, one: ControllerPlan, **environment: str) -> None:
+        """Start, and wait for nothing; with more in its environment."""
         with (self.folder / f"{one.name}.log").open("ab") as log:
             self._processes[one.name] = subprocess.Popen(
                 bound_to_us(*controller_command(one)),
@@ -74,6 +78,7 @@ class Trio:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                env={**os.environ, **environment},
             )
 
     def until_whole(self, some: Sequence[ControllerPlan] = ()) -> None:
@@ -84,6 +89,7 @@ class Trio:
             for one in some or self.controllers:
                 if self._processes[one.name].poll() is not None:
                     raise RuntimeError(f"{one.name} ended:\n{self._tail(one)}")
+            for one in some or self.controllers:
                 roles = self.roles(one)
                 if not wanted <= roles.keys() or sorted(roles.values()).count("leader") != 1:
                     return False
@@ -138,6 +144,10 @@ class Trio:
     def client(self) -> Client:
         """The leader's."""
         return self.client_of(self.leader())
+
+    def image(self) -> Path:
+        """The SE image, as it was when it was asked for first."""
+        return image_in(self.folder, self.client)
 
     def status(self) -> dict[str, Any]:
         """The leader's ``GET /api/status``."""

@@ -172,7 +172,9 @@ class Permits:
 
     def _failed(self, failure: Failure) -> None:
         _log.error(
-            "could not write {path}: {why}", path=str(self.files.authorized_keys), why=failure.getErrorMessage()
+            "could not write {path}: {why}",
+            path=str(self.files.authorized_keys),
+            why=failure.getErrorMessage(),
         )
         self._dirty = self._failing = True
         self._rest_until = self.clock.seconds() + RETRY_S

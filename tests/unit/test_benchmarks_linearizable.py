@@ -68,6 +68,31 @@ class LinearizableTests(TestCase):
         self.assertTrue(judged(write("1", 0, 1), swap("1", "2", 2), read("2", 4, 5)))
         self.assertFalse(judged(write("1", 0, 1), swap("9", "2", 2), read("2", 4, 5)))
 
+    def test_a_write_without_an_answer_that_nobody_saw_may_be_why_a_swap_did_not_hold(self):
+        failed = swap("1", "2", 2, 3, held=False)
+        self.assertTrue(judged(write("1", 0, 1), write("3", 2.5), failed))
+        self.assertFalse(judged(write("1", 0, 1), write("3", 3.5), failed))
+        again = swap("1", "4", 6, 7, held=False)
+        rewritten = write("1", 4, 5)
+        self.assertTrue(judged(write("1", 0, 1), write("3", 0), write("5", 0), failed, rewritten, again))
+        self.assertFalse(judged(write("1", 0, 1), write("3", 0), failed, rewritten, again))
+
+    def test_a_swap_that_nobody_saw_is_why_where_it_fits_and_leaves_the_write_for_elsewhere(self):
+        history = [
+            write("1", 0, 1),
+            swap("1", "2", 4, 5, held=False),
+            write("6", 6, 7),
+            swap("6", "7", 8, 9, held=False),
+        ]
+        self.assertTrue(judged(*history, write("3", 0), swap("1", "5", 3)))
+
+    def test_hundreds_of_writes_that_nobody_answered_or_saw_do_not_double_the_work_each(self):
+        lost = [write(f"lost-{n}", 2 + n / 100) for n in range(200)]
+        known = [write("1", 0, 1), read("1", 5, 6), write("2", 7, 8), swap("2", "3", 9, 10, held=False)]
+        (verdict,) = check([*lost, *known])
+        self.assertTrue(verdict.linearizable)
+        self.assertLess(verdict.states, 1_000)
+
     def test_registers_are_judged_apart(self):
         other = Operation(register="s", client="a", began=0, ended=1, reads=True, value="9")
         verdicts = {verdict.register: verdict.linearizable for verdict in check([write("1", 0, 1), other])}
