@@ -53,6 +53,21 @@ class DamagedTest(Case):
         self.assertFalse(self.opened_with(self.good))
         self.assertEqual([], self.aside())
 
+    def test_one_that_is_made_anew_is_of_the_same_store_as_long_as_its_id_is_there(self):
+        ledger = open_ledger(self.path)
+        first = ledger.store_id
+        ledger.close()
+        self.assertTrue(self.opened_with(b"x" * 8_192))
+        for kept, same in ((f"{first}\n", True), ("../x", False), (None, False)):
+            self.path.unlink()
+            kept_in = self.folder / "store.id"
+            kept_in.unlink()
+            if kept is not None:
+                kept_in.write_text(kept)
+            ledger = open_ledger(self.path)
+            self.assertEqual((ledger.store_id == first, kept_in.read_text()), (same, f"{ledger.store_id}\n"))
+            ledger.close()
+
     def test_one_that_is_cut_zeroed_or_scribbled_on_anywhere_can_be_opened(self):
         chance, found = random.Random(5), []
         for at in range(0, len(self.good), 5 * 4_096):
