@@ -167,6 +167,8 @@ class Claims:
         return found
 
     async def _ask(self, name: ControllerName, question: CopyMessage) -> CopyMessage | None:
+        if STORE not in self.peers.said(name):
+            return None  # it is away, or starting, or of a version that keeps no copies
         asking = _Asking(question)
         answer = asking.answer.addTimeout(ASK_TIMEOUT_S, self.clock)
         try:

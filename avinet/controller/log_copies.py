@@ -11,7 +11,7 @@ that is alone in the membership list copies nothing, and notes nothing.
 
 import enum
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 
 from avinet.controller.log_copy_link import CopyJob, CopyLink
 from avinet.controller.log_intake import Emit
+from avinet.controller.log_sets import STORE
 from avinet.controller.log_writes import AnyPart
 from avinet.controller.peers import PEER_COPIES, PeerListener, Peers
 from avinet.errors import AvinetError
@@ -142,10 +143,11 @@ class Copies(PeerListener):
 
     # What peers tell
 
-    def peer_up(self, name: ControllerName) -> None:
-        """It may keep copies."""
-        self._rests.pop(name, None)
-        self._open(name)
+    def peer_said(self, name: ControllerName, changes: Mapping[str, Any]) -> None:
+        """One that says which store it has keeps copies: not one that is starting, nor one of the version before."""
+        if changes.get(STORE):
+            self._rests.pop(name, None)
+            self._open(name)
 
     # What links tell
 
@@ -239,6 +241,8 @@ class Copies(PeerListener):
 
     def _open(self, name: ControllerName) -> None:
         if name in self._links or self._stopped or self._rests.get(name, 0.0) > self.clock.seconds():
+            return
+        if STORE not in self.peers.said(name):
             return
         link = self._links[name] = CopyLink(
             name, self.rows.ledger.store_id, self, self.clock, self.threads.reads
