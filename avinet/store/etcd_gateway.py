@@ -165,8 +165,12 @@ class Gateway:
 
     @property
     def attempt_s(self) -> float:
-        """For one attempt: a third, so that a stopped endpoint leaves time for two others."""
-        return self.access.timeout_s / (3 if len(self.endpoints) > 1 else 1)
+        """For one attempt: a third, so that a stopped endpoint leaves time for two others.
+
+        With one endpoint as well: what etcd was given in the moment when its leader went it keeps without an answer for
+        as long as we would wait; asked again, it answers as soon as it has another.
+        """
+        return self.access.timeout_s / 3
 
     def deadline(self, since: float = math.inf) -> float:
         """Of an operation that begins now and has waited ``since`` then.

@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.store.etcd_gateway import (
+    LONGEST_PAUSE_S,
     LONGEST_PENALTY_S,
     MAX_ANSWER_BYTES,
     SHORTEST_PENALTY_S,
@@ -129,6 +130,16 @@ class GatewayTests(SynchronousTestCase):
         self.http.only.answer()
         self.assertTrue(self.reply(asking).lost)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_the_only_endpoint_is_asked_again_in_time_too(self):
+        asking = self.ask(self.make([A]), deadline=5.0)
+        for _ in range(2):
+            first = self.http.only
+            self.clock.advance(self.gateway.attempt_s)
+            self.assertTrue(first.cancelled)
+            self.clock.advance(LONGEST_PAUSE_S)
+        self.http.only.answer()
+        self.assertTrue(self.reply(asking).lost)
 
     def test_who_gives_up_is_not_asked_for_again(self):
         asking = self.ask()
