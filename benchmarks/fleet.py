@@ -53,6 +53,7 @@ from avinet.trust.registration import Claims, sign_request
 from avinet.wire.messages import (
     CONTROL_PORT,
     CONTROL_SERVICE,
+    LIVE_AGAIN,
     LOG_LIMITS,
     OLDEST_PROTOCOL_VERSION,
     PROTOCOL_VERSION,
@@ -192,6 +193,7 @@ class SimulatedEngine:
             self.applier.report,
             self._listed,
             self._lookout,
+            live_again=self._live_again,
         )
         reach = Reach(resolve=lambda host: succeed([host]), dial=self._dial, refresh=lambda: succeed(None))
         welcome: Deferred[None] = Deferred()
@@ -223,7 +225,7 @@ class SimulatedEngine:
             protocol=PROTOCOL_VERSION,
             oldest_protocol=OLDEST_PROTOCOL_VERSION,
             software=SOFTWARE,
-            capabilities=(TRAFFIC, LOG_LIMITS),
+            capabilities=(TRAFFIC, LOG_LIMITS, LIVE_AGAIN),
             fence=self.applier.fence,
             version=self.applier.version,
             hash=self.applier.hash,
@@ -237,6 +239,11 @@ class SimulatedEngine:
             for controller in self.membership.controllers:
                 if controller.name == uplink.controller.name:
                     uplink.update(controller)
+
+    def _live_again(self, name: str, spread_s: float) -> None:
+        for uplink in self.uplinks:
+            if uplink.controller.name == name:
+                uplink.live_again(spread_s)
 
     def _announce(self, message: Message, told: Reply | None) -> None:
         for uplink in self.uplinks:

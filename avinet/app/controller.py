@@ -206,6 +206,7 @@ class Controller:
         # Goodbyes go over channels that are still open, while nobody new comes.
         stack.push_async_callback(awaited(self.fleet.sessions.stop))
         self.channels.listen(stack)
+        self.fleet.returns.open()
 
     async def _listen_registration(self, stack: contextlib.AsyncExitStack) -> tuple[Route, ...]:
         settings, records = self.settings.registration, self.records

@@ -26,6 +26,7 @@ from avinet.controller.members import Members
 from avinet.controller.peers import Peers
 from avinet.controller.placement_view import PlacementView
 from avinet.controller.reports import AttendanceEvents, SessionEvents
+from avinet.controller.returns import Returns
 from avinet.controller.seat import Duty, Seat
 from avinet.controller.session import SeSession
 from avinet.controller.sessions import About, CurrentList, Knowledge, SessionListener, Sessions
@@ -67,6 +68,7 @@ class ControllerFleet:
     traffic: FleetTraffic
     departures: Departures
     machines: Machines
+    returns: Returns
 
     @classmethod
     def open(cls, ground: Ground, stack: contextlib.AsyncExitStack) -> "ControllerFleet":
@@ -106,6 +108,8 @@ class ControllerFleet:
         attendance.listen(AttendanceEvents(emit, records.name_of, goodbyes.sent_away))
         attendance.start()
         stack.callback(attendance.stop)
+        returns = Returns(ground.links, sessions.all, attendance.elsewhere)
+        returns.start()
         members.listen(lambda before, after: sessions.publish_membership())
         sync.leads = seat.role.leads
         sync.start()
@@ -121,7 +125,16 @@ class ControllerFleet:
         stack.callback(candidates.stop)
         sessions.expect(record.uuid for record in engines.all() if record.connected_once)
         return cls(
-            commands, arrivals, sessions, attendance, candidates, sync, traffic, departures, ground.machines
+            commands,
+            arrivals,
+            sessions,
+            attendance,
+            candidates,
+            sync,
+            traffic,
+            departures,
+            ground.machines,
+            returns,
         )
 
     def duties(self) -> tuple[Duty, ...]:

@@ -49,6 +49,7 @@ from avinet.wire.messages import (
     COMMAND_CLASSES,
     CONTROL_PORT,
     CONTROL_SERVICE,
+    LIVE_AGAIN,
     LOG_LIMITS,
     OLDEST_PROTOCOL_VERSION,
     PROTOCOL_VERSION,
@@ -198,6 +199,7 @@ class Engine:
                 self._listed,
                 self.lookout,
                 self._allow,
+                self._live_again,
             ),
             reach_through(
                 self.reactor,
@@ -227,7 +229,7 @@ class Engine:
             protocol=PROTOCOL_VERSION,
             oldest_protocol=OLDEST_PROTOCOL_VERSION,
             software=software_version(),
-            capabilities=(TRAFFIC, COMMAND_CLASSES, LOG_LIMITS),
+            capabilities=(TRAFFIC, COMMAND_CLASSES, LOG_LIMITS, LIVE_AGAIN),
             fence=self.applier.fence,
             version=self.applier.version,
             hash=self.applier.hash,
@@ -238,6 +240,10 @@ class Engine:
     def _announce(self, message: Message, told: Reply | None) -> None:
         if self.uplinks is not None:
             self.uplinks.broadcast(message, told)
+
+    def _live_again(self, name: str, spread_s: float) -> None:
+        if self.uplinks is not None:
+            self.uplinks.live_again(name, spread_s)
 
     def _notify(self, notice: Notice) -> None:
         if self.uplinks is not None:

@@ -23,6 +23,7 @@ from avinet.se.reporting import health_of, report_of
 from avinet.wire.codec import PROTOCOL
 from avinet.wire.link import LinkLimits, MessageLink
 from avinet.wire.messages import (
+    MAX_SPREAD_S,
     OLDEST_PROTOCOL_VERSION,
     PROTOCOL_VERSION,
     TRAFFIC,
@@ -33,6 +34,7 @@ from avinet.wire.messages import (
     ConfigStart,
     Goodbye,
     Hello,
+    LiveAgain,
     MembershipUpdate,
     Message,
     Ping,
@@ -87,6 +89,8 @@ class SeParts:
     """What is reported unasked; nothing without."""
     command_classes: Callable[[tuple[str, ...]], None] = lambda allowed: None
     """What controllers may use the SE for has come."""
+    live_again: Callable[[str, float], None] = lambda name, spread_s: None
+    """Another controller takes SEs again (``LiveAgain``)."""
 
 
 class SessionUser(Protocol):
@@ -273,6 +277,8 @@ class ControlSession:
                 self._watch(message)
             case CommandClasses():
                 self.parts.command_classes(message.allowed)
+            case LiveAgain() if 0 <= message.spread_s <= MAX_SPREAD_S:
+                self.parts.live_again(message.controller, message.spread_s)
             case MembershipUpdate():
                 self.parts.membership(message.document)
             case _:

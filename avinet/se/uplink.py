@@ -157,6 +157,14 @@ class Uplink:
         elif before != controller and self.state is UplinkState.BACKING_OFF:
             self._machine.list_changed()
 
+    def live_again(self, spread_s: float) -> None:
+        """Another controller says that this one takes SEs again: dial it within ``spread_s``."""
+        waits = self._timer if self.state is UplinkState.BACKING_OFF else None
+        left_s = 0.0 if waits is None else waits.getTime() - self.clock.seconds()
+        sooner_s = self.backoff.sooner_s(left_s, spread_s)
+        if waits is not None and sooner_s < left_s:
+            waits.reset(sooner_s)
+
     # Steps of the machine.
 
     def entered(self, state: UplinkState) -> None:

@@ -102,6 +102,12 @@ class Uplinks:
                 return
         self._kept.append(notice)
 
+    def live_again(self, name: str, spread_s: float) -> None:
+        """A controller says so of another one."""
+        uplink = self._uplinks.get(ControllerName(name))
+        if uplink is not None:
+            uplink.live_again(spread_s)
+
     def _attached(self, uplink: Uplink) -> None:
         while self._kept and uplink.session is not None:
             uplink.session.send(self._kept.popleft())

@@ -37,6 +37,8 @@ class Backoff:
     failures: int = attrs.field(default=0, init=False)
     told: int = attrs.field(default=0, init=False)
     """How many of the last ones were a server that said when to come back."""
+    hopeless: bool = attrs.field(default=False, init=False)
+    """Whether it has said that coming back soon is of no use."""
 
     def next_wait_s(self, asked_s: float | None = None, *, proven: bool = False) -> float:
         """The wait after one more failure; ``asked_s`` is what the server asked for at least, ``proven`` or not."""
@@ -51,10 +53,22 @@ class Backoff:
         jitter = ceiling * self.random()
         return min(asked_s, PROVEN_WAIT_S if proven else UNPROVEN_WAIT_S) + jitter
 
+    def sooner_s(self, left_s: float, spread_s: float) -> float:
+        """What is left of a wait when somebody else says that the server is there again: at most ``spread_s``, at random.
+
+        If it is not, the next waits are short ones.  What the server itself has said is believed more.
+        """
+        if self.told or self.hopeless:
+            return left_s
+        self.failures = min(self.failures, 1)
+        return left_s if left_s <= spread_s else spread_s * self.random()
+
     def exhaust(self) -> None:
         """Wait as after many failures: the controller has said that coming back soon is of no use."""
         self.failures = max(self.failures, 32)
+        self.hopeless = True
 
     def reset(self) -> None:
         """It worked for a while."""
         self.failures = self.told = 0
+        self.hopeless = False

@@ -58,6 +58,10 @@ LOG_LIMITS = "log-limits"
 """A capability: the SE takes a resource that says what it is to keep of logs."""
 
 
+LIVE_AGAIN = "live-again"
+"""A capability: the SE takes ``LiveAgain``."""
+
+
 class Welcome(Message, tag="welcome", frozen=True, kw_only=True):
     """Controller to SE: accepted."""
 
@@ -166,6 +170,18 @@ class CommandClasses(Message, tag="command-classes", frozen=True, kw_only=True):
 
     allowed: tuple[str, ...]
     """``EXEC``, ``INTERACTIVE``, ``FILES``; others are skipped."""
+
+
+MAX_SPREAD_S = 60.0
+"""Of ``LiveAgain``: as long as an SE's longest wait."""
+
+
+class LiveAgain(Message, tag="live-again", frozen=True, kw_only=True):
+    """Controller to SE: another controller takes SEs again, so who waits to dial it need not wait for longer."""
+
+    controller: str
+    spread_s: float
+    """From 0 to ``MAX_SPREAD_S``: dial within so many seconds, at random, since others are told so, too."""
 
 
 class InForce(Message, tag="in-force", frozen=True, kw_only=True):

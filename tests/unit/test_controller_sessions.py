@@ -220,6 +220,7 @@ NEVER_FROM_SE = (
     m.StatsRequest(id=1),
     m.Watch(names=("pool/p",)),
     m.CommandClasses(allowed=("EXEC",)),
+    m.LiveAgain(controller="c", spread_s=1.0),
 )
 QUIET = (m.Pong(id=1, sent_at=0.0), m.Unsupported(tag_="x"))
 LEAVING = (m.Goodbye(reason="stopping", text="t"),)

@@ -135,6 +135,7 @@ class EveryMessageInEveryPhase(SessionCase):
             m.MembershipUpdate,
             m.Watch,
             m.CommandClasses,
+            m.LiveAgain,
             m.Unsupported,
         )
         for message in EVERY_KIND:

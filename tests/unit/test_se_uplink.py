@@ -133,6 +133,23 @@ class Waits(SynchronousTestCase):
         for asked in (-5.0, 0.0, float("nan")):
             self.assertEqual(Backoff(lambda: 0.0).next_wait_s(asked), 0.0)
 
+    def test_it_is_cut_short_when_the_server_is_said_to_be_there_again(self):
+        backoff = Backoff(lambda: 0.5)
+        for _ in range(10):
+            backoff.next_wait_s()
+        self.assertEqual(backoff.sooner_s(30.0, 4.0), 2.0)
+        self.assertEqual(backoff.sooner_s(3.0, 4.0), 3.0)
+        self.assertEqual(backoff.next_wait_s(), 1.0)
+
+    def test_what_the_server_itself_has_asked_for_is_not_cut_short(self):
+        told, sent_away = Backoff(lambda: 0.5), Backoff(lambda: 0.5)
+        told.next_wait_s(30.0, proven=True)
+        sent_away.exhaust()
+        sent_away.next_wait_s()
+        self.assertEqual([one.sooner_s(30.0, 4.0) for one in (told, sent_away)], [30.0, 30.0])
+        sent_away.reset()
+        self.assertEqual(sent_away.sooner_s(30.0, 4.0), 2.0)
+
     def test_a_thousand_failures_overflow_nothing(self):
         backoff = Backoff(lambda: 1.0)
         self.assertEqual({backoff.next_wait_s() for _ in range(5000)} - {1, 2, 4, 8, 16, 32}, {60.0})
@@ -254,6 +271,26 @@ class Lives(UplinkCase):
         self.assertIs(self.uplink.state, S.BACKING_OFF)
         self.clock.advance(1.0)
         self.assertEqual(len(self.dials), 4)
+
+    def test_it_dials_soon_a_controller_that_is_live_again(self):
+        self.uplink.start()
+        for _ in range(6):
+            while self.uplink.state is not S.BACKING_OFF:
+                self.refuse()
+                if self.uplink.state is S.ASKING:
+                    self.refreshes[-1].errback(OSError("nobody there either"))
+            left = self.clock.getDelayedCalls()[0].getTime() - self.clock.seconds()
+            self.clock.advance(left - 0.01 if left > 30 else left)
+        dialed = len(self.dials)
+        self.assertGreater(left, 30)
+        self.uplink.live_again(0.0)
+        self.clock.advance(0)
+        self.assertEqual(len(self.dials), dialed + 1)
+        self.uplink.live_again(0.0)  # while it dials
+        self.log_in().wire.say(WELCOME)
+        self.uplink.live_again(0.0)
+        self.clock.advance(0)
+        self.assertEqual((len(self.dials), self.uplink.state), (dialed + 1, S.ATTACHED))
 
     def test_it_never_gives_up(self):
         self.uplink.start()
@@ -506,6 +543,17 @@ class TheList(UplinkCase):
         self.uplinks.update(self.members(self.other))
         self.assertEqual([u.controller.name for u in self.uplinks.all()], ["ctl-2"])
         self.assertIs(first.state, S.STOPPED)
+
+    def test_one_that_is_live_again_is_told_to_its_own_uplink(self):
+        self.uplinks.start(self.members(CONTROLLER, self.other))
+        while any(uplink.state is S.DIALING for uplink in self.uplinks.all()):
+            for *_, dialed in self.dials:
+                if not dialed.called:
+                    dialed.errback(DialError(address="a", detail="refused"))
+        for name in ("ctl-2", "ctl-9"):
+            self.uplinks.live_again(name, 0.0)
+        self.clock.advance(0)
+        self.assertEqual([uplink.state for uplink in self.uplinks.all()], [S.BACKING_OFF, S.DIALING])
 
     def test_a_controller_that_was_removed_is_dropped_at_once_with_all_that_goes_through_it(self):
         self.uplinks.start(self.members(CONTROLLER))
