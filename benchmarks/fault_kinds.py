@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from benchmarks.trio import Trio
 
 NFT_LIMIT_S = 10.0
 FILL_EACH_S = 0.5
+START_S = 8.0
+"""Until a process that is started does something, on a machine that is busy."""
 CLOCK_S = 600
 """Ahead of the machine's, and behind it."""
 COMPILE_LIMIT_S = 30.0
@@ -76,15 +78,24 @@ class Breaks:
         os.kill(etcd_of(self.trio.pid(one)), signal.SIGKILL)
         await self.pause(self.lengths.fault_s / 4)
 
-    async def frozen(self, one: ControllerPlan) -> None:
-        """SIGSTOP of it and its etcd."""
+    async def etcd_frozen(self, one: ControllerPlan) -> None:
+        """SIGSTOP of its state engine, while it goes on."""
+        with self._etcd_frozen(one):
+            await self.pause(self.lengths.fault_s)
+
+    @contextlib.contextmanager
+    def _etcd_frozen(self, one: ControllerPlan) -> Iterator[None]:
         etcd = etcd_of(self.trio.pid(one))
         os.kill(etcd, signal.SIGSTOP)
         try:
-            with self.trio.frozen(one):
-                await self.pause(self.lengths.fault_s)
+            yield
         finally:
             os.kill(etcd, signal.SIGCONT)
+
+    async def frozen(self, one: ControllerPlan) -> None:
+        """SIGSTOP of it and its etcd."""
+        with self._etcd_frozen(one), self.trio.frozen(one):
+            await self.pause(self.lengths.fault_s)
 
     async def paused(self, one: ControllerPlan) -> None:
         """SIGSTOP of it, while its etcd goes on."""
@@ -139,13 +150,13 @@ class Breaks:
         trio, old, now = self.trio, one.folder / "old", one.folder / "now"
         await deferToThread(trio.kill, one)
         await deferToThread(copy, one.state, old)
-        await deferToThread(trio.spawn, one)
+        await deferToThread(trio.back, one)
         await self.pause(self.lengths.fault_s / 2)
         await deferToThread(trio.kill, one)
         one.state.rename(now)
         old.rename(one.state)
         await deferToThread(trio.spawn, one)
-        await self.pause(self.lengths.fault_s / 2)
+        await self.pause(START_S + self.lengths.fault_s / 2)
         await deferToThread(trio.kill, one)
         await deferToThread(shutil.rmtree, one.state)
         now.rename(one.state)

@@ -18,6 +18,7 @@ import attrs
 from avinet.app.cli.client import Client
 from avinet.errors import AvinetError
 from benchmarks.bare_envoy import servers
+from benchmarks.harness import progress
 from benchmarks.log_kills import HOST, MAX_ROWS, Requests, answers, logged_service
 from benchmarks.processes import until
 from benchmarks.real_engine import RealEngine
@@ -39,7 +40,7 @@ PULL_EACH = 5
 """Questions: so often an operator asks for all logs meanwhile."""
 STORED_LIMIT_S = 60.0
 """For all logs to be in answers once all is well again."""
-POLL_S = 0.5
+POLL_S = 0.2
 PULL_STATES = frozenset({"done", "cancelled", "failed"})
 
 
@@ -53,20 +54,22 @@ class Seen:
 
 @attrs.define(eq=False)
 class Whole:
-    """What answers that were whole have had so far; the first thing that is wrong with each is kept."""
+    """What answers that were whole have had so far, and what was wrong with any."""
 
     known: set[str] = attrs.field(factory=set)
     wrong: list[str] = attrs.field(factory=list)
     answers: int = 0
+    whole: int = 0
 
     def took(self, name: str, seen: Seen) -> None:
         """``name`` answered so."""
+        self.answers += 1
         doubled = [path for path, count in seen.paths.items() if count > 1]
         if doubled:
             self.wrong.append(f"{name} had {len(doubled)} requests more than once, such as {doubled[0]}")
         if seen.missing:
             return
-        self.answers += 1
+        self.whole += 1
         gone = self.known - seen.paths.keys()
         if gone:
             self.wrong.append(
@@ -166,12 +169,19 @@ class Traffic:
         """What does not hold, once all is well again."""
         self.requests.stop()
         self._operator.stop()
-        found = list(self._operator.whole.wrong[:1])
+        whole = self._operator.whole
         unanswered, answered = self.requests.unanswered, self.requests.answered.get(0, set())
+        progress(
+            "{requests} requests; {answers} answers about their logs, {whole} of them whole",
+            requests=len(answered) + len(unanswered),
+            answers=whole.answers,
+            whole=whole.whole,
+        )
+        found = whole.wrong[:1] if whole.whole else ["no answer about logs was whole"]
         if unanswered:
             found.append(f"{len(unanswered)} requests were not answered, such as {min(unanswered)}")
-        for one in self.trio.controllers:
-            found += self._not_logged(one.name, self.trio.client_of(one), answered, unanswered)
+        for name, client in self._operator.clients.items():
+            found += self._not_logged(name, client, answered, unanswered)
         return found
 
     def _not_logged(
@@ -194,12 +204,11 @@ def _pull(client: Client, late: float) -> None:
     """All that the engine has, and wait for it."""
     number = client.post("/api/logs/pull", WISH)["id"]
 
-    def over() -> bool:
+    while time.monotonic() < late:
         row: dict[str, Any] = client.get(f"/api/logs/pull/{number}")
-        return row["state"] in PULL_STATES and row["stored"]
-
-    with contextlib.suppress(RuntimeError):
-        until(over, late - time.monotonic(), "the pull ends")
+        if row["state"] in PULL_STATES and row["stored"]:
+            return
+        time.sleep(POLL_S)
 
 
 def judged(name: str, seen: Seen, answered: set[str], unanswered: set[str]) -> Sequence[str]:

@@ -151,6 +151,9 @@ CASES = {
     "leader frozen": Fault(_leaders(Breaks.frozen)),
     "follower frozen": Fault(_followers_own(Breaks.frozen)),
     "leader paused": Fault(_leaders(Breaks.paused)),
+    "follower paused": Fault(_followers_own(Breaks.paused)),
+    "leader's etcd frozen": Fault(_leaders(Breaks.etcd_frozen)),
+    "follower's etcd frozen": Fault(_followers_own(Breaks.etcd_frozen)),
     "leader isolated": Fault(_leaders(Breaks.isolated)),
     "follower isolated": Fault(_followers_own(Breaks.isolated)),
     "leader and one parted": Fault(_pair),
@@ -160,7 +163,7 @@ CASES = {
     "leader's disk full": Fault(_leaders_disk, _with_restarts),
     "follower's disk full": Fault(_followers_own(Breaks.disk_full), _with_restarts),
     "clocks apart": Fault(Breaks.clocks_apart, _with_restarts),
-    "old disk": Fault(_followers_own(Breaks.old_disk)),
+    "old disk": Fault(_followers_own(Breaks.old_disk), _with_restarts),
     "flapping": Fault(_followers_own(Breaks.flapping), lambda lengths: lengths.flapping_s),
     "leader flapping": Fault(_leaders(Breaks.flapping), lambda lengths: lengths.flapping_s),
 }
