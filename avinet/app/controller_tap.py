@@ -8,7 +8,6 @@ from twisted.application.service import IService
 from twisted.logger import Logger
 from twisted.python import usage
 
-from avinet.app.controller import Controller
 from avinet.app.facts import facts_of
 from avinet.app.role import REMOVED, RoleService, end_process, own_pid_file, own_state_folder
 from avinet.app.settings import ControllerSettings, load_controller_settings
@@ -59,6 +58,9 @@ def makeService(options: Options) -> IService:
         stack.callback(StateLock.take(options.state, TITLE).release)
         # Signed is the list once the store is there, which may have another.
         identity = ControllerIdentity.init(options.state, facts_of(options.settings), sign=False)
+        # Here, since it brings most of avinet: wrong settings and a folder in use are told without it.
+        from avinet.app.controller import Controller
+
         await Controller(any_reactor, options.settings, identity, removed).start(stack)
 
     def removed(why: AvinetError) -> None:

@@ -8,7 +8,6 @@ import msgspec
 from twisted.application.service import IService
 from twisted.python import usage
 
-from avinet.app.engine import Engine
 from avinet.app.role import RoleService, own_pid_file, own_state_folder
 from avinet.app.settings import SeSettings, load_se_settings
 from avinet.app.steady import keep_steady
@@ -72,6 +71,9 @@ def makeService(options: Options) -> IService:
 
     async def start(stack: contextlib.AsyncExitStack) -> None:
         first_boot = FirstBoot.begin(options.state, options.image, options.meta_info)
+        # Here, since it brings most of avinet: wrong settings and images are told without it.
+        from avinet.app.engine import Engine
+
         await Engine(any_reactor, options.settings, first_boot).start(stack)
 
     return RoleService(TITLE, any_reactor, any_reactor, start)

@@ -51,6 +51,27 @@ class Wrong(SynchronousTestCase):
             self.refused("[uplink]\ndial_timeout_s = 0", load_se_settings).where, "[uplink] dial_timeout_s"
         )
 
+    def test_what_is_wrong_with_a_value_is_said(self):
+        for text, where, why in (
+            ("[control]\nheartbeat_interval_s = 0.0\n", "[control] heartbeat_interval_s", "0.1"),
+            ("[registration]\ntoken_lifetime_s = inf\n", "[registration] token_lifetime_s", "<="),
+            ('[controller]\nname = "a b"\n', "[controller] name", "regex"),
+            ('[controller]\naddresses = "one"\n', "[controller] addresses", "array"),
+            ('[controller]\nloopback_prefix = "10.1"\n', "[controller] loopback_prefix", "127.N"),
+            ("ssh = 5\n", "[ssh]", "object"),
+        ):
+            failure = self.refused(text)
+            self.assertEqual(failure.where, where)
+            self.assertIn(why, failure.why)
+        for text, where, why in (
+            ("[uplnk]\n", "[uplnk]", "no such section"),
+            ("[data_plane]\nconcurrency = 1.5\n", "[data_plane] concurrency", "int"),
+            ("[uplink]\nbackoff_base_s = 100.0\n", "[uplink] backoff_base_s", "backoff_cap_s"),
+        ):
+            failure = self.refused(text, load_se_settings)
+            self.assertEqual(failure.where, where)
+            self.assertIn(why, failure.why)
+
     def test_a_section_that_is_a_value_is_named(self):
         self.assertEqual(self.refused("ssh = 22").where, "[ssh]")
 
