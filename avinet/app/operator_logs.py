@@ -14,11 +14,10 @@ from avinet.controller.api_logs import Exported, LogApi
 from avinet.controller.api_pulls import PullApi
 from avinet.controller.forwarding import Forwarding
 from avinet.controller.log_export import ClusterExport
-from avinet.controller.log_parts import AskPart, PartFetcher
+from avinet.controller.log_parts import AskPart, PartFetcher, PartHead
 from avinet.controller.log_peers import SHOWN_DROPS, ClusterSearch, StatusOfAll
 from avinet.controller.log_questions import AskPulls, AskSearch, AskStatus, AskTail, LogQuestions, Said
 from avinet.controller.log_search import StoreSearch
-from avinet.controller.log_sets import STORE
 from avinet.controller.log_status import LostLogs, OwnStatus
 from avinet.controller.log_tail import Arrivals
 from avinet.controller.log_tail_cluster import TailAnswers, Tails
@@ -26,6 +25,7 @@ from avinet.controller.log_whereabouts import UNDER_WAY, Spools, Whereabouts
 from avinet.controller.pull_cluster import PullsOfAll
 from avinet.controller.pull_records import ENDED
 from avinet.controller.pull_rows import PullFleet, PullRow, PullRows
+from avinet.logs.copies import CopiesElsewhere
 from avinet.logs.entries import Dropped
 from avinet.logs.query.times import SECOND_US, show_instant
 from avinet.model.config import KINDS, VirtualService
@@ -138,7 +138,8 @@ def log_routes(
     async def own_status() -> OwnStatus:
         return OwnStatus(
             store=await search.status(),
-            store_id=str(peers.links.said(peers.links.me).get(STORE, "")),
+            store_id=logs.ledger.store_id,
+            uncopied=(await in_thread(CopiesElsewhere(logs.ledger).uncopied)).records,
             copies=await search.kept(),
             drops=await known.drops(),
         )
@@ -146,7 +147,8 @@ def log_routes(
     async def searched(asked: AskSearch) -> Said:
         answer = await search.ask(asked, asked.sets)
         pulled = {**spools.emptied(), **dict.fromkeys(known.pulled(), UNDER_WAY)}
-        return Said(answer=answer, counted=search.counted(asked.sets), pulled=pulled)
+        counted = search.counted(asked.sets)
+        return Said(answer=answer, store=logs.ledger.store_id, counted=counted, pulled=pulled)
 
     async def told_status(_: AskStatus) -> Said:
         return Said(status=await own_status())
@@ -154,8 +156,9 @@ def log_routes(
     async def told_pulls(_: AskPulls) -> Said:
         return Said(pulls=await own_rows())
 
-    async def made(asked: AskPart) -> tuple[Exported, dict[str, tuple[int, int]]]:
-        return await search.export(asked.query, "parquet", asked.sets), search.counted(asked.sets)
+    async def made(asked: AskPart) -> tuple[Exported, PartHead]:
+        exported = await search.export(asked.query, "parquet", asked.sets)
+        return exported, PartHead(store=logs.ledger.store_id, counted=search.counted(asked.sets))
 
     peers.parts.make = made
     peers.logs.by_kind = {

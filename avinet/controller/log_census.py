@@ -5,10 +5,11 @@ was made anew) is answered for by the copy sets of it, at whichever controllers 
 copy.  Who lives and who has which sets is what controllers publish; an answer is decided by one look at that.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import attrs
+import msgspec
 
 from avinet.controller.log_sets import SETS, STORE
 from avinet.controller.peers import PeerListener, Peers, PeerUnreachableError
@@ -31,6 +32,8 @@ class Census:
     """Each with the sets that it is to count."""
     whose: Sets
     """Of all sets that count."""
+    stores: Mapping[ControllerName, str]
+    """Which store each has that is asked, as far as it has said."""
     away: Mapping[ControllerName, str]
     """Those whose records, or some of whose copies of others' records, are not in the answer, and why."""
 
@@ -40,10 +43,22 @@ class Census:
         return len(self.asked) == 1 and not self.whose and not self.away
 
 
-def census(peers: Peers, kept: Mapping[ControllerName, Sets], lost: Mapping[ControllerName, str]) -> Census:
-    """As it is now, without those that are ``lost``, and why; ``kept`` is which sets each has said it has, ever."""
+@attrs.define
+class Learnt:
+    """What an attempt at an answer has shown, for the next one."""
+
+    lost: dict[ControllerName, str] = attrs.field(factory=dict)
+    """Who is gone, and why."""
+    stores: dict[ControllerName, str] = attrs.field(factory=dict)
+    """Who has which store, and had not said so."""
+
+
+def census(peers: Peers, kept: Mapping[ControllerName, Sets], learnt: Learnt) -> Census:
+    """As it is now; ``kept`` is which sets each has said it has, ever."""
+    lost = learnt.lost
     live = [name for name in peers.members if name == peers.me or (name in peers.live and name not in lost)]
-    stores = {peers.said(name).get(STORE) for name in live}
+    by_name = {name: learnt.stores.get(name) or str(peers.said(name).get(STORE, "")) for name in live}
+    stores = set(by_name.values())
     asked: dict[ControllerName, tuple[str, ...]] = {}
     whose: dict[str, ControllerName] = {}
     for name in live:
@@ -64,7 +79,7 @@ def census(peers: Peers, kept: Mapping[ControllerName, Sets], lost: Mapping[Cont
         if orphans:
             why += f" It has copies of records of {', '.join(orphans)}."
         away[name] = why
-    return Census(asked, whose, away)
+    return Census(asked, whose, by_name, away)
 
 
 @attrs.define
@@ -77,8 +92,13 @@ class Tally:
     _lacks: dict[str, tuple[int, int]] = attrs.field(factory=dict, init=False)
     """Of each set that was counted: what its store had that is in none."""
 
-    def count(self, name: ControllerName, counted: Mapping[str, tuple[int, int]]) -> None:
-        """``name`` has answered, with these sets (``log_questions.Said``)."""
+    moved: dict[ControllerName, str] = attrs.field(factory=dict, init=False)
+    """Who answered from another store than was thought: what of others' copies counts is wrong then."""
+
+    def count(self, name: ControllerName, counted: Mapping[str, tuple[int, int]], store: str = "") -> None:
+        """``name`` has answered from ``store``, with these sets (``log_questions.Said``)."""
+        if store and store != self.census.stores[name]:
+            self.moved[name] = store
         for id_ in self.census.asked[name]:
             if id_ in counted:
                 self._lacks[id_] = max(
@@ -105,6 +125,11 @@ class Tally:
                     )
                 )
         return tuple(found)
+
+
+def missing_of(name: ControllerName, missing: Iterable[Missing]) -> tuple[Missing, ...]:
+    """What ``name`` has said is missing, as its own unless it says whose."""
+    return tuple(one if one.controller else msgspec.structs.replace(one, controller=name) for one in missing)
 
 
 def sets_of(said: Mapping[str, Any]) -> Sets:

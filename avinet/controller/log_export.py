@@ -5,6 +5,7 @@ A file is whole or not there; a controller whose part does not come is named as 
 """
 
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
@@ -13,9 +14,9 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from avinet.controller.api_logs import Exported
-from avinet.controller.log_census import Tally
+from avinet.controller.log_census import Learnt, Tally, missing_of
 from avinet.controller.log_parts import AskPart, PartFetcher, PartHead, Room
-from avinet.controller.log_peers import ClusterSearch
+from avinet.controller.log_peers import ATTEMPTS, ClusterSearch
 from avinet.controller.log_search import MAX_EXPORT_BYTES, StoreSearch
 from avinet.controller.together import together
 from avinet.logs.query.answers import Missing
@@ -38,33 +39,47 @@ class ClusterExport:
 
     async def make(self, query: Query, kind: str) -> Exported:
         """The file; ``missing`` names the controllers whose records are not in it."""
-        tally = Tally(self.search.census({}))
-        me, asked = self.search.questions.peers.me, tally.census.asked
-        targets = {name: self.own.exports / f"{uuid.uuid4().hex}.part" for name in asked if name != me}
-        room, missing = Room(MAX_EXPORT_BYTES), list[Missing]()
-        try:
-            heads = await together(
-                self._fetch(name, AskPart(_stored(query), asked[name]), target, room)
-                for name, target in targets.items()
-            )
-            parts = []
-            for (name, target), head in zip(targets.items(), heads, strict=True):
-                if head.why:
-                    tally.failed[name] = head.why
+        me, learnt = self.search.questions.peers.me, Learnt()
+        room = Room(MAX_EXPORT_BYTES)
+        for attempt in range(1, ATTEMPTS + 1):
+            tally = Tally(self.search.census(learnt))
+            asked = tally.census.asked
+            targets = {name: self.own.exports / f"{uuid.uuid4().hex}.part" for name in asked if name != me}
+            try:
+                parts, missing = await self._parts(query, tally, targets, room)
+                if tally.moved and attempt < ATTEMPTS:
+                    # Something would be in it twice, or not at all.
+                    learnt.stores |= tally.moved
                     continue
-                tally.count(name, head.counted)
-                missing += (msgspec.structs.replace(one, controller=name) for one in head.missing)
-                if head.records:
-                    parts.append(target)
-            made = await self.own.export(query, kind, asked[me], parts)
-        finally:
-            if targets:
-                self.fetcher.in_thread(unlink, list(targets.values())).addErrback(
-                    lambda why: self._log.failure("parts of an export are still there", why)
-                )
+                made = await self.own.export(query, kind, asked[me], parts)
+            finally:
+                if targets:
+                    self.fetcher.in_thread(unlink, list(targets.values())).addErrback(
+                        lambda why: self._log.failure("parts of an export are still there", why)
+                    )
+            break
         tally.count(me, self.own.counted(asked[me]))
-        here = [msgspec.structs.replace(one, controller=me if targets else "") for one in made.missing]
+        here = missing_of(me, made.missing) if targets else made.missing
         return attrs.evolve(made, missing=(*here, *missing, *tally.missing(query)))
+
+    async def _parts(
+        self, query: Query, tally: Tally, targets: Mapping[ControllerName, Path], room: Room
+    ) -> tuple[list[Path], list[Missing]]:
+        """Those that have come and have something, and what their controllers say is not in them."""
+        heads = await together(
+            self._fetch(name, AskPart(_stored(query), tally.census.asked[name]), target, room)
+            for name, target in targets.items()
+        )
+        parts, missing = list[Path](), list[Missing]()
+        for (name, target), head in zip(targets.items(), heads, strict=True):
+            if head.why:
+                tally.failed[name] = head.why
+                continue
+            tally.count(name, head.counted, head.store)
+            missing += missing_of(name, head.missing)
+            if head.records:
+                parts.append(target)
+        return parts, missing
 
     async def _fetch(self, name: ControllerName, question: AskPart, target: Path, room: Room) -> PartHead:
         def late(_: object, limit_s: float) -> PartHead:

@@ -68,13 +68,15 @@ class PartHead(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     why: str = ""
     size: int = 0
     records: int = 0
+    store: str = ""
     counted: dict[str, tuple[int, int]] = {}
-    """As with an answer (``log_questions.Said``)."""
+    """As with an answer (``log_questions.Said``), both."""
     missing: tuple[Missing, ...] = ()
     """What is here and not in it."""
 
 
-Make = Callable[[AskPart], Awaitable[tuple[Exported, dict[str, tuple[int, int]]]]]
+Make = Callable[[AskPart], Awaitable[tuple[Exported, PartHead]]]
+"""The file, and its head but for what the file says itself."""
 
 
 @attrs.define(eq=False)
@@ -110,20 +112,19 @@ class _Sender(Int32StringReceiver):
 
     async def _work(self, asked: bytes) -> None:
         try:
-            made, counted = await self._made(asked)
+            made, head = await self._made(asked)
         except AvinetError as why:
             self.sendString(_encode(PartHead(why=str(why))))
         else:
-            self.sendString(
-                _encode(PartHead(size=made.size, records=made.records, counted=counted, missing=made.missing))
-            )
+            head = msgspec.structs.replace(head, size=made.size, records=made.records, missing=made.missing)
+            self.sendString(_encode(head))
             try:
                 await FileBody(made.file, made.size, self._parts.clock).startProducing(self.transport)
             finally:
                 self.transport.unregisterProducer()
         self._end()
 
-    async def _made(self, asked: bytes) -> tuple[Exported, dict[str, tuple[int, int]]]:
+    async def _made(self, asked: bytes) -> tuple[Exported, PartHead]:
         parts = self._parts
         if parts.make is None:
             raise NoStoreYetError

@@ -3,7 +3,7 @@
 One that cannot be asked is named in the answer as missing; what is wrong with a question is found out here first.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -11,7 +11,7 @@ import msgspec
 from twisted.internet.defer import Deferred
 
 from avinet.controller.api_logs import LogSearch
-from avinet.controller.log_census import Census, KeptSets, Tally, census
+from avinet.controller.log_census import Census, KeptSets, Learnt, Tally, census, missing_of
 from avinet.controller.log_questions import AskSearch, AskStatus, LogQuestions
 from avinet.controller.log_status import ControllerStore, LogsStatus, OwnStatus, drops_of
 from avinet.controller.log_whereabouts import EngineLogs, Pulled
@@ -25,6 +25,8 @@ from avinet.model.ids import ControllerName
 
 ASK_TIMEOUT_S = 100.0
 """For all that one answer takes; below the 120 s that whoever asks waits."""
+ATTEMPTS = 3
+"""At one answer: the first finds out who is gone or has another store, the second what became of those meanwhile."""
 VALUES_TIMEOUT_S = 20.0
 """For the values of one field, so that time is left for estimates."""
 STATUS_TIMEOUT_S = 5.0
@@ -57,9 +59,9 @@ class ClusterSearch:
 
     async def ask(self, query: Query) -> Answer:
         """One answer; ``missing`` names the controllers whose records are not in it."""
-        ends, lost = self.questions.clock.seconds() + ASK_TIMEOUT_S, dict[ControllerName, str]()
-        while True:
-            found = self.census(lost)
+        ends, learnt = self.questions.clock.seconds() + ASK_TIMEOUT_S, Learnt()
+        for attempt in range(1, ATTEMPTS + 1):
+            found = self.census(learnt)
             if found.alone:
                 return await self.own.ask(query)
             for name in self.questions.others:
@@ -67,15 +69,15 @@ class ClusterSearch:
                     self.heard(name, {})
             asking = _Asking(self, Tally(found), ends)
             answer = await asking.answer(query)
-            # Who is lost meanwhile has its copies asked instead, once: there is time for as long as that was soon noticed.
-            lost = asking.lost_by_now()
-            if not lost or self.questions.clock.seconds() > ends - ASK_TIMEOUT_S / 2:
-                return answer
+            late = self.questions.clock.seconds() > ends - ASK_TIMEOUT_S / 2
+            if attempt == ATTEMPTS or not asking.learn(learnt, late=late):
+                break
+        return answer
 
-    def census(self, lost: Mapping[ControllerName, str]) -> Census:
-        """Who is to be asked now, without those that are ``lost``, and why."""
+    def census(self, learnt: Learnt) -> Census:
+        """Who is to be asked now."""
         self.kept.keep(self.questions.peers.members)
-        return census(self.questions.peers, self.kept.by_controller, lost)
+        return census(self.questions.peers, self.kept.by_controller, learnt)
 
     def check(self, query: Query) -> Awaitable[None]:
         """Engines are alike."""
@@ -126,10 +128,15 @@ class _Asking:
             # Too much for it: so there are estimates.
             return None
 
-    def lost_by_now(self) -> dict[ControllerName, str]:
-        """Those that have not answered since they are gone."""
+    def learn(self, learnt: Learnt, *, late: bool) -> bool:
+        """What makes another attempt worth it: who has another store than was thought, so that something counted twice or
+        not at all; and, where it is not ``late``, who is lost and has its copies asked instead.
+        """
         live = self.search.questions.peers.live
-        return {name: why for name, why in self.tally.failed.items() if name not in live}
+        lost = {name: why for name, why in self.tally.failed.items() if name not in live}
+        learnt.stores |= self.tally.moved
+        learnt.lost |= {} if late else lost
+        return bool(self.tally.moved or (lost and not late))
 
     async def _ask_all(self, names: Sequence[ControllerName], query: Query) -> list[Answer]:
         return await together(self._ask(name, query) for name in names)
@@ -138,6 +145,7 @@ class _Asking:
         questions, sets = self.search.questions, self.tally.census.asked[name]
         if name == questions.peers.me:
             answer, counted = await self.search.own.ask(query, sets), self.search.own.counted(sets)
+            store = ""
         else:
             said = await questions.ask(
                 name, _asked(query, sets), max(0.0, self.ends - questions.clock.seconds())
@@ -146,8 +154,8 @@ class _Asking:
             if said.answer is None:
                 self.tally.failed[name] = said.why
                 return Answer()
-            answer, counted = said.answer, said.counted
-        self.tally.count(name, counted)
+            answer, counted, store = said.answer, said.counted, said.store
+        self.tally.count(name, counted, store)
         return _of(name, answer)
 
 
@@ -158,9 +166,7 @@ def _asked(query: Query, sets: tuple[str, ...]) -> AskSearch:
 
 
 def _of(name: ControllerName, answer: Answer) -> Answer:
-    return msgspec.structs.replace(
-        answer, missing=tuple(msgspec.structs.replace(one, controller=name) for one in answer.missing)
-    )
+    return msgspec.structs.replace(answer, missing=missing_of(name, answer.missing))
 
 
 @attrs.frozen(eq=False)
@@ -192,4 +198,10 @@ class StatusOfAll:
 
 
 def _row(name: ControllerName, own: OwnStatus) -> ControllerStore:
-    return ControllerStore(controller=name, store=own.store, store_id=own.store_id, copies=own.copies)
+    return ControllerStore(
+        controller=name,
+        store=own.store,
+        store_id=own.store_id,
+        uncopied=own.uncopied,
+        copies=own.copies,
+    )

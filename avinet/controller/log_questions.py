@@ -110,6 +110,8 @@ class Said(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     answer: Answer | None = None
     why: str = ""
+    store: str = ""
+    """With an answer: the id of the store that it is from."""
     counted: dict[str, tuple[int, int]] = {}
     """With an answer: the sets that are in it, each with how many records its store had that are in no set, and the time of the
     newest of them in microseconds."""

@@ -15,6 +15,7 @@ from avinet.controller.log_status import CopyStatus, StoreStatus
 from avinet.controller.log_store import LogStoreService
 from avinet.controller.log_whereabouts import NOT_STORED
 from avinet.controller.together import together
+from avinet.logs.copies import CopiesHere
 from avinet.logs.entries import Waiting
 from avinet.logs.query.answers import Answer, Missing
 from avinet.logs.query.shapes import Query, Records
@@ -25,6 +26,8 @@ from avinet.logs.store.jobs import ExportFormat
 from avinet.model.ids import ControllerName
 from avinet.units import MIB
 
+NOT_DECIDED = "whether they count elsewhere is being found out"
+"""Of copies of one that was lost a moment ago, or while others cannot be asked."""
 MAX_EXPORT_BYTES = 16_384 * MIB
 """Of one file: what a controller's disk has room for beside its logs."""
 
@@ -42,16 +45,28 @@ class StoreSearch:
         """The answer, with the copy sets of these stores, as far as they are here; what was received before and is not in
         it is ``missing``.
         """
-        services = self._with(sets)
+        services, held = self._with(sets), await self._held(sets)
         behind = await _fresh(services)
         answer = await self._searched(query, [one.store for one in services])
-        return answer if behind is None else msgspec.structs.replace(answer, missing=(_behind(behind),))
+        return msgspec.structs.replace(answer, missing=(*held, *_behind(behind)))
 
     def counted(self, sets: Sequence[str]) -> dict[str, tuple[int, int]]:
         """Those of these that are here, each with how many records its store had that are in no set, and the newest's time."""
         here = self.copies.ids()
         lacks = {id_: self.copies.uncopied(id_) for id_ in sets if id_ in here}
         return {id_: (lack.records, lack.newest_us) for id_, lack in lacks.items()}
+
+    async def _held(self, sets: Sequence[str]) -> tuple[Missing, ...]:
+        """What of these sets does not count yet: looked at first, for what is decided meanwhile is in the answer."""
+        found = []
+        for id_, name in self.copies.ids().items():
+            for service in self.copies.search((id_,)) if id_ in sets else ():
+                held = await self.in_thread(CopiesHere(service.ledger).held)
+                if held:
+                    found.append(
+                        Missing(se="", se_uuid="", segments=held.count, why=NOT_DECIDED, controller=name)
+                    )
+        return tuple(found)
 
     def _with(self, sets: Sequence[str]) -> list[LogStoreService]:
         return [self.service, *self.copies.search(sets)]
@@ -81,7 +96,7 @@ class StoreSearch:
         self, query: Query, kind: str, sets: Sequence[str] = (), parts: Sequence[Path] = ()
     ) -> Exported:
         """A file that nobody else can open: of what is here, and of ``parts`` of other stores, in the exports' folder."""
-        services = self._with(sets)
+        services, held = self._with(sets), await self._held(sets)
         behind = await _fresh(services)
         target = self.exports / f"{uuid.uuid4().hex}.{kind}"
         terms = ExportTerms(ExportFormat(kind), MAX_EXPORT_BYTES, tuple(map(str, parts)))
@@ -94,7 +109,7 @@ class StoreSearch:
             finally:
                 target.unlink(missing_ok=True)
 
-        missing = () if behind is None else (_behind(behind),)
+        missing = (*held, *_behind(behind))
         return Exported(await self.in_thread(opened), made.size, made.records, missing)
 
     async def kept(self) -> tuple[CopyStatus, ...]:
@@ -137,5 +152,9 @@ async def _copy_status(id_: str, name: ControllerName, copies: CopySets) -> list
     ]
 
 
-def _behind(waiting: Waiting) -> Missing:
-    return Missing(se="", se_uuid="", segments=waiting.segments, raw_bytes=waiting.raw_bytes, why=NOT_STORED)
+def _behind(waiting: Waiting | None) -> tuple[Missing, ...]:
+    if waiting is None:
+        return ()
+    return (
+        Missing(se="", se_uuid="", segments=waiting.segments, raw_bytes=waiting.raw_bytes, why=NOT_STORED),
+    )

@@ -56,6 +56,8 @@ class OwnStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     store: StoreStatus
     store_id: str = ""
+    uncopied: int = 0
+    """Records that have no copy elsewhere, or had none until they were too old."""
     copies: tuple[CopyStatus, ...] = ()
     drops: tuple[LostLogs, ...] = ()
 
@@ -67,6 +69,8 @@ class ControllerStore(msgspec.Struct, frozen=True, kw_only=True):
     store: StoreStatus | None = None
     why: str = ""
     store_id: str = ""
+    uncopied: int = 0
+    """Records that have no copy elsewhere, or had none until they were too old."""
     copies: tuple[CopyStatus, ...] = ()
     """Of others' stores."""
 

@@ -46,6 +46,7 @@ OWN = {
     "controller": "c2",
     "store": {"records": 60},
     "store_id": "new",
+    "uncopied": 7,
     "copies": [{"store_id": "one", "controller": "c1", "records": 5, "uncopied": 9}],
 }
 """Its ledger was made anew once: of its records before there are copies alone."""
@@ -70,7 +71,7 @@ class Fates(SynchronousTestCase):
         self.assertIn("nobody knows how many", self.told(lost, {**KEEPER, "copies": []})[0])
 
     def test_without_copies_all_of_it_goes(self):
-        (line, *_) = self.told(OWN, {**KEEPER, "copies": []})
+        (line, *_) = self.told({**OWN, "uncopied": 99}, {**KEEPER, "copies": []})
         self.assertIn(" 0 records stay as copies with others; 60 without a copy go with it.", line)
 
     def test_who_says_nothing_is_named(self):

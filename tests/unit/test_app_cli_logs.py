@@ -352,7 +352,7 @@ class PullTests(CliCase):
         self.answers["POST", "/api/logs/pull/7%40c2/pause"] = Answer(body=rows[1])
         self.assertIn("Pull 7@c2 is paused", self.answer_of("logs", "pause", "7@c2"))
         found = self.run_cli("logs", "pause", "7")
-        self.assertIn("Say which: 7@c1 or 7@c2", found.stderr)
+        self.assertIn("Say which: 7@c1 or 7@c2 or 7@c3", found.stderr)
 
     def test_one_that_plans_is_named_after_a_while(self):
         planning = {"name": "se-2", "state": "planning", "connected": True}
@@ -432,13 +432,18 @@ class RecordsTests(CliCase):
             {"controller": "c1", "store": store | {"since": "", "until": "2026-11-27T11:00:00Z"}, "why": ""},
             {"controller": "c2", "store": None, "why": "It hangs."},
         ]
-        rows[0]["copies"] = [{"controller": "c2", "records": 3}, {"controller": "c2", "records": 4}]
+        rows[0]["copies"] = [
+            {"controller": "c2", "records": 3},
+            {"controller": "c2", "records": 4},
+            {"controller": "c3", "records": 0},
+        ]
+        rows[0]["uncopied"] = 2
         body = {"store": store, "controllers": rows, "service_engines": [], "drops": []}
         self.answers["GET", "/api/logs/status"] = Answer(body=body)
         lines = self.answer_of("logs", "status").splitlines()
         self.assertIn(instant("2026-11-27T11:00:00Z"), lines[1])
-        self.assertEqual(re.split(" {2,}", lines[2]), ["c2", "-", "-", "-", "-", "-", "It hangs."])
-        self.assertIn("7 records of c2", lines[1])
+        self.assertEqual(re.split(" {2,}", lines[2]), ["c2", *"------", "It hangs."])
+        self.assertEqual(re.split(" {2,}", lines[1])[-3:], ["2 records", "7 records of c2", "-"])
 
     def test_the_status_says_what_is_where(self):
         kept = {"segments": 2, "records": 30, "bytes": 2048, "oldest": ""}

@@ -15,12 +15,13 @@ from avinet.controller.log_parts import (
     AskPart,
     LogParts,
     PartFetcher,
+    PartHead,
     Room,
     _Receiver,
 )
 from avinet.controller.log_peers import ClusterSearch
 from avinet.controller.log_questions import LogQuestions
-from avinet.controller.log_search import StoreSearch
+from avinet.controller.log_search import NOT_DECIDED, StoreSearch
 from avinet.controller.log_sets import SETS, STORE
 from avinet.controller.log_store import LogStoreService, Reported
 from avinet.controller.peers import PEER_LOG_PARTS
@@ -66,7 +67,7 @@ class ExportCase(FolderTest):
         super().setUp()
         self.clock, self.hub = Clock(), PeerHub("a", "b", "c")
         self.searches, self.parts, self.sets = {}, {}, {name: Sets() for name in "abc"}
-        self.counter = 0
+        self.counter, self.ids = 0, dict.fromkeys("abc", "")
         for name in "abc":
             folder = self.folder / name
             self.searches[name] = StoreSearch(
@@ -97,7 +98,7 @@ class ExportCase(FolderTest):
         async def make(asked):
             search = self.searches[name]
             made = await search.export(asked.query, "parquet", asked.sets)
-            return made, search.counted(asked.sets)
+            return made, PartHead(store=self.ids[name], counted=search.counted(asked.sets))
 
         return make
 
@@ -173,6 +174,20 @@ class Exports(ExportCase):
         self.assertEqual(self.rows(made), ["/0", "/1", "/5", "/9", "/10"])
         self.assertEqual([(one.controller, one.records) for one in made.missing], [("c", 3)])
 
+    def test_what_is_held_for_one_that_is_lost_is_named(self):
+        self.hub.peers("b").publish(SETS, {"store-c": "x"})
+        self.sets["b"].services["store-c"] = copies = self.service(self.folder / "b-set")
+        copies.ledger.hold([Arrival(Segment(SE, segment(self.folder, line(), counter=98).head))])
+        self.assertIn(("x", NOT_DECIDED), self.missing(self.made()))
+
+    def test_one_that_had_not_said_which_store_it_has_is_in_it_once(self):
+        self.hub.peers("b").publish(SETS, {"store-c": "c"})
+        self.sets["b"].services["store-c"] = copies = self.service(self.folder / "b-set")
+        self.receive(copies, 2, 8)
+        self.ids["c"] = "store-c"
+        self.assertEqual(self.rows(self.made()), ["/0", "/1", "/2", "/8", "/9", "/10"])
+        self.assertEqual(self.left(), [])
+
     def test_one_that_hangs_is_named_in_time(self):
         self.parts["b"].make = lambda _: Deferred()
         making = self.begin()
@@ -186,7 +201,7 @@ class Exports(ExportCase):
     def test_one_that_is_cut_in_the_middle_leaves_nothing_of_its_part(self):
         async def half(asked):
             made = await self.maker("b")(asked)
-            return Exported(made[0].file, made[0].size + 1, 2), {}
+            return Exported(made[0].file, made[0].size + 1, 2), PartHead()
 
         self.parts["b"].make = half
         making = self.begin()

@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.controller.log_census import NOT_COPIED
 from avinet.controller.log_peers import (
     ASK_TIMEOUT_S,
+    ATTEMPTS,
     STATUS_TIMEOUT_S,
     VALUES_TIMEOUT_S,
     ClusterSearch,
@@ -44,6 +45,7 @@ class Store:
         self.answers, self.asked, self.pulled = list(answers), [], {}
         self.sets, self.lacks = [], {}
         self.values = Deferred()
+        self.id = ""
 
     async def ask(self, query, sets=()):
         if isinstance(query.shape, Top):
@@ -62,7 +64,7 @@ def answering(store):
 
     async def searched(asked):
         answer = await store.ask(asked, asked.sets)
-        return Said(answer=answer, counted=store.counted(asked.sets), pulled=store.pulled)
+        return Said(answer=answer, store=store.id, counted=store.counted(asked.sets), pulled=store.pulled)
 
     return {AskSearch: searched}
 
@@ -288,6 +290,24 @@ class Copies(Case):
         self.hub.cut("b")
         ((name, why),) = self.missing(self.counts()[0])
         self.assertEqual((name, why), ("c", "its copies of records of b are gone"))
+
+    def test_one_that_has_not_said_yet_which_store_it_has_counts_once(self):
+        self.hub.peers("b").publish(STORE, None)
+        self.stores["b"].id = "store-b"
+        answer, sets = self.counts()
+        self.assertEqual(answer, Answer(count=6))
+        self.assertEqual(sets["c"], [("store-b",), ()])
+
+    def test_of_one_whose_store_was_made_anew_meanwhile_the_older_counts_too(self):
+        self.stores["b"].id = "store-b2"
+        self.assertEqual(self.counts()[1]["c"], [(), ("store-b",)])
+
+    def test_attempts_are_bounded(self):
+        ids = iter(range(100))
+        self.stores["b"].id = "first"
+        self.stores["b"].counted = lambda _: setattr(self.stores["b"], "id", str(next(ids))) or {}
+        self.counts()
+        self.assertEqual(len(self.stores["a"].sets), ATTEMPTS)
 
     def test_of_one_that_is_lost_meanwhile_the_copies_are_asked(self):
         self.stores["b"].answers = [Deferred()]

@@ -57,7 +57,7 @@ class PullTimeoutError(AvinetError):
 
 @error
 class WhichPullError(AvinetError):
-    """Several controllers have a pull {pull}. Say which: {names}."""
+    """Several controllers have a pull {pull}, or may have. Say which: {names}."""
 
     kind: ClassVar[Kind] = Kind.CONFLICT
     pull: str
@@ -331,9 +331,11 @@ def _meant(client: Client, text: str) -> str:
     """The name of the pull that a person means; a bare number must be one controller's alone."""
     if not text.isdecimal():
         return text
-    rows = [row for row in client.get(path_to(*PATH))["results"] if str(row["id"]) == text]
-    if len(rows) > 1:
-        raise WhichPullError(pull=text, names=" or ".join(sorted(map(name_of, rows))))
+    answer = client.get(path_to(*PATH))
+    rows = [row for row in answer["results"] if str(row["id"]) == text]
+    silent = [f"{text}@{text_of(one['controller'])}" for one in answer.get("missing", ())]
+    if rows and len(rows) + len(silent) > 1:
+        raise WhichPullError(pull=text, names=" or ".join(sorted([*map(name_of, rows), *silent])))
     return name_of(rows[0]) if rows else text
 
 

@@ -1,5 +1,6 @@
 """``avinet logs status``: what is in the store, what is still on the service engines, and what was lost."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -78,29 +79,29 @@ def _print_store(store: Mapping[str, Any]) -> None:
 
 def _print_controllers(rows: Sequence[Mapping[str, Any]]) -> None:
     """A row each; one that has not answered has a dash in every place but the last."""
+    columns = ("store", "from", "to", "waiting to be stored", "without a copy", "copies of others")
     table = []
     for row in rows:
         store = row.get("store") or {}
         told = "; ".join(filter(None, (row.get("why"), store.get("trouble"), _mended(store))))
-        shown = (
-            (_records(store), instant(store["since"]), instant(store["until"]), _waiting(store))
-            if store
-            else ("",) * 4
-        )
-        table.append((row["controller"], *shown, _copies(row), told))
-    print_table(
-        ("controller", "store", "from", "to", "waiting to be stored", "copies of others", "why"),
-        table,
-        empty="",
-    )
+        table.append((row["controller"], *(_said(row, store) if store else ("",) * len(columns)), told))
+    print_table(("controller", *columns, "why"), table, empty="")
+
+
+def _said(row: Mapping[str, Any], store: Mapping[str, Any]) -> tuple[str, ...]:
+    uncopied = f"{row.get('uncopied', 0)} records"
+    span = (instant(store["since"]), instant(store["until"]))
+    return (_records(store), *span, _waiting(store), uncopied, _copies(row))
 
 
 def _copies(row: Mapping[str, Any]) -> str:
     """``1200 records of c2, 5 of c3``."""
-    of: dict[str, int] = {}
+    of: Counter[str] = Counter()
     for one in row.get("copies", ()):
-        of[one["controller"]] = of.get(one["controller"], 0) + one["records"]
-    return ", ".join(f"{records} records of {text_of(name)}" for name, records in sorted(of.items()))
+        of[one["controller"]] += one["records"]
+    return ", ".join(
+        f"{records} records of {text_of(name)}" for name, records in sorted(of.items()) if records
+    )
 
 
 def _records(store: Mapping[str, Any]) -> str:

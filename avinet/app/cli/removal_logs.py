@@ -32,7 +32,7 @@ class Fate:
 
     def after(self) -> list[str]:
         """Lines about what was done."""
-        return self._lines()
+        return [line.replace("have none then", "have none now") for line in self._lines()]
 
     def document(self) -> dict[str, Any]:
         """For programs."""
@@ -67,10 +67,9 @@ def fate(rows: Sequence[Mapping[str, Any]], name: str) -> Fate | None:
     others = [row for row in rows if row["controller"] != name]
     copies = [one for row in others for one in row.get("copies", ()) if one["controller"] == name]
     store = own.get("store")
-    # What its store is called now; of one that is lost the copies alone know.
-    ids = {own.get("store_id")} if store else {one["store_id"] for one in copies}
-    of_store = [one for one in copies if one["store_id"] in ids]
-    go = max((one["uncopied"] for one in of_store), default=store["records"] if store else None)
+    # Of one that is lost the copies alone know, and are told no more once it is.
+    told = max((one["uncopied"] for one in copies), default=None)
+    go = min(own.get("uncopied", 0), store["records"]) if store else told
     bared = sum(one["records"] for one in own.get("copies", ()) if one["controller"] != name)
     silent = tuple(text_of(row["controller"]) for row in others if not row.get("store"))
     return Fate(text_of(name), sum(one["records"] for one in copies), go, bared, silent)
