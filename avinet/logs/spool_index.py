@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from avinet.logs.reach import Reach, Sendable
+from avinet.logs.reach import LogStore, Reach, Sendable
 from avinet.logs.spool_losses import Losses
 from avinet.logs.spool_packs import Placed
 from avinet.logs.spool_pins import ANY, Pins
@@ -268,10 +268,10 @@ class SpoolIndex:
             found = self._pins.pinned([each.head.counter for each in placed], reach)
         return [each for each in placed if each.head.counter in found]
 
-    def lift(self, names: Sequence[str]) -> None:
-        """They were pinned, and no byte of them was sent."""
+    def lift(self, names: Sequence[str], store: LogStore) -> None:
+        """They were pinned there, and no byte of them was sent."""
         with self._changing():
-            self._pins.lift(counters(names))
+            self._pins.lift(counters(names), store)
 
     @property
     def size(self) -> int:

@@ -11,7 +11,7 @@ from typing import ClassVar
 import attrs
 
 from avinet.errors import AvinetError, Kind, error
-from avinet.logs.reach import Reach
+from avinet.logs.reach import LogStore, Reach
 from avinet.logs.spool_index import SpoolIndex
 from avinet.logs.spool_packs import Packs, Place
 
@@ -80,17 +80,17 @@ class Borrower:
             return places
 
     def begun(self, names: Iterable[str]) -> None:
-        """Their first byte is sent now.  Does not block."""
+        """Their first byte is sent now, or may be by somebody else.  Does not block."""
         self._unbegun.difference_update(names)
 
     def unbegun(self, names: Iterable[str]) -> list[str]:
         """Those of them that ``lift`` would set free.  Does not block."""
         return [name for name in names if name in self._unbegun]
 
-    def lift(self, names: Iterable[str]) -> None:
-        """They are not sent: those that were not begun are free again.  The channel must not begin them meanwhile."""
+    def lift(self, names: Iterable[str], store: LogStore) -> None:
+        """They are not sent there: those that were not begun are free again.  No channel may begin them meanwhile."""
         with self.lending.lock:
             free = self.unbegun(names)
             if free:
-                self.lending.index().lift(free)
+                self.lending.index().lift(free, store)
                 self._unbegun.difference_update(free)

@@ -117,11 +117,12 @@ class Pins:
             if (not reach.store.id if pin is None else reach.is_own(stores[pin]))
         }
 
-    def lift(self, counters: Sequence[int]) -> None:
-        """They were pinned, and are not begun."""
+    def lift(self, counters: Sequence[int], store: LogStore) -> None:
+        """They were pinned there, and are not begun.  What is pinned elsewhere by now stays so."""
         self._execute(
-            "UPDATE segment SET store = NULL WHERE counter IN (SELECT value FROM json_each(?))",
-            (json.dumps(list(counters)),),
+            "UPDATE segment SET store = NULL WHERE counter IN (SELECT value FROM json_each(?))"
+            " AND store = (SELECT id FROM store WHERE controller = ? AND store = ?)",
+            (json.dumps(list(counters)), store.controller, store.id),
         )
 
     def forget(self, up_to: int) -> None:

@@ -4,7 +4,7 @@ An ``Outgoing`` is a ``ChannelUser`` for one controller.  It lives as long as on
 acknowledged is still in the spool when the next one opens.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -256,30 +256,35 @@ class Outgoing:
         self.source.taken.update(names)
 
     def _release(self, names: Sequence[str]) -> None:
-        """They are anybody's; those that were pinned and not begun once that is undone."""
-        self._held.difference_update(names)
-        self.source.spool.lending.give_back(names)
-        free = self._lift(names)
-        self.source.taken.difference_update(names if not free else set(names).difference(free))
+        """Those of them that this channel has are anybody's; what was pinned and not begun once that is undone."""
+        ours = self._held.intersection(names)
+        self._held -= ours
+        self.source.spool.lending.give_back(ours)
+        self.source.taken.difference_update(ours)
+        self._lift(ours)
 
     def _not_sent(self, names: Sequence[str]) -> None:
-        """Their files are closed, or could not be opened."""
-        self.source.spool.lending.give_back(names)
-        self._lift([name for name in names if name not in self._held])
+        """Their files are closed, or could not be opened; some may have been pinned after they were let go of."""
+        ours, taken = self._held, self.source.taken
+        self.source.spool.lending.give_back(name for name in names if name in ours or name not in taken)
+        self._lift(self._borrower.unbegun(name for name in names if name not in ours))
 
-    def _lift(self, names: Sequence[str]) -> list[str]:
-        """Undo the pins of those that were not begun, in a thread: which those are."""
+    def _lift(self, names: Iterable[str]) -> None:
+        """Undo the pins of those that were not begun, in a thread; what another channel has meanwhile is its own affair."""
         unbegun = self._borrower.unbegun(names)
+        self._borrower.begun(name for name in unbegun if name in self.source.taken)
+        unbegun = self._borrower.unbegun(unbegun)
         if not unbegun:
-            return []
+            return
 
         def free(_: object) -> None:
             self.source.taken.difference_update(unbegun)
             self.source.owners.freed()
 
         self.source.taken.update(unbegun)  # so that nobody begins them meanwhile, nor do we
-        self.blocking(self._borrower.lift, unbegun).addErrback(self._not_lifted).addCallback(free)
-        return unbegun
+        self.blocking(self._borrower.lift, unbegun, self._store).addErrback(self._not_lifted).addCallback(
+            free
+        )
 
     def _not_lifted(self, failure: Failure) -> None:
         """They stay pinned here."""

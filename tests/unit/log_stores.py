@@ -178,6 +178,7 @@ class Stores(Kit):
                 end.lost = True
             store.ends, store.waiting = {}, []
         self.later.clear()
+        self.clock = Clock()
         self.spool.close()
         self.spool = Spool.open(self.folder, self.logs, lambda: self.now)
         self.start(listed)
