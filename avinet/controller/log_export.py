@@ -40,13 +40,12 @@ class ClusterExport:
     async def make(self, query: Query, kind: str) -> Exported:
         """The file; ``missing`` names the controllers whose records are not in it."""
         me, learnt = self.search.questions.peers.me, Learnt()
-        room = Room(MAX_EXPORT_BYTES)
         for attempt in range(1, ATTEMPTS + 1):
             tally = Tally(self.search.census(learnt))
             asked = tally.census.asked
             targets = {name: self.own.exports / f"{uuid.uuid4().hex}.part" for name in asked if name != me}
             try:
-                parts, missing = await self._parts(query, tally, targets, room)
+                parts, missing = await self._parts(query, tally, targets)
                 if tally.moved and attempt < ATTEMPTS:
                     # Something would be in it twice, or not at all.
                     learnt.stores |= tally.moved
@@ -63,9 +62,10 @@ class ClusterExport:
         return attrs.evolve(made, missing=(*here, *missing, *tally.missing(query)))
 
     async def _parts(
-        self, query: Query, tally: Tally, targets: Mapping[ControllerName, Path], room: Room
+        self, query: Query, tally: Tally, targets: Mapping[ControllerName, Path]
     ) -> tuple[list[Path], list[Missing]]:
         """Those that have come and have something, and what their controllers say is not in them."""
+        room = Room(MAX_EXPORT_BYTES)
         heads = await together(
             self._fetch(name, AskPart(_stored(query), tally.census.asked[name]), target, room)
             for name, target in targets.items()

@@ -37,7 +37,7 @@ from avinet.rest.file_body import FileBody
 from avinet.units import KIB
 
 MAX_PARTS = 4
-"""Made for others at a time: each takes a query's worth of the store, and room on the disk."""
+"""Made for others and sent to them at a time: each takes a query's worth of the store, and room on the disk."""
 MAX_HEAD_BYTES = 64 * KIB
 BEGIN_TIMEOUT_S = 300.0
 """For the other one to make its part."""
@@ -86,6 +86,7 @@ class LogParts:
     clock: IReactorTime
     make: Make | None = attrs.field(default=None, init=False)
     under_way: int = attrs.field(default=0, init=False)
+    """Made or sent."""
 
     def build(self, name: ControllerName) -> Protocol:
         """For a channel of ``name``."""
@@ -111,34 +112,41 @@ class _Sender(Int32StringReceiver):
             self._working.addErrback(lambda f: f.trap(CancelledError) and None).addErrback(self._failed)
 
     async def _work(self, asked: bytes) -> None:
+        parts = self._parts
         try:
-            made, head = await self._made(asked)
+            make, question = self._question(asked)
         except AvinetError as why:
-            self.sendString(_encode(PartHead(why=str(why))))
-        else:
+            self._refuse(why)
+            return
+        parts.under_way += 1
+        try:
+            made, head = await make(question)
             head = msgspec.structs.replace(head, size=made.size, records=made.records, missing=made.missing)
             self.sendString(_encode(head))
             try:
-                await FileBody(made.file, made.size, self._parts.clock).startProducing(self.transport)
+                await FileBody(made.file, made.size, parts.clock).startProducing(self.transport)
             finally:
                 self.transport.unregisterProducer()
-        self._end()
-
-    async def _made(self, asked: bytes) -> tuple[Exported, PartHead]:
-        parts = self._parts
-        if parts.make is None:
-            raise NoStoreYetError
-        if parts.under_way >= MAX_PARTS:
-            raise TooManyPartsError(limit=MAX_PARTS)
-        try:
-            question = msgspec.msgpack.decode(asked, type=AskPart)
-        except msgspec.MsgspecError as why:
-            raise StrangeQuestionError(why=str(why)) from why
-        parts.under_way += 1
-        try:
-            return await parts.make(question)
+        except AvinetError as why:
+            self._refuse(why)
+        else:
+            self._end()
         finally:
             parts.under_way -= 1
+
+    def _question(self, asked: bytes) -> tuple[Make, AskPart]:
+        if self._parts.make is None:
+            raise NoStoreYetError
+        if self._parts.under_way >= MAX_PARTS:
+            raise TooManyPartsError(limit=MAX_PARTS)
+        try:
+            return self._parts.make, msgspec.msgpack.decode(asked, type=AskPart)
+        except msgspec.MsgspecError as why:
+            raise StrangeQuestionError(why=str(why)) from why
+
+    def _refuse(self, why: AvinetError) -> None:
+        self.sendString(_encode(PartHead(why=str(why))))
+        self._end()
 
     def _failed(self, failure: Failure) -> None:
         self._log.failure("a part of an export could not be sent", failure)
@@ -198,6 +206,8 @@ class _Receiver(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """The head, and then the file."""
+        if self.done.called:
+            return
         self._pending += data
         if self._head is not None:
             self._came += len(data)

@@ -53,6 +53,8 @@ class ClusterSearch:
     heard: Callable[[ControllerName, Pulled], None] = lambda name, pulled: None
     """Told what the pulls of each of the others make of spools."""
     kept: KeptSets = attrs.field(factory=KeptSets)
+    _hearing: set[ControllerName] = attrs.field(factory=set, init=False)
+    """Of whom something was heard, or may have been."""
 
     def __attrs_post_init__(self) -> None:
         self.questions.peers.listen(self.kept)
@@ -62,11 +64,12 @@ class ClusterSearch:
         ends, learnt = self.questions.clock.seconds() + ASK_TIMEOUT_S, Learnt()
         for attempt in range(1, ATTEMPTS + 1):
             found = self.census(learnt)
+            for name in self._hearing - found.asked.keys():
+                self.heard(name, {})
+            self._hearing.clear()
+            self._hearing.update(found.asked)
             if found.alone:
                 return await self.own.ask(query)
-            for name in self.questions.others:
-                if name not in found.asked:
-                    self.heard(name, {})
             asking = _Asking(self, Tally(found), ends)
             answer = await asking.answer(query)
             late = self.questions.clock.seconds() > ends - ASK_TIMEOUT_S / 2

@@ -3,6 +3,7 @@
 import json
 
 import duckdb
+import msgspec
 from twisted.internet.defer import Deferred, execute, fail
 from twisted.internet.task import Clock
 from twisted.protocols.basic import Int32StringReceiver
@@ -20,15 +21,25 @@ from avinet.controller.log_parts import (
     _Receiver,
 )
 from avinet.controller.log_peers import ClusterSearch
-from avinet.controller.log_questions import LogQuestions
+from avinet.controller.log_questions import AskSearch, LogAnswers, LogQuestions, Said
 from avinet.controller.log_search import NOT_DECIDED, StoreSearch
 from avinet.controller.log_sets import SETS, STORE
 from avinet.controller.log_store import LogStoreService, Reported
-from avinet.controller.peers import PEER_LOG_PARTS
+from avinet.controller.peers import PEER_LOG_PARTS, PEER_LOGS
 from avinet.controller.peers_memory import PeerHub
 from avinet.logs.entries import Arrival, Segment
 from avinet.logs.ledger import Ledger
-from avinet.logs.query.shapes import Query, Whole
+from avinet.logs.query.shapes import (
+    Aggregate,
+    Count,
+    Function,
+    GroupBy,
+    Percentiles,
+    Query,
+    Records,
+    Top,
+    Whole,
+)
 from avinet.logs.store.embedded import EmbeddedLogStore
 from avinet.logs.store.engine import Engine
 from avinet.logs.store.errors import LogAnswerTooLargeError, LogStoreFullError
@@ -122,6 +133,9 @@ class ExportCase(FolderTest):
     def made(self, kind="ndjson"):
         making = self.begin(kind)
         self.clock.pump([0] * 20)
+        return self.ended(making)
+
+    def ended(self, making):
         made = self.successResultOf(making)
         self.addCleanup(made.file.close)
         return made
@@ -193,7 +207,7 @@ class Exports(ExportCase):
         making = self.begin()
         self.clock.pump([0] * 20)
         self.clock.advance(PARTS_TIMEOUT_S)
-        made = self.successResultOf(making)
+        made = self.ended(making)
         self.assertEqual(self.rows(made), ["/0", "/2", "/8", "/10"])
         self.assertEqual([name for name, _ in self.missing(made)], ["b"])
         self.assertEqual(self.parts["b"].under_way, 0)
@@ -206,7 +220,7 @@ class Exports(ExportCase):
         self.parts["b"].make = half
         making = self.begin()
         self.clock.pump([0] * 20)
-        made = self.successResultOf(making)
+        made = self.ended(making)
         self.flushLoggedErrors(EOFError)
         self.assertEqual(self.rows(made), ["/0", "/2", "/8", "/10"])
         self.assertEqual([name for name, _ in self.missing(made)], ["b"])
@@ -239,7 +253,7 @@ class Exports(ExportCase):
         making = self.begin()
         for _ in range(30):
             self.clock.advance(0.5)
-        self.assertIn(("b", "waits to be stored"), self.missing(self.successResultOf(making)))
+        self.assertIn(("b", "waits to be stored"), self.missing(self.ended(making)))
 
     def waiting(self):
         made = segment(self.folder, line(), counter=99, se=SE)
@@ -247,7 +261,58 @@ class Exports(ExportCase):
         return Segment(SE, made.head)
 
 
-class Receivers(ExportCase):
+class Queries(ExportCase):
+    """The same stores asked."""
+
+    def setUp(self):
+        super().setUp()
+        for name in "abc":
+            answers = LogAnswers()
+            answers.by_kind = {AskSearch: self.searcher(name)}
+            peers = self.hub.peers(name)
+            peers.offer(PEER_LOGS, answers.build)
+            peers.publish(STORE, f"store-{name}")
+        for number, name in enumerate("abc"):
+            self.receive(self.searches[name].service, *range(number, 12, 3))
+        # Of what ``c`` has, its first keeper has some and its second the rest.
+        for name, at in (("a", (2, 5)), ("b", (8, 11))):
+            self.hub.peers(name).publish(SETS, {"store-c": "c"})
+            copies = self.sets[name].services["store-c"] = self.service(self.folder / f"{name}-set")
+            self.receive(copies, *at)
+
+    def searcher(self, name):
+        async def searched(asked):
+            search = self.searches[name]
+            answer = await search.ask(asked, asked.sets)
+            return Said(answer=answer, counted=search.counted(asked.sets))
+
+        return searched
+
+    def test_answers_are_the_same_with_copies_in_place_of_one_that_is_lost(self):
+        shapes = (
+            Count(),
+            Top(("path",)),
+            Percentiles("duration_ms"),
+            GroupBy(("vs",), (Aggregate(Function.DISTINCT, "path"), Aggregate(Function.AVERAGE, "status"))),
+            Records(5),
+        )
+        whole = [self.answer(shape) for shape in shapes]
+        self.assertEqual((whole[0].count, whole[3].results[0]["distinct_path"]), (12, 12))
+        self.hub.cut("c")
+        for shape, before in zip(shapes, whole, strict=True):
+            after = self.answer(shape)
+            self.assertEqual({one.controller for one in after.missing}, {"c"})  # three have no copy
+            self.assertEqual(msgspec.structs.replace(after, missing=()), before, shape)
+
+    def answer(self, shape):
+        return self.successResultOf(Deferred.fromCoroutine(self.search.ask(Query(shape=shape))))
+
+
+class Receivers(FolderTest):
+    def setUp(self):
+        super().setUp()
+        self.clock, self.hub = Clock(), PeerHub("a", "b")
+
     def receiver(self, room=100):
         self.wrote = []
 

@@ -216,6 +216,13 @@ class Asked(Case):
         self.ask()
         self.assertEqual(self.heard, {"b": {}, "c": {}})
 
+    def test_of_one_that_was_removed_nothing_is_heard_any_more(self):
+        self.stores["b"].pulled = {"se-1": -1.0}
+        self.ask()
+        del self.hub._peers["b"], self.hub._peers["c"]
+        self.ask()
+        self.assertEqual(self.heard, {"b": {}, "c": {}})
+
 
 class Copies(Case):
     """Each has a store of its name; copies of ``b``'s are with ``a`` and ``c``."""
