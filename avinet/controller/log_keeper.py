@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import attrs
-from twisted.internet.defer import Deferred, DeferredList, DeferredLock, succeed
+from twisted.internet.defer import Deferred, DeferredList, DeferredLock, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -139,6 +139,9 @@ class Keeper:
 
     def opened(self, link: KeeperLink, store: str) -> Deferred[tuple[CopySet, bool, Names]]:
         """See ``LinkKeeper``."""
+        if store == self.peers.said(self.peers.me).get(STORE):
+            own = "the store is this controller's own; was its state folder copied from here?"
+            return fail(CopySetRefusedError(controller=link.name, why=own))
         older, self._links[store] = self._links.get(store), link
         waiting = succeed(None)
         if older is not None:

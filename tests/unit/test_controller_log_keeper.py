@@ -131,6 +131,11 @@ class Kept(Cluster):
         self.greeted()
         self.assertEqual([type(one) for one in self.welcome], [m.NoRoom])
 
+    def test_nobody_has_a_copy_of_the_keepers_own_store_here(self):
+        self.greeted(self.b.store)
+        self.assertEqual([type(one) for one in self.welcome], [m.NoRoom])
+        self.assertNotIn(self.b.store, self.b.keeper.sets)
+
     def test_one_of_which_nothing_is_left_goes_once_nobody_has_the_store(self):
         self.a.send(1)
         self.settle()
