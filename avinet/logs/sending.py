@@ -58,6 +58,8 @@ class PullWork:
     taken_bytes: int = 0
     limited: bool = False
     """The byte limit left some."""
+    patient_until: float | None = None
+    """What is on its way to other controllers is waited for until then, a clock's seconds; None before it was seen."""
 
     def start_over(self) -> None:
         """Look at the index from its beginning: what was taken from it was not sent."""

@@ -70,6 +70,10 @@ class LogOwners:
             self._cancel()
         self._own(left)
 
+    def takes(self, name: ControllerName) -> bool:
+        """Whether the controller takes what is pushed."""
+        return name in self._ready.values()
+
     def stop(self) -> None:
         """Nothing changes any more."""
         self._watchers.clear()

@@ -32,6 +32,8 @@ from avinet.wire.log_messages import (
 
 LINGER_S = 1.0
 """Between looks whether a pull is done of which significant segments are still on their way."""
+PATIENCE_S = 10.0
+"""For what is on its way to other controllers as a pull ends: significant segments, and those of another one's pull."""
 FLUSH_TIMEOUT_S = 120.0
 """Two pieces of 64 MiB take a second each; a disk that is nearly full may need room made first."""
 
@@ -173,13 +175,20 @@ class PulledLogs(Outgoing):
         work = channel.sending.pulls.get(pull)
         if work is None or not channel.sending.all_answered(pull):
             return
-        if elsewhere is not None:
+        if elsewhere is not None and not self._on_its_way(work, elsewhere):
             channel.sending.forget(pull)
             self.say(PullDone(pull=pull, limited=work.limited, elsewhere=elsewhere))
             return
-        # Significant ones are on their way on the other service; full ones that were not taken, or that another
-        # controller has, are tried again.
+        # Significant ones are on their way on the other service, or to another controller; full ones that were not
+        # taken, or that another controller has, are tried again.
         self.timers.later(f"look {pull}", LINGER_S, lambda: self._look_again(pull))
+
+    def _on_its_way(self, work: PullWork, elsewhere: dict[ControllerName, int]) -> bool:
+        """Whether what other controllers may have is likely to be acknowledged in a moment."""
+        now = self.source.clock.seconds()
+        if work.patient_until is None:
+            work.patient_until = now + PATIENCE_S
+        return now < work.patient_until and any(map(self.source.owners.takes, elsewhere))
 
     def _look_again(self, pull: int) -> None:
         channel = self.channel

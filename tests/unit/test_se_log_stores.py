@@ -203,7 +203,10 @@ class Pulled(Stores):
         self.made(1, 2, 3, log_class=FULL)
         self.a.silent()
         self.a.pull(services=(service(2),))
-        planned, done = self.b.pull()
+        self.b.pull()
+        for _ in range(12):
+            self.tick(1)
+        planned, done = self.b.said
         self.assertEqual((planned.segments, planned.records, planned.elsewhere), (2, 2, {"a": 1}))
         self.assertEqual(done.elsewhere, {"a": 1})
         self.assertEqual(self.b.counters(), [1, 3])
@@ -246,9 +249,22 @@ class Pulled(Stores):
         self.b.silent()
         self.made(*MANY)
         with_b = self.b.counters()
-        planned, done = self.a.pull()
-        self.assertEqual(planned.segments, 0)
-        self.assertEqual(done.elsewhere, {"b": len(with_b)})
+        (planned,) = self.a.pull()
+        self.assertEqual((planned.segments, planned.elsewhere), (0, {"b": len(with_b)}))
+        waiting, self.b.waiting = self.b.waiting, []
+        for end, name in waiting:
+            end.say(m.Ack(names=(name,)))
+        self.tick(2)
+        self.assertEqual(self.a.said[-1], m.PullDone(pull=1))
+
+    def test_of_one_that_does_not_answer_a_pull_waits_for_nothing_long(self):
+        self.b.silent()
+        self.made(*MANY)
+        with_b = self.b.counters()
+        self.a.pull()
+        for _ in range(12):
+            self.tick(1)
+        self.assertEqual(self.a.said[-1], m.PullDone(pull=1, elsewhere={"b": len(with_b)}))
 
     def test_a_paused_pull_leaves_what_it_has_not_begun_to_others(self):
         self.a.batches = False

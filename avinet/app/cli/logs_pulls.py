@@ -250,7 +250,7 @@ def _limited(state: Mapping[str, Any]) -> str:
     said = ["the rest is over its --bytes"] if any(one.get("limited") for one in parts) else []
     elsewhere: dict[str, int] = {}
     for one in parts:
-        for name, records in one.get("elsewhere", {}).items():
+        for name, records in one.get("elsewhere", {}).items() if one["state"] in ENDED else ():
             elsewhere[name] = elsewhere.get(name, 0) + records
     said += [f"{records} records go to {text_of(name)} alone" for name, records in sorted(elsewhere.items())]
     return "; ".join(said)
