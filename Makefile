@@ -57,10 +57,10 @@ integration: $(VENV)/dev.stamp
 
 # Whole fleets, in two halves that take equally long.
 processes-1: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -q tests/integration/test_processes_[a-i]*.py $(ARGS)
+	$(BIN)/python -m pytest -q tests/integration/test_processes_[a-k]*.py $(ARGS)
 
 processes-2: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -q tests/integration/test_processes_[j-z]*.py $(ARGS)
+	$(BIN)/python -m pytest -q tests/integration/test_processes_[l-z]*.py $(ARGS)
 
 # Whatever else needs a reactor, Envoy or OpenSSH.
 parts: $(VENV)/dev.stamp
