@@ -99,7 +99,7 @@ def test_a_pull_survives_kills_in_its_middle(ends, victims):
     while ends.progress()[0] != "done":
         assert time.monotonic() < until, (ends.folder / "controller.log").read_text()[-2000:]
         assert all(process.poll() is None for process in ends.processes.values())
-        if kills < 6 and ends.progress()[1] >= next_kill_at:
+        if kills < 4 and ends.progress()[1] >= next_kill_at:
             victim = chance.choice(victims)
             time.sleep(chance.uniform(0, 0.05))
             ends.kill(victim)
