@@ -77,7 +77,7 @@ class SetMaking:
         folder, rows = self.folder / FOLDER / store, CopiesHere(ledger)
 
         def begun() -> ControllerName | None:
-            if controller is not None and rows.whose() != controller:
+            if controller is not None and rows.whose() is None:
                 rows.be(controller)
             return rows.whose()
 

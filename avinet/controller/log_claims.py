@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
@@ -22,7 +22,7 @@ from avinet.controller.log_keeper import Keeper
 from avinet.controller.log_sets import STORE
 from avinet.controller.log_spans import names_in, pages, spans
 from avinet.controller.peers import PEER_COPIES, Peers
-from avinet.errors import AvinetError, RemoteProtocolError
+from avinet.errors import AvinetError, Kind, RemoteProtocolError, error
 from avinet.logs.copies import CopiesHere
 from avinet.logs.ledger import Ledger
 from avinet.logs.runs import Names
@@ -46,6 +46,22 @@ ASK_TIMEOUT_S = 5.0
 """A peer answers from its ledger, behind fsyncs of some 100 ms."""
 ASKED_RUNS = 100
 """At once: an answer may have ten times as many."""
+ASKED_LENGTH = 20
+"""Segments of a run of which a claim asks, so that whatever is answered fits into one message."""
+MAX_ASKED = 100_000
+"""Segments that one claim or question may be about.  Each that is yielded is written down, and a message can name more of them
+than any disk has room for."""
+HAD_AT_ONCE = 8
+"""Questions about what service engines had begun elsewhere: each is a channel, of which a peer takes 512, and any service engine
+can have as many of them asked as it likes."""
+
+
+@error
+class TooMuchAskedError(AvinetError):
+    """It answers about {limit} segments at once."""
+
+    kind: ClassVar[Kind] = Kind.LIMITED
+    limit: int
 
 
 class _Asking(Protocol):
@@ -89,6 +105,9 @@ class Claims:
     own: Ledger
     clock: IReactorTime
     in_thread: Callable[[Callable[[], Any]], Deferred[Any]]
+    _asking: DeferredSemaphore = attrs.field(
+        factory=lambda: DeferredSemaphore(HAD_AT_ONCE), init=False, repr=False
+    )
     _gone: set[str] = attrs.field(factory=set, init=False)
     """Stores whose controller was not live at the last look."""
     _look: IDelayedCall | None = attrs.field(default=None, init=False)
@@ -111,19 +130,23 @@ class Claims:
     async def answer(self, name: ControllerName, message: CopyClaim | CopyQuestion) -> CopyMessage:
         """A claim, or a question; never fails."""
         try:
+            names = names_in(message.names)
+            if names.count > MAX_ASKED:
+                raise TooMuchAskedError(limit=MAX_ASKED)
             if isinstance(message, CopyClaim):
-                return await self._answer_claim(name, message)
-            return await self._answer_question(message)
+                return await self._answer_claim(name, message, names)
+            return await self._answer_question(message, names)
         except AvinetError as why:
             if isinstance(message, CopyClaim):
                 return CopyClaimed(refused=str(why)[:500])
             return CopyAnswer(refused=str(why)[:500])
 
-    async def _answer_claim(self, name: ControllerName, claim: CopyClaim) -> CopyMessage:
+    async def _answer_claim(self, name: ControllerName, claim: CopyClaim, names: Names) -> CopyMessage:
         if claim.store == self.own.store_id or self._is_live(claim.store):
             return CopyClaimed(refused="the store's controller is live")
+        if claim.store not in self.keeper.sets and claim.controller not in self.peers.members:
+            return CopyClaimed()  # nothing is here, and whoever left does not come back with it
         set_ = await self.keeper.opened_for(claim.store, claim.controller)
-        names = names_in(claim.names)
 
         def yielded() -> tuple[Names, bool]:
             mine, files = set_.rows.yield_to(names, name, self.peers.me)
@@ -134,8 +157,8 @@ class Claims:
         rows = spans(mine)
         return CopyClaimed(not_=rows) if len(rows) <= MAX_RUNS else CopyClaimed(refused="too much at once")
 
-    async def _answer_question(self, question: CopyQuestion) -> CopyMessage:
-        rows = spans(await self._known_here(question.store, names_in(question.names)))
+    async def _answer_question(self, question: CopyQuestion, names: Names) -> CopyMessage:
+        rows = spans(await self._known_here(question.store, names))
         return CopyAnswer(names=rows) if len(rows) <= MAX_RUNS else CopyAnswer(refused="too much at once")
 
     async def _known_here(self, store: str, names: Names) -> Names:
@@ -153,6 +176,13 @@ class Claims:
 
     async def had(self, store: str, names: Names) -> Names | None:
         """Which of these count already, in ``store`` or a copy of it anywhere; None while that cannot be found out."""
+        await self._asking.acquire()
+        try:
+            return await self._had(store, names)
+        finally:
+            self._asking.release()
+
+    async def _had(self, store: str, names: Names) -> Names | None:
         found = await self._known_here(store, names)
         for name in self.peers.members:
             if name == self.peers.me:
@@ -214,7 +244,7 @@ class Claims:
         await lock.acquire()
         try:
             held: Names = await self.in_thread(set_.rows.held)
-            for page in pages(held, ASKED_RUNS):
+            for page in pages(held, ASKED_RUNS, ASKED_LENGTH):
                 if self._is_live(set_.id) or not await self._resolve_some(set_, page, others):
                     return
         finally:

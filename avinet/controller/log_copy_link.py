@@ -53,6 +53,8 @@ WINDOW_BYTES = 32 * MIB
 """Of parts that have no answer: four packs, of which one is being sent, one written, one made to last."""
 MAX_PARTS = 128
 """The same of their number; the keeper bears twice as many."""
+MAX_HELD = 100_000
+"""Runs that a keeper names at first: it holds what came in some seconds."""
 SILENCE_S = 10.0
 """Without a byte taken or an answer, while one is due."""
 CONFIRM_S = 0.25
@@ -126,6 +128,8 @@ class CopyLink(TwistedProtocol):
     _welcome: CopyWelcome | None = attrs.field(default=None, init=False)
     _held: Names = attrs.field(factory=Names, init=False, repr=False)
     """What the keeper has named so far."""
+    _named: int = attrs.field(default=0, init=False)
+    """Runs so far."""
     _pushed: deque[_Going] = attrs.field(factory=deque, init=False, repr=False)
     _pulled: deque[_Going] = attrs.field(factory=deque, init=False, repr=False)
     _jobs: dict[int, tuple[CopyJob, int]] = attrs.field(factory=dict, init=False, repr=False)
@@ -259,10 +263,7 @@ class CopyLink(TwistedProtocol):
             case CopyWelcome() if self._welcome is None:
                 self._welcome = message
             case Holding() if self._welcome is not None and not self.up:
-                self._held = self._held.plus(names_in(message.names))
-                if not message.more:
-                    self.user.greeted(self, self._held, new=self._welcome.new)
-                    self._held = Names()
+                self._holding(self._welcome, message)
             case Held():
                 for number in message.parts:
                     self.user.copied(self, self._answered(number))
@@ -279,6 +280,15 @@ class CopyLink(TwistedProtocol):
                 self._log.warn("{name} does not know {tag}", name=self.name, tag=message.tag_[:64])
             case _:
                 raise _broken(f"a {type(message).__name__} from a keeper, out of turn")
+
+    def _holding(self, welcome: CopyWelcome, message: Holding) -> None:
+        self._named += len(message.names)
+        if self._named > MAX_HELD:
+            raise _broken("it holds more than it was ever sent")
+        self._held = self._held.plus(names_in(message.names))
+        if not message.more:
+            self.user.greeted(self, self._held, new=welcome.new)
+            self._held = Names()
 
     def _answered(self, number: int) -> CopyJob:
         if number not in self._jobs:

@@ -27,8 +27,12 @@ from avinet.logs.runs import Names
 from avinet.model.ids import ControllerName
 from avinet.wire.copy_messages import CopyClaim, CopyMessage, CopyQuestion, Forget
 
-MAX_SETS = 16
+MAX_SETS = 32
 """Each is an open ledger and some timers; a cluster has three stores, and those of controllers that were replaced."""
+MAX_OF_ONE = 8
+"""Of one controller: none takes the others' places."""
+MAX_CLAIMED = 4
+"""The same, for one more to be made because another member says that it is that controller's."""
 LOOK_S = 60.0
 """Between looks for sets that have nothing any more: as often as a store is kept up."""
 
@@ -142,7 +146,11 @@ class Keeper:
         if store == self.peers.said(self.peers.me).get(STORE):
             own = "the store is this controller's own; was its state folder copied from here?"
             return fail(CopySetRefusedError(controller=link.name, why=own))
-        older, self._links[store] = self._links.get(store), link
+        older = self._links.get(store)
+        owner = self._owner(store) if older is None else older.name
+        if owner not in {None, link.name}:
+            return fail(CopySetRefusedError(controller=link.name, why=f"the store is that of {owner}"))
+        self._links[store] = link
         waiting = succeed(None)
         if older is not None:
             waiting = Deferred()
@@ -154,14 +162,28 @@ class Keeper:
             # Not while others are asked whether what is held counts: the answer may be that it does.
             await self.lock(store).acquire()
             try:
-                set_ = await self._open(store, link.name)
-                new, held = await self.threads.commits.run(lambda: _look_at(set_))
-                set_.holds = bool(held)
-                return set_, new, held
+                return await self._opened(link, store)
             finally:
                 self.lock(store).release()
 
         return Deferred.fromCoroutine(opened())
+
+    async def _opened(self, link: KeeperLink, store: str) -> tuple[CopySet, bool, Names]:
+        set_ = await self._open(store, link.name)
+        new, held = await self.threads.commits.run(lambda: _look_at(set_))
+        if set_.controller != link.name:
+            if not new:
+                raise CopySetRefusedError(controller=link.name, why=f"the store is that of {set_.controller}")
+            # What another member has said of it when nothing was here is no proof.
+            await self.threads.commits.run(lambda: set_.rows.be(link.name))
+            set_.controller = link.name
+            self._tell()
+        set_.holds = bool(held)
+        return set_, new, held
+
+    def _owner(self, store: str) -> ControllerName | None:
+        """Who is known to have it; a member may have its own copied and nobody else's."""
+        return next((name for name in self.peers.live if self.peers.said(name).get(STORE) == store), None)
 
     def lock(self, store: str) -> DeferredLock:
         """Of one store's set."""
@@ -186,15 +208,17 @@ class Keeper:
 
         return self.threads.commits.run(lambda: set_.settle(names, drop)).addCallback(settled)
 
-    def forget(self, set_: CopySet, message: Forget) -> None:
+    def forget(self, set_: CopySet, message: Forget) -> Deferred[None]:
         """See ``LinkKeeper``."""
         forget = set_.logs.ledger.forget
-        self._try(lambda: forget(message.se, message.incarnation, message.below), "names are not forgotten")
+        return self._try(
+            lambda: forget(message.se, message.incarnation, message.below), "names are not forgotten"
+        )
 
-    def note_uncopied(self, set_: CopySet, uncopied: Uncopied) -> None:
+    def note_uncopied(self, set_: CopySet, uncopied: Uncopied) -> Deferred[None]:
         """See ``LinkKeeper``."""
         set_.uncopied = uncopied
-        self._try(lambda: set_.rows.note_uncopied(uncopied), "what is copied nowhere is not noted")
+        return self._try(lambda: set_.rows.note_uncopied(uncopied), "what is copied nowhere is not noted")
 
     def discard(self, parts: Sequence[AnyPart]) -> Deferred[None]:
         """See ``LinkKeeper``."""
@@ -216,22 +240,24 @@ class Keeper:
     # Sets
 
     async def opened_for(self, store: str, controller: ControllerName) -> CopySet:
-        """The set, made where there is none."""
-        return await self._open(store, controller)
+        """The set, made where there is none; another member says whose it is."""
+        return await self._open(store, controller, MAX_CLAIMED)
 
-    async def _open(self, store: str, controller: ControllerName | None) -> CopySet:
+    async def _open(self, store: str, controller: ControllerName | None, most: int = MAX_OF_ONE) -> CopySet:
         await self._opening.acquire()
         try:
-            return await self._open_one(store, controller)
+            return await self._open_one(store, controller, most)
         finally:
             self._opening.release()
 
-    async def _open_one(self, store: str, controller: ControllerName | None) -> CopySet:
+    async def _open_one(self, store: str, controller: ControllerName | None, most: int) -> CopySet:
         set_ = self.sets.get(store)
         if set_ is None:
-            if len(self.sets) >= MAX_SETS:
+            same = sum(one.controller == controller for one in self.sets.values())
+            if same >= most or len(self.sets) >= MAX_SETS:
                 raise CopySetRefusedError(
-                    controller=controller or ControllerName(store), why=f"{MAX_SETS} stores have copies here"
+                    controller=controller or ControllerName(store),
+                    why=f"{same} of its stores, and {len(self.sets)} in all, have copies here",
                 )
             set_ = await self.folders.make(store, controller)
             if set_ is None:
@@ -267,8 +293,15 @@ class Keeper:
         Deferred.fromCoroutine(look()).addBoth(again)
 
     async def _remove_if_empty(self, store: str, set_: CopySet) -> None:
-        ledger = set_.logs.ledger
-        if await self.threads.commits.run(lambda: bool(ledger.files() or ledger.waiting_totals().segments)):
+        ledger, may_return = set_.logs.ledger, set_.controller in self.peers.members
+
+        def is_wanted() -> bool:
+            if ledger.files() or ledger.waiting_totals().segments:
+                return True
+            # Where copies are that it must not have made again.
+            return may_return and set_.rows.yielded() > 0
+
+        if await self.threads.commits.run(is_wanted):
             return
         await self.lock(store).acquire()
         try:

@@ -53,6 +53,8 @@ from avinet.wire.vocabulary import UnknownMessage
 HELLO_TIMEOUT_S = 10.0
 MAX_BEGUN = 256
 """Parts that are under way or have no answer: whoever sends has 32 MiB on their way, and counts small ones, too."""
+MAX_CALLS = 64
+"""Transactions under way until no more is read: one is some 10 ms, and a small message is enough to ask for one."""
 
 
 class LinkKeeper(Protocol):
@@ -76,10 +78,10 @@ class LinkKeeper(Protocol):
     def settle(self, set_: CopySet, names: Names, drop: Names) -> Deferred[None]:
         """These count, those are not wanted."""
 
-    def forget(self, set_: CopySet, message: Forget) -> None:
+    def forget(self, set_: CopySet, message: Forget) -> Deferred[None]:
         """It need not be remembered."""
 
-    def note_uncopied(self, set_: CopySet, uncopied: Uncopied) -> None:
+    def note_uncopied(self, set_: CopySet, uncopied: Uncopied) -> Deferred[None]:
         """What its store has that is copied nowhere."""
 
     def discard(self, parts: Sequence[AnyPart]) -> Deferred[None]:
@@ -114,6 +116,8 @@ class KeeperLink(TwistedProtocol):
     _writing: Writes | None = attrs.field(default=None, init=False, repr=False)
     _holding: int = attrs.field(default=0, init=False)
     """Calls under way that make parts last."""
+    _calls: int = attrs.field(default=0, init=False)
+    """Transactions that were asked for and are not done."""
     _paused: bool = attrs.field(default=False, init=False)
     _lost: bool = attrs.field(default=False, init=False)
     _log: ClassVar[Logger] = Logger()
@@ -201,14 +205,23 @@ class KeeperLink(TwistedProtocol):
                 number = message.number
                 settling = self.keeper.settle(set_, names_in(message.names), names_in(message.drop))
                 settling.addCallbacks(lambda _: self.send(Settled(number=number)), self._not_settled)
+                self._call(settling)
             case Forget():
-                self.keeper.forget(set_, message)
+                self._call(self.keeper.forget(set_, message))
             case NotCopied():
-                self.keeper.note_uncopied(set_, Uncopied(message.records, message.newest_us))
+                self._call(self.keeper.note_uncopied(set_, Uncopied(message.records, message.newest_us)))
             case CopyUnsupported():
                 pass
             case _:
                 raise _broken(f"a {type(message).__name__} from who has logs copied")
+
+    def _call(self, under_way: Deferred[None]) -> None:
+        self._calls += 1
+        under_way.addBoth(self._called).addErrback(self._defect)
+
+    def _called(self, _: object) -> None:
+        self._calls -= 1
+        self._settle_reading()
 
     def _first(self, message: CopyMessage) -> None:
         self._greeted = True
@@ -375,13 +388,11 @@ class KeeperLink(TwistedProtocol):
         if self._lost or self.transport is None:
             return
         gathered = self._gathering
-        wait = gathered is not None and gathered.full
+        wait = self._calls >= MAX_CALLS or (gathered is not None and gathered.full)
         if wait != self._paused:
             self._paused = wait
-            if wait:
-                self._wire().pauseProducing()
-            else:
-                self._wire().resumeProducing()
+            wire = self._wire()
+            (wire.pauseProducing if wait else wire.resumeProducing)()
 
 
 def _broken(detail: str) -> RemoteProtocolError:

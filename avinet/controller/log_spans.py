@@ -12,9 +12,15 @@ def spans(names: Names) -> tuple[SpanRow, ...]:
     return tuple((se, incarnation, *run) for (se, incarnation), runs in names for run in runs)
 
 
-def pages(names: Names, most: int = MAX_RUNS) -> Iterator[Names]:
-    """Some at a time; one that is empty where there are none."""
+def pages(names: Names, most: int = MAX_RUNS, longest: int = 0) -> Iterator[Names]:
+    """Some at a time, and if it is said no more than so many segments of each run; one that is empty where there are none."""
     rows = spans(names)
+    if longest:
+        rows = tuple(
+            (se, incarnation, start, min(start + longest - 1, last))
+            for se, incarnation, first, last in rows
+            for start in range(first, last + 1, longest)
+        )
     for first in range(0, max(1, len(rows)), most):
         yield names_in(rows[first : first + most])
 

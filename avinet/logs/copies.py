@@ -5,8 +5,11 @@ its copy counts.  ``CopiesHere`` is of the ledger of a copy set: what is held, u
 that another's copy does.  Calls block; those that write are durable, each in one transaction.
 """
 
+from typing import ClassVar
+
 import attrs
 
+from avinet.errors import AvinetError, Kind, error
 from avinet.logs import ledger_copies, ledger_segments
 from avinet.logs.ledger import Ledger
 from avinet.logs.ledger_copies import NOWHERE
@@ -15,6 +18,18 @@ from avinet.model.ids import ControllerName, SeId
 
 FULLY = ("segment",)
 """The table of what counts here."""
+
+
+MAX_YIELDED = 500_000
+"""Segments that a set notes to be with others, some 100 bytes each: ten times what is under way when a controller is lost."""
+
+
+@error
+class TooMuchYieldedError(AvinetError):
+    """It has noted of {limit} segments of that store that their copies are with others."""
+
+    kind: ClassVar[Kind] = Kind.LIMITED
+    limit: int
 
 
 @attrs.frozen
@@ -145,6 +160,11 @@ class CopiesHere:
         with self.ledger.reading() as connection:
             return ledger_copies.known(connection, names)
 
+    def yielded(self) -> int:
+        """How many are not here since another's copy counts."""
+        with self.ledger.reading() as connection:
+            return ledger_copies.placed_count(connection)
+
     def yield_to(
         self, names: Names, claimer: ControllerName, me: ControllerName
     ) -> tuple[Names, set[tuple[SeId, str]]]:
@@ -160,6 +180,8 @@ class CopiesHere:
             if me < claimer:
                 mine = mine.plus(ledger_copies.known(connection, names, ("held",)))
             theirs = names.minus(mine)
+            if ledger_copies.placed_count(connection) + theirs.count > MAX_YIELDED:
+                raise TooMuchYieldedError(limit=MAX_YIELDED)
             dropped = ledger_copies.take_held(connection, theirs)
             ledger_copies.place(connection, theirs, claimer)
             return mine, ledger_segments.done_files(connection, dropped)

@@ -118,6 +118,11 @@ def place(connection: sqlite3.Connection, names: Names, keeper: ControllerName) 
     )
 
 
+def placed_count(connection: sqlite3.Connection) -> int:
+    """How many others' copies are known to count."""
+    return int(connection.execute("SELECT count(*) FROM placed").fetchone()[0])
+
+
 def placed_at(connection: sqlite3.Connection, names: Names, keeper: ControllerName) -> Names:
     """Those of these whose copy counts there."""
     return _found(connection, "placed", names, " AND keeper = ?", (keeper,))

@@ -183,7 +183,7 @@ class Member:
         folder.mkdir(parents=True, exist_ok=True)
         ledger = open_ledger(folder / "ledger.db")
         rows = CopiesHere(ledger)
-        if controller is not None:
+        if controller is not None and rows.whose() is None:
             rows.be(controller)
         logs = IncomingLogs(folder, ledger, InThisThread(), LIMITS)
         logs.sweep(copied=True)

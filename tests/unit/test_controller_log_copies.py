@@ -2,6 +2,7 @@
 
 from avinet.controller.log_copies import WithoutPeer
 from avinet.controller.log_copy_link import SILENCE_S
+from avinet.controller.log_keeper import LOOK_S
 from tests.unit.log_copy_kit import SPOOL, Cluster
 
 
@@ -136,6 +137,8 @@ class TheOwnerGoes(Cluster):
         )
         self.settle(5)
         self.assertEqual(self.b.kept(store), [1])
+        # However long it was away: who yielded the copy has nothing else of that store.
+        self.settle(int(2 * LOOK_S))
         self.hub.cut("b")
         self.restart("a", heal=False)
         self.hub.heal("a", "c")

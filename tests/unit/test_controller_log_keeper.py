@@ -41,7 +41,7 @@ class Wire(StringTransport):
         for thing in things:
             if self.link is not None:
                 data = raw_head(len(thing)) + thing if isinstance(thing, bytes) else m.encode(thing)
-                self.link.view_received(memoryview(data))
+                self.link.dataReceived(data)
 
     def heard(self):
         data, _ = self.value(), self.clear()
