@@ -37,6 +37,7 @@ from avinet.controller.pull_records import ENDED, PullOrder, PullState, PullView
 from avinet.logs.spool import Spool
 from avinet.model.ids import ControllerName
 from avinet.model.logs import LogClass, Selection, piece_name
+from avinet.se.log_owners import LogOwners
 from avinet.se.log_shipper import LogShipper
 from avinet.se.log_sources import LogSource
 from avinet.ssh.client import SecureChannel, connect
@@ -242,7 +243,9 @@ async def attach(reactor: Any, given: argparse.Namespace) -> None:
     key = keys.load(given.identity)
     channel = await connect(dialed, user=USER, key=key, verify_host_key=lambda line: True, clock=reactor)  # type: ignore[arg-type]  # all that is asked of it
     agent = Agent(reactor, spool, given.data_plane, channel, dialed)
-    LogShipper(LogSource(spool, agent.flush, deferToThread, reactor)).attached(channel)
+    owners = LogOwners(reactor)
+    source = LogSource(spool, agent.flush, deferToThread, reactor, owners)
+    LogShipper(source).attached(ControllerName("c1"), channel)
     StandardIO(Requests(agent.steps, reactor.stop), reactor=reactor)
     say(ready=True)
 
