@@ -315,7 +315,7 @@ class PartFetcher:
             receiver.done.cancel()
             receiver.leave()
         if head.why:
-            raise LogPeerError(controller=name, why=head.why)
+            raise LogPeerError(controller=name, why=head.why.rstrip("."))
         return head
 
 

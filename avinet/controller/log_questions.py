@@ -288,7 +288,7 @@ class LogQuestions:
             asking.answer.addErrback(lambda _: None)
             asking.answer.cancel()
         if said.why:
-            raise LogPeerError(controller=name, why=said.why)
+            raise LogPeerError(controller=name, why=said.why.rstrip("."))
         return said
 
     async def ask_all(

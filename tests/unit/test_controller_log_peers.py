@@ -129,6 +129,7 @@ class Asked(Case):
         ((name, why),) = self.missing(self.successResultOf(self.ask()))
         self.assertEqual(name, "b")
         self.assertIn("is starting", why)
+        self.assertFalse(why.endswith(".."), why)
 
     def test_what_others_have_and_not_stored_yet_is_said_to_be_theirs(self):
         late = Missing(se="", se_uuid="", segments=3, why="waits to be stored")
