@@ -3,16 +3,19 @@
 import os
 import shlex
 import sys
+from io import StringIO
 from pathlib import Path
 
+import attrs
+from rich.console import Console
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.app.demo import namespaces
 from avinet.app.demo.main import DemoOptions, DemoOptionsError
 from avinet.app.demo.namespaces import Namespaces, NoNamespacesError
-from avinet.app.demo.plan import controller_plans
-from avinet.app.demo.ports import choose_ports
-from avinet.app.demo.screen import exported
+from avinet.app.demo.plan import DemoPlan, controller_plans
+from avinet.app.demo.ports import DemoPorts, choose_ports
+from avinet.app.demo.screen import Screen, exported
 from avinet.app.settings import load_controller_settings
 
 
@@ -29,6 +32,19 @@ class TheOtherTerminal(SynchronousTestCase):
     def test_is_not_told_of_a_path_that_it_has(self):
         self.patch(os, "environ", {**os.environ, "PATH": f"{self.BIN}:/bin"})
         self.assertEqual(exported(Path("/d/c")), "export AVINET_STATE=/d/c")
+
+    def told(self, plans):
+        ports = DemoPorts(tuple(plan.ports for plan in plans), 1, (2, 3))
+        console = Console(file=StringIO(), width=200)
+        Screen(DemoPlan(Path("/d"), tuple(plans), ports, ()), None, console).open()
+        return console.file.getvalue()
+
+    def test_is_told_the_namespace_from_which_engines_are_reached(self):
+        plans = controller_plans(Path("/d"), choose_ports(0, 3))
+        self.assertNotIn("netns", self.told(plans))
+        plans = [attrs.evolve(plan, namespace=f"demo-{plan.name}") for plan in plans]
+        line = f"ip netns exec demo-{plans[0].name} avinet se exec se-1 uptime"
+        self.assertIn(line, self.told(plans))
 
 
 class SeveralControllers(SynchronousTestCase):

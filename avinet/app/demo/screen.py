@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from avinet.app.demo.namespaces import inside
 from avinet.app.demo.plan import DemoPlan
 from avinet.app.demo.traffic import Traffic
 
@@ -59,6 +60,8 @@ class Screen:
         self.say(f"its ports are free ones rather than the usual: {plan.first.settings}")
         if len(plan.controllers) > 1:
             self.say("its controllers: avinet cluster status; end one: kill -9 PID, see demo.json")
+        if within := shlex.join(inside(plan.first.namespace)):
+            self.say(f"se exec, copy and ssh, and doctor, by: {within} avinet se exec se-1 uptime")
         if self.console.is_terminal and not self.console.stderr:
             self._live = Live(console=self.console, auto_refresh=False)
             self._live.start()
