@@ -105,17 +105,11 @@ def pair(site):
     return site, agents, holder, other
 
 
-def test_a_machine_is_gone_and_its_service_answers_from_another_soon(pair):
+def test_one_that_is_gone_is_stood_in_for_and_takes_its_share_again_without_loss(pair):
     site, agents, holder, other = pair
     kill_machine(site, holder, agents[holder])
     # How soon is a figure of benchmarks.config; here it is long before a machine could be back.
     site.until_served(limit_s=10)
-    until(lambda: stages(site).get(other) == "serving", why=lambda: stages(site))
-
-
-def test_one_that_comes_back_settles_and_takes_its_share_again_without_loss(pair):
-    site, agents, holder, other = pair
-    kill_machine(site, holder, agents[holder])
     until(lambda: stages(site).get(other) == "serving", why=lambda: stages(site))
     agents[holder] = site.run_engine(holder)
     site.until_state(holder, "UP")
@@ -127,8 +121,8 @@ def test_one_that_comes_back_settles_and_takes_its_share_again_without_loss(pair
     assert not traffic.failed, traffic.failed[:5]
 
 
-def test_one_that_is_disabled_hands_over_without_a_failed_request(pair):
-    site, _, holder, other = pair
+def test_one_that_is_disabled_hands_over_without_a_failed_request_and_a_quarantined_one_at_once(pair):
+    site, agents, holder, other = pair
     with Traffic(site) as traffic:
         done = site.cli("se", "disable", holder)
         assert "drains 1 virtual service" in done.stdout, done.stderr
@@ -141,11 +135,37 @@ def test_one_that_is_disabled_hands_over_without_a_failed_request(pair):
         until(lambda: not serves(site, other), why="it kept it")
     assert traffic.sent > 50
     assert not traffic.failed, traffic.failed[:5]
+    # Emptied and cut off.
+    done = site.cli("se", "quarantine", holder, "--yes")
+    assert done.returncode == 0, done.stderr
+    until(lambda: stages(site) == {other: "serving"}, limit_s=3, why=lambda: stages(site))
+    site.until_served(limit_s=3)
+    until(lambda: not serves(site, holder), why="it serves on")
+    agents[holder].until_logged("quarantined")
+    assert site.row(holder)["state"] == "QUARANTINED"
 
 
-def test_one_that_is_deleted_drains_first(pair):
+def test_the_last_one_serves_on_when_it_is_disabled_and_drains_before_it_is_deleted(pair):
     site, _, holder, other = pair
+    site.cli("se", "disable", other, "--now")
+    site.cli("se", "disable", holder)
+    until(lambda: stages(site) == {holder: "held"}, why=lambda: stages(site))
+    assert "no other service engine" in site.cli("se", "show", holder).stdout
+    site.until_event("VS_SHORT_OF_ENGINES", "demo-web")
+    # A controller that starts meanwhile finds it so.
+    site.controller.kill()
+    site.start()
+    site.until_state(holder, "DISABLED")
+    until(lambda: stages(site) == {holder: "held"}, why=lambda: stages(site))
+    assert site.get().startswith("hello from")
     with Traffic(site) as traffic:
+        site.cli("se", "enable", other)
+        until(lambda: stages(site) == {other: "serving"}, why=lambda: stages(site))
+        until(lambda: not serves(site, holder), why="it kept it")
+        site.cli("se", "enable", holder)
+        until(lambda: stages(site) == {holder: "serving"}, why=lambda: stages(site))
+        until(lambda: not serves(site, other), why="it kept it")
+
         done = site.cli("se", "delete", holder, "--yes")
     assert done.returncode == 0, done.stderr
     assert "drains 1 virtual service" in done.stderr
@@ -164,38 +184,10 @@ def test_one_that_is_deleted_drains_first(pair):
     assert not serves(site, other)
 
 
-def test_one_that_is_quarantined_is_emptied_and_cut_off(pair):
-    site, agents, holder, other = pair
-    done = site.cli("se", "quarantine", holder, "--yes")
-    assert done.returncode == 0, done.stderr
-    until(lambda: stages(site) == {other: "serving"}, limit_s=3, why=lambda: stages(site))
-    site.until_served(limit_s=3)
-    until(lambda: not serves(site, holder), why="it serves on")
-    agents[holder].until_logged("quarantined")
-    assert site.row(holder)["state"] == "QUARANTINED"
-
-
-def test_the_last_one_that_is_disabled_serves_on_until_there_is_another(pair):
-    site, _, holder, other = pair
-    site.cli("se", "disable", other, "--now")
-    site.cli("se", "disable", holder)
-    until(lambda: stages(site) == {holder: "held"}, why=lambda: stages(site))
-    assert "no other service engine" in site.cli("se", "show", holder).stdout
-    site.until_event("VS_SHORT_OF_ENGINES", "demo-web")
-    # A controller that starts meanwhile finds it so.
-    site.controller.kill()
-    site.start()
-    site.until_state(holder, "DISABLED")
-    until(lambda: stages(site) == {holder: "held"}, why=lambda: stages(site))
-    assert site.get().startswith("hello from")
-    with Traffic(site) as traffic:
-        site.cli("se", "enable", other)
-        until(lambda: stages(site) == {other: "serving"}, why=lambda: stages(site))
-        until(lambda: not serves(site, holder), why="it kept it")
-    assert not traffic.failed, traffic.failed[:5]
-
-
-def test_headless_after_a_reboot_without_a_runtime_folder_it_serves_what_it_had(site):
+def test_headless_it_serves_what_it_had_whatever_restarts_and_when_every_certificate_is_over(
+    site,
+    wrong_clock,  # noqa: F811 - the fixture
+):
     site.start()
     agent = site.add_engine("se-1")
     version = site.serve()["version"]
@@ -214,19 +206,9 @@ def test_headless_after_a_reboot_without_a_runtime_folder_it_serves_what_it_had(
     os.kill(envoy_of(site, "se-1").pid, signal.SIGKILL)
     time.sleep(0.2)
     site.until_served()
-    site.start()
-    site.until_up("se-1", agent, version=version)
-
-
-def test_headless_until_every_certificate_has_expired_it_serves_and_is_attached_again(site, wrong_clock):  # noqa: F811 - the fixture
-    site.start()
-    agent = site.add_engine("se-1")
-    version = site.serve()["version"]
-    site.until_up("se-1", agent, version=version)
-    site.controller.kill()
-    kill_machine(site, "se-1", agent)
-    shutil.rmtree(files_of(site, "se-1").socket.parent)
     # By its clock the node's certificate, the root and the list are long over.
+    kill_machine(site, "se-1", agent)
+    shutil.rmtree(runtime)
     agent = site.run_engine("se-1", environment=wrong_clock(YEARS_20_S))
     site.until_served()
     site.start()
