@@ -55,6 +55,8 @@ class ChannelSurface:
             return Access({}, self.services, reverse, memory, self.others(memory))
 
         self._server = secure_channel_server(settings, self.host_key, access, self.events, self.reactor)
+        # SEs dial at once, and nothing is known of them before the store has answered.
+        self._server.shut_out(SE_USER, "the controller starts")
         stack.callback(self._server.drop_all, "the controller stops")
 
     def let_in(self, engines: Engines, stack: contextlib.AsyncExitStack) -> None:

@@ -29,10 +29,11 @@ from avinet.controller.state_engine_files import EngineFiles, Progress, engine_f
 from avinet.controller.state_engine_health import EMBEDDED, Emit, EngineHealth, EngineWatch
 from avinet.controller.state_engine_timing import TimingFollower
 from avinet.errors import AvinetError, Kind, error
-from avinet.store.etcd import open_etcd_store
+from avinet.store.etcd import etcd_store, open_etcd_store
 from avinet.store.etcd_gateway import Gateway
 from avinet.store.etcd_http import EtcdAccess, TreqHttp
 from avinet.store.interface import Store
+from avinet.store.patient import PatientStore
 from avinet.store.sqlite import open_sqlite_store
 from avinet.trust.files import private_dir, read_private
 from avinet.trust.node import ControllerIdentity
@@ -112,7 +113,7 @@ class StateStores:
         engine.watch_it()
         await self._ready(engine)
         progress = await engine.secure(progress)
-        store = await open_etcd_store(engine.access, self.reactor)
+        store = await self._opened(engine)
         stack.push_async_callback(awaited(store.close))
         await move_in(files, progress, store, identity.paths.store, deferToThread)
         await begin_if_marked(identity.paths.state, store)
@@ -121,12 +122,22 @@ class StateStores:
         timing.start()
         return StateStore(store, lambda: engine.health, engine)
 
+    @property
+    def _alone(self) -> bool:
+        return len(self.identity.membership.controllers) == 1
+
+    async def _opened(self, engine: StateEngine) -> Store:
+        """Alone it answers in time or never; in a cluster the quorum may go again while all of them start."""
+        if self._alone:
+            return await open_etcd_store(engine.access, self.reactor)
+        return PatientStore(etcd_store(engine.access, self.reactor), self.reactor, _say_that_it_waits)
+
     async def _ready(self, engine: StateEngine) -> None:
-        """Alone it is up in time or never; in a cluster the others may be up hours later, and SEs log in meanwhile."""
-        if len(self.identity.membership.controllers) == 1:
+        """Alone it is up in time or never; in a cluster the others may be up hours later."""
+        if self._alone:
             await engine.ready()
             return
-        saying = LoopingCall(_say_that_it_waits, engine)
+        saying = LoopingCall(lambda: _say_that_it_waits(engine.health.why))
         saying.clock = self.reactor
         saying.start(WAITING_WORD_S, now=False)
         try:
@@ -163,9 +174,8 @@ class StateStores:
         return StateStore(store, lambda: watch.health, OutsideGrowth())
 
 
-def _say_that_it_waits(engine: StateEngine) -> None:
+def _say_that_it_waits(why: str) -> None:
     """To systemd, too, which would take a start for failed that lasts so long."""
-    why = engine.health.why
     notify_service_manager(
         f"EXTEND_TIMEOUT_USEC={WAITING_WORD_S * 5_000_000:.0f}\nSTATUS=The store waits: {why}"
     )

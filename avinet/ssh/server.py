@@ -30,6 +30,8 @@ from avinet.ssh.userauth import Attempt, KeyLogin
 
 MAX_LOGINS = 8
 """Connections of one SE at once: its own, its half-open past after a few power cuts, and an operator's tests."""
+NOT_NOW = "not-now"
+"""Why nobody is let in as a user who is shut out; the connection costs what one does that came to nothing, and no more."""
 
 
 class _ControllerLink(ServerLink):
@@ -101,6 +103,7 @@ class SecureChannelServer(Factory):
         self._host_key_blob = keys.blob_of(host_key.public_key())
         self._access = access
         self._accounts: dict[str, Account] = dict(access.others)
+        self._shut_out: set[str] = set()
         self._clock = clock
         self.observer = observer
         self.settings = settings or ServerSettings()
@@ -113,10 +116,12 @@ class SecureChannelServer(Factory):
     def let_in(self, user: str, index: PermitIndex) -> None:
         """From now on SEs log in as ``user`` by these lines."""
         self._accounts[user] = SeAccount(index, self._access, self.observer)
+        self._shut_out.discard(user)
 
     def shut_out(self, user: str, text: str) -> None:
-        """Let nobody in as ``user`` any more, and end its logins in good order."""
+        """Let nobody in as ``user`` until ``let_in``, and end its logins in good order.  Who tries is no stranger for that."""
         self._accounts.pop(user, None)
+        self._shut_out.add(user)
         self._close(text, lambda login: login.user == user)
 
     # -- connections
@@ -144,13 +149,17 @@ class SecureChannelServer(Factory):
         return link
 
     def _failed(self, source: str, attempt: Attempt, why: str) -> None:
+        if why == NOT_NOW:
+            return
         self.gate.failed(source)
         self.observer.auth_failed(source, attempt.user, attempt.fingerprint, why)
 
     def _refusal(self, source: str, attempt: Attempt) -> str:
         """Why this key is not let in; empty when it is."""
         account = self._accounts.get(attempt.user)
-        return "unknown-user" if account is None else account.refusal(attempt.blob, source)
+        if account is not None:
+            return account.refusal(attempt.blob, source)
+        return NOT_NOW if attempt.user in self._shut_out else "unknown-user"
 
     def _admit(self, link: _ControllerLink, attempt: Attempt) -> SSHService:
         why = self._refusal(link.source, attempt)

@@ -254,11 +254,16 @@ class EtcdStore:
         return StoreUnavailableError(where=self._gateway.where, detail="it is closed")
 
 
+def etcd_store(access: EtcdAccess, reactor: Any) -> EtcdStore:
+    """The store that ``access`` leads to, not asked yet."""
+    return EtcdStore(Gateway(access, TreqHttp(reactor, access), reactor))
+
+
 def open_etcd_store(access: EtcdAccess, reactor: Any) -> Deferred[Store]:
     """The store that ``access`` leads to; fails with ``StoreUnavailableError`` when it does not answer in time."""
 
     async def opening() -> Store:
-        store = EtcdStore(Gateway(access, TreqHttp(reactor, access), reactor))
+        store = etcd_store(access, reactor)
         try:
             await store.get("-")
         except BaseException:

@@ -98,6 +98,15 @@ class Login(SynchronousTestCase):
             sizes.add(pipe.server_end.total)
         self.assertEqual(len(sizes), 1)
 
+    def test_who_comes_while_his_user_is_shut_out_is_refused_and_not_reported(self):
+        self.controller.server.shut_out("aviseuser", "it starts")
+        self.failure(self.controller.dial(self.key)[1], AuthRefusedError)
+        self.assertEqual(self.controller.observer.named("auth_failed"), [])
+        self.failure(self.controller.dial(self.key, user="root")[1], AuthRefusedError)
+        self.assertEqual(self.controller.observer.named("auth_failed")[0][4], "unknown-user")
+        self.controller.server.let_in("aviseuser", self.controller.index)
+        self.assertIsInstance(self.controller.dial(self.key)[1][0], SecureChannel)
+
     def test_an_se_key_does_not_log_in_as_a_controller(self):
         _, outcome = self.controller.dial(self.key, user="avictlruser")
         self.failure(outcome, AuthRefusedError)
