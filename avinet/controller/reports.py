@@ -220,7 +220,7 @@ class ConfigEvents:
             "CONFIG_CHANGED",
             Level.INFO,
             "configuration",
-            f"Configuration version {record.version} by {record.author}: {'; '.join(changes)}.",
+            f"Configuration version {record.version} by {record.author}: {'; '.join(changes) or 'no object changed'}.",
             version=record.version,
             author=record.author,
             created=record.created[:MAX_NAMES],

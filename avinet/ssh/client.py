@@ -243,6 +243,6 @@ async def _connect(
     try:
         await _limited(endpoint.connect(login), timeouts.dial_s, clock, "Connecting")
     except (ConnectError, DNSLookupError, OSError) as failure:
-        raise DialError(address=address_of(endpoint), detail=str(failure)) from failure
+        raise DialError(address=address_of(endpoint), detail=str(failure).rstrip(".")) from failure
     channel: SecureChannel = await _limited(login.done, timeouts.login_s, clock, "Logging in")
     return channel

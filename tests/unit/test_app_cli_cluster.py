@@ -142,9 +142,16 @@ class Operators(Case):
         arguments = ("cluster", "replace", "c2", "--out", str(self.out))
         with mock.patch("avinet.app.cli.asking.at_terminal", return_value=True):
             self.assertEqual(self.run_cli(*arguments, text="n\n").exit_code, INTERRUPTED)
-        self.assertEqual(self.api.asked, [])
+        self.assertEqual([asked.method for asked in self.api.asked], ["GET"])
         self.answer_of(*arguments, "--yes")
-        self.assertEqual(self.api.asked[0].json, {"replaces": "c2"})
+        self.assertEqual(self.api.asked[-1].json, {"replaces": "c2"})
+
+    def test_a_place_is_given_once_it_is_told_what_becomes_of_request_logs(self):
+        self.answers["POST", "/api/cluster/bundle"] = Answer(201, msgspec.to_builtins(self.bundle))
+        self.answers["GET", "/api/logs/status"] = Answer(body={"controllers": [OWN, KEEPER]})
+        result = self.run_cli("cluster", "replace", "c2", "--out", str(self.out), "--yes")
+        self.assertEqual(result.exit_code, 0)
+        self.assertIn("Of its request logs", result.stderr)
 
     def test_removing_asks_and_says_what_came_of_it(self):
         done = {"name": "c2", "membership": 5, "warnings": ["Have 3."]}

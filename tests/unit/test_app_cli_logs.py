@@ -13,8 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.app.cli import logs_pulls, logs_query
 from avinet.app.cli.context import Place
 from avinet.app.cli.errors import ReaderGoneError
-from avinet.app.cli.logs_answers import record_line
-from avinet.app.cli.logs_status import _share
+from avinet.app.cli.logs_answers import missing_line, record_line
+from avinet.app.cli.logs_status import _growing, _share
 from avinet.app.cli.output import instant
 from avinet.app.cli.sparkline import bar
 from avinet.logs.query.asked import MAX_URL_FILTER_CHARS
@@ -418,6 +418,16 @@ class RecordsTests(CliCase):
         self.answers["GET", "/api/logs/export?q="] = Answer(body=b"{}", content_type="application/x-ndjson")
         with self.assertRaises(ReaderGoneError):
             Place(state=Path(self.api.state)).client().fetch("/api/logs/export", {"q": ""}, Gone())
+
+    def test_what_is_being_written_is_told_beside_what_is_kept(self):
+        said = missing_line(MISSING | {"raw_bytes": 1024})
+        kept = f"se-2: 12 records, 2.0 KiB from {instant(MISSING['since'])}"
+        self.assertEqual(said, f"{kept}, and 1.0 KiB of NDJSON (not pulled)")
+        alone = {"se": "se-2", "raw_bytes": 1024, "why": "not pulled"}
+        self.assertEqual(missing_line(alone), "se-2: 1.0 KiB of NDJSON (not pulled)")
+        self.assertEqual(
+            [_growing({"growing_bytes": size}) for size in (0, 1024)], ["-", "1.0 KiB of NDJSON"]
+        )
 
     def test_a_small_share_of_the_limit_is_told_as_such(self):
         def share(kept):

@@ -1,6 +1,7 @@
 """The blocking client of the operator API."""
 
 import io
+import os
 import socket
 import ssl
 import tempfile
@@ -11,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.app.cli.client import Client
 from avinet.app.cli.errors import (
     ConnectionLostError,
+    ControllerStartingError,
     ControllerUnreachableError,
     ControllerUntrustedError,
     NoAnswerError,
@@ -20,6 +22,7 @@ from avinet.app.cli.errors import (
     exit_status,
 )
 from avinet.errors import Kind
+from avinet.trust.locks import StateLock
 from tests.unit.api_double import Answer, ApiDouble, problem
 
 
@@ -115,6 +118,15 @@ class Places(SynchronousTestCase):
         failure = self.assertRaises(ControllerUnreachableError, Client.unix(self.path).get, "/x")
         self.assertIn(str(self.path), str(failure))
         self.assertEqual(exit_status(failure), 5)
+
+    def test_a_controller_that_starts_is_told_from_one_that_is_not_there(self):
+        lock = StateLock.take(self.path.parent, "controller")
+        failure = self.assertRaises(ControllerStartingError, Client.unix(self.path).get, "/x")
+        self.assertIn(f"(pid {os.getpid()})", str(failure))
+        self.assertEqual(exit_status(failure), 5)
+        lock.release()
+        failure = self.assertRaises(ControllerUnreachableError, Client.unix(self.path).get, "/x")
+        self.assertNotIsInstance(failure, ControllerStartingError)
 
     def test_a_certificate_that_is_not_trusted_is_advised_by_what_is_wrong_with_it(self):
         def advice(code):

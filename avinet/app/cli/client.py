@@ -21,6 +21,7 @@ import attrs
 
 from avinet.app.cli.errors import (
     ConnectionLostError,
+    ControllerStartingError,
     ControllerUnreachableError,
     ControllerUntrustedError,
     NoAnswerError,
@@ -31,6 +32,7 @@ from avinet.app.cli.errors import (
     phrase_of,
 )
 from avinet.app.cli.pin import MAX_PEM_BYTES, Pinned, RootChangedError
+from avinet.trust.locks import lock_holder
 from avinet.units import MIB
 
 TIMEOUT_S = 150.0
@@ -52,6 +54,7 @@ MAX_EVENT_LINE_BYTES = MIB
 SOCKET_ADVICE = (
     "Say where it is: with --state DIR (AVINET_STATE) on its own machine, with avinet login URL on another."
 )
+STARTING_ADVICE = "Try again in a moment, or ask another controller."
 URL_ADVICE = "If it is, see whether address and port are right: its port is [api] port of its settings, 443 unless set."
 LOGIN_ADVICE = "That is where you are logged in. For another controller: avinet login URL; for one on this machine: --state DIR (AVINET_STATE)."
 ROOT_ADVICE = (
@@ -99,6 +102,8 @@ class Client:
     """Of the root that was pinned, where one was."""
     advice: str = URL_ADVICE
     """For when nobody is there."""
+    folder: Path | None = None
+    """The state folder beside it, whose lock says whether somebody is there all the same."""
 
     @classmethod
     def unix(cls, path: Path | str) -> Self:
@@ -108,6 +113,7 @@ class Client:
             str(socket_path),
             lambda timeout_s: _UnixConnection(socket_path, timeout_s),
             advice=SOCKET_ADVICE,
+            folder=socket_path.parent,
         )
 
     @classmethod
@@ -283,6 +289,9 @@ class Client:
             raise self._unreachable(why.strerror or str(why)) from why
 
     def _unreachable(self, why: str) -> ControllerUnreachableError:
+        pid = None if self.folder is None else lock_holder(self.folder)
+        if pid is not None:
+            return ControllerStartingError(place=self.place, why=why, advice=STARTING_ADVICE, pid=pid)
         return ControllerUnreachableError(place=self.place, why=why, advice=self.advice)
 
     def _refused(self, answer: http.client.HTTPResponse) -> RefusedError:

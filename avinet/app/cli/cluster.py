@@ -100,8 +100,12 @@ def bundle(where: Place, out: Path) -> None:
 def replace(where: Place, name: str, out: Path, yes: bool) -> None:  # noqa: FBT001 - click's
     """Make a bundle with which a machine takes the place of controller NAME, within 10 minutes.
 
-    NAME is removed when that machine joins, under NAME or another name.
+    NAME is removed when that machine joins, under NAME or another name. Its request logs go with it but for those of which others
+    have copies: how many that are is told before.
     """
+    logs = fate_of(where.client(), name)
+    for line in logs.before() if logs is not None else ():
+        click.echo(line, err=True)
     ask(f"Give the place of controller {name} to a machine that has the bundle?", yes=yes)
     _make_bundle(where, out, {"replaces": name})
 

@@ -169,7 +169,7 @@ def _print_changes(answer: dict[str, Any], *, dry_run: bool) -> None:
     for one in answer.get("warnings", ()):
         place = f"{one['kind']} {one['name']}: {one['path']}"
         click.echo(f"warning: {text_of(place)}: {text_of(one['why'])}", err=True)
-    what = ", ".join(counts) or "nothing to do"
+    what = ", ".join(counts) or "no object changes"
     if dry_run:
         print_engines(answer.get("service_engines", ()))
         click.echo(f"Dry run: {what}. Nothing was changed.")

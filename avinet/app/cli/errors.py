@@ -96,6 +96,13 @@ class ControllerUnreachableError(AvinetError):
 
 
 @error
+class ControllerStartingError(ControllerUnreachableError):
+    """The controller at {place} (pid {pid}) does not answer: {why}. It starts or stops. Its log (journalctl -u avicontroller) says what it waits for: one of several waits for a majority of them. {advice}"""
+
+    pid: int = 0
+
+
+@error
 class NotHereError(AvinetError):
     """{what} works on the controller's machine only, with the keys in its state folder, and {state} is none. {advice}"""
 

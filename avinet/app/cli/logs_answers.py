@@ -158,14 +158,15 @@ def missing_line(one: Mapping[str, Any]) -> str:
     amount = []
     if one.get("records"):
         amount.append(f"{one['records']} records")
-    if one.get("raw_bytes"):
-        amount.append(f"{show_bytes(one['raw_bytes'])} of NDJSON")
     if one.get("bytes"):
         amount.append(show_bytes(one["bytes"]))
-    span = f" from {instant(one['since'])}" if one.get("since") else ""
-    span += f" to {instant(one['until'])}" if one.get("until") else ""
     what = ", ".join(amount)
+    what += f" from {instant(one['since'])}" if one.get("since") else ""
+    what += f" to {instant(one['until'])}" if one.get("until") else ""
+    if one.get("raw_bytes"):
+        # Of its own time nothing is known but that it is the newest.
+        what += f"{', and ' if amount else ''}{show_bytes(one['raw_bytes'])} of NDJSON"
     where = one.get("se") or one.get("controller") or "here"
-    if not what:
+    if not amount and not one.get("raw_bytes"):
         return f"{text_of(where)}: {text_of(one.get('why'))}"
-    return f"{text_of(where)}: {what}{span} ({text_of(one.get('why'))})"
+    return f"{text_of(where)}: {what} ({text_of(one.get('why'))})"

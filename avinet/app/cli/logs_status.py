@@ -28,13 +28,23 @@ def status(where: Place) -> None:
         _print_store(answer["store"])
     click.echo()
     print_table(
-        ("service engine", "connected", "significant", "full", "oldest", "of its limit", "dropped"),
+        (
+            "service engine",
+            "connected",
+            "significant",
+            "full",
+            "being written",
+            "oldest",
+            "of its limit",
+            "dropped",
+        ),
         (
             (
                 row["name"],
                 row["connected"],
                 _amount(row["significant"]),
                 _amount(row["full"]),
+                _growing(row),
                 instant(row.get("oldest")),
                 _share(row),
                 row["dropped_records"],
@@ -125,6 +135,11 @@ def _number(row: Mapping[str, Any]) -> str:
 
 def _amount(kept: Mapping[str, Any]) -> str:
     return f"{kept['records']} records, {show_bytes(kept['bytes'])}" if kept["segments"] else "-"
+
+
+def _growing(row: Mapping[str, Any]) -> str:
+    """What is in no segment yet."""
+    return f"{show_bytes(row['growing_bytes'])} of NDJSON" if row.get("growing_bytes") else "-"
 
 
 def _share(row: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger, globalLogBeginner, textFileLogObserver
-from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.client import Agent, HTTPConnectionPool, _HTTP11ClientFactory
 
 from avinet.app.demo.check import Check
 from avinet.app.demo.facts import Facts
@@ -82,6 +82,8 @@ class Demo:
     def __attrs_post_init__(self) -> None:
         self.stage = Stage(self.reactor, self.plan, self.options.restart)
         if self.options.traffic:
+            # Two lines of log for each request would bury what the demo started and what died.
+            _HTTP11ClientFactory.noisy = False
             agent = Agent(self.reactor, pool=HTTPConnectionPool(self.reactor, persistent=False))
             self.traffic = Traffic(self.reactor, agent, self.plan.url)
         self.screen = Screen(self.plan, self.traffic, Console(stderr=self.options.as_json))
