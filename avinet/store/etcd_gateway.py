@@ -51,6 +51,11 @@ _Answer = TypeVar("_Answer")
 
 
 @error
+class EtcdUnansweredError(StoreUnavailableError):
+    """The cluster's store does not answer, so it may have no quorum ({where}: {detail}). Nothing is known to have changed; try again later. See: avinet cluster status."""
+
+
+@error
 class RefusedError(AvinetError):
     """etcd refused: {detail}."""
 
@@ -224,7 +229,7 @@ class Gateway:
             attempts += 1
             if attempts % len(self.endpoints) == 0:
                 await self._pause(attempts // len(self.endpoints), ends)
-        raise StoreUnavailableError(where=self.where, detail=why)
+        raise EtcdUnansweredError(where=self.where, detail=why)
 
     async def token(self, url: str) -> str:
         """What proves who we are; asked for when there is none."""

@@ -156,7 +156,9 @@ class GatewayTests(SynchronousTestCase):
             self.clock.advance(0.1)
             self.assertNoResult(asking)
         self.clock.advance(0.2)
-        self.assertIn("no answer", str(self.failureResultOf(asking, StoreUnavailableError).value))
+        why = str(self.failureResultOf(asking, StoreUnavailableError).value)
+        self.assertIn("no answer", why)
+        self.assertIn("may have no quorum", why)
         self.assertEqual((self.http.waiting, self.clock.getDelayedCalls()), ([], []))
 
     def test_when_all_refuse_connections_they_are_asked_again_with_pauses(self):
