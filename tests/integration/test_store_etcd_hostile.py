@@ -105,6 +105,7 @@ class Hostile(Protocol):
 
     def connectionMade(self):
         self.factory.open += 1
+        self.factory.came += 1
         self.saying = None
 
     def dataReceived(self, data):
@@ -128,7 +129,7 @@ class Hostile(Protocol):
 @asynccontextmanager
 async def hostile(first, again=b"", **options):
     factory = Factory.forProtocol(Hostile)
-    factory.script, factory.open, factory.said = (first, again), 0, 0
+    factory.script, factory.open, factory.came, factory.said = (first, again), 0, 0, 0
     port = reactor.listenTCP(0, factory, interface="127.0.0.1")
     scheme = "https" if options else "http"
     access = EtcdAccess((f"{scheme}://127.0.0.1:{port.getHost().port}",), timeout_s=0.2, **options)
@@ -193,7 +194,7 @@ async def test_who_never_says_a_word_of_tls_is_let_go_of(cluster):
         store.watch("", 1, print, print)
         with pytest.raises(StoreUnavailableError):
             await store.get("a")
-        assert factory.open
+        assert factory.came  # whether one is open now is chance: attempts end, and others begin
 
 
 @pytest_twisted.ensureDeferred
