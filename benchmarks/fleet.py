@@ -32,12 +32,10 @@ from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogBeginner
 from twisted.python.failure import Failure
 
 from avinet.dataplane.fake import RecordingDataPlane
-from avinet.model.fence import Fence
 from avinet.model.ids import ConfigVersion, new_boot_id
 from avinet.model.membership import Membership
 from avinet.rest.tls import controller_client_options
 from avinet.se.applier import Applier
-from avinet.se.config_files import LastGood
 from avinet.se.first_boot import read_meta_info
 from avinet.se.lookout import Lookout
 from avinet.se.registration_client import RegistrationClient
@@ -64,6 +62,7 @@ from avinet.wire.messages import (
 from avinet.wire.registration import EnrolmentAnswer, MetaInfo
 from benchmarks.carried import Carried, Dialed
 from benchmarks.harness import progress
+from benchmarks.memory_files import Forgetful, MemoryFiles
 
 ABREAST = 64
 """Engines that enrol, or log in, at once: under the controller's bounds a source (500 TLS, 512 SSH connections)."""
@@ -74,47 +73,6 @@ GC_THRESHOLDS = (50_000, 20, 100)
 """Objects, and collections of one generation to the next; Python's own are 700, 10, 10."""
 
 RANDOM = random.SystemRandom()
-
-
-class _Forgetful(list[Any]):
-    """For the fake data plane's records: a fleet that runs for a day needs none."""
-
-    def append(self, item: Any) -> None:
-        """Keep nothing."""
-
-
-@attrs.define(eq=False)
-class MemoryFiles:
-    """``ConfigFiles`` without a disk."""
-
-    last: LastGood = attrs.field(factory=LastGood)
-    fence: Fence = attrs.field(factory=Fence)
-    candidate: LastGood | None = None
-
-    def load(self) -> LastGood:
-        """What was kept."""
-        return self.last
-
-    def load_fence(self) -> Fence:
-        """The highest."""
-        return self.fence
-
-    def save_fence(self, fence: Fence) -> None:
-        """A higher one."""
-        self.fence = fence
-
-    def save_candidate(self, last: LastGood) -> None:
-        """About to be applied."""
-        self.candidate = last
-
-    def keep_candidate(self) -> None:
-        """Applied."""
-        if self.candidate is not None:
-            self.last, self.candidate = self.candidate, None
-
-    def drop_candidate(self) -> None:
-        """Refused."""
-        self.candidate = None
 
 
 @attrs.define(eq=False)
@@ -141,7 +99,7 @@ class SimulatedEngine:
     _started: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
-        plane = RecordingDataPlane(calls=_Forgetful(), applied=_Forgetful())
+        plane = RecordingDataPlane(calls=Forgetful(), applied=Forgetful())
         files: Any = MemoryFiles()
         self.applier = Applier(plane, files, self.reactor, announce=self._announce)
         # Seldom, since there are thousands in a process; a controller hears as much of it as of a real one.
