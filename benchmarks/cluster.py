@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from twisted.internet.threads import deferToThread
 from avinet.app.cli.client import Client
 from avinet.app.demo.plan import ControllerPlan
 from avinet.errors import AvinetError
+from benchmarks.beside import Beside
 from benchmarks.config_fleets import Changing
 from benchmarks.fleet import Fleet, run
 from benchmarks.harness import at_most, options, progress, quantile, report, times_peer
@@ -260,7 +260,7 @@ class Cluster:
 
 
 @attrs.define(eq=False)
-class Requests:
+class Requests(Beside):
     """A client's: one after another, to each controller in turn; what fails is tried once more at the next."""
 
     clients: list[Client]
@@ -273,19 +273,6 @@ class Requests:
     retried: int = attrs.field(default=0, init=False)
     failed: int = attrs.field(default=0, init=False)
     why: list[str] = attrs.field(factory=list, init=False)
-    _over: threading.Event = attrs.field(factory=threading.Event, init=False)
-    _thread: threading.Thread | None = attrs.field(default=None, init=False)
-
-    def start(self) -> None:
-        """In a thread."""
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """When the request under way is answered."""
-        self._over.set()
-        if self._thread is not None:
-            self._thread.join()
 
     def _run(self) -> None:
         while not self._over.is_set():

@@ -8,7 +8,6 @@ such answers had before, and nothing twice.  In the end the rest is pulled, and 
 
 import contextlib
 import random
-import threading
 import time
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ import attrs
 from avinet.app.cli.client import Client
 from avinet.errors import AvinetError
 from benchmarks.bare_envoy import servers
+from benchmarks.beside import Beside
 from benchmarks.harness import progress
 from benchmarks.log_kills import HOST, MAX_ROWS, Requests, answers, logged_service
 from benchmarks.processes import until
@@ -92,25 +92,12 @@ def asked(client: Client, prefix: str) -> Seen:
 
 
 @attrs.define(eq=False)
-class Operator:
+class Operator(Beside):
     """Asks one controller after another, in a thread, and has logs pulled now and then."""
 
     clients: dict[str, Client]
     prefix: str
     whole: Whole = attrs.field(factory=Whole)
-    _over: threading.Event = attrs.field(factory=threading.Event, init=False)
-    _thread: threading.Thread | None = attrs.field(default=None, init=False)
-
-    def start(self) -> None:
-        """In a thread."""
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """When the question under way is answered."""
-        self._over.set()
-        if self._thread is not None:
-            self._thread.join()
 
     def _run(self) -> None:
         turn = 0

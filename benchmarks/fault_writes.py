@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,6 +10,7 @@ import attrs
 
 from avinet.app.cli.client import Client
 from avinet.errors import AvinetError
+from benchmarks.beside import Beside
 
 PAUSE_S = 0.15
 """Between two writes of one writer."""
@@ -43,27 +43,13 @@ def out_of_order(written: Iterable[Written]) -> Iterator[str]:
 
 
 @attrs.define(eq=False)
-class Writer:
+class Writer(Beside):
     """Writes pools, each with a name of its own, through one controller; one at a time."""
 
     name: str
     client: Client
     acknowledged: list[Written] = attrs.field(factory=list)
     _number: int = attrs.field(default=0, init=False)
-    _over: threading.Event = attrs.field(factory=threading.Event, init=False)
-    _thread: threading.Thread | None = attrs.field(default=None, init=False)
-
-    def start(self) -> None:
-        """In a thread."""
-        self._over.clear()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """When the write under way is answered."""
-        self._over.set()
-        if self._thread is not None:
-            self._thread.join()
 
     def _run(self) -> None:
         while not self._over.wait(PAUSE_S):

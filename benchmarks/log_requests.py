@@ -1,10 +1,11 @@
 """Requests whose logs can be told from all others': each path is asked for once, and what was answered is remembered."""
 
 import http.client
-import threading
 from typing import Any
 
 import attrs
+
+from benchmarks.beside import Beside
 
 HOST = "kills"
 ROUND_PATHS = 8_000
@@ -18,7 +19,7 @@ TIMEOUT_S = 10.0
 
 
 @attrs.define(eq=False)
-class Requests:
+class Requests(Beside):
     """Asks for ``/<name>/<round>/<number>``, one after the other, until told to stop."""
 
     name: str
@@ -31,19 +32,6 @@ class Requests:
     """Paths, by round."""
     unanswered: set[str] = attrs.field(factory=set, init=False)
     _number: int = attrs.field(default=0, init=False)
-    _over: threading.Event = attrs.field(factory=threading.Event, init=False)
-    _thread: threading.Thread | None = attrs.field(default=None, init=False)
-
-    def start(self) -> None:
-        """In a thread."""
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """When the request under way is answered."""
-        self._over.set()
-        if self._thread is not None:
-            self._thread.join()
 
     def _run(self) -> None:
         connections: dict[int, http.client.HTTPConnection] = {}
