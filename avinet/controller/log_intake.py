@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from avinet.controller.listeners import Listeners
 from avinet.controller.log_link import LogLink
 from avinet.controller.log_settling import Copier, Settling
 from avinet.controller.log_writes import AnyPart, Writes
@@ -115,7 +116,9 @@ class LogIntake:
     )
     _settling: Settling = attrs.field(init=False, repr=False)
     _free: list[Writes] = attrs.field(factory=list, init=False, repr=False)
-    _listeners: list[LogListener] = attrs.field(factory=list, init=False, repr=False)
+    _listeners: Listeners[LogListener] = attrs.field(
+        factory=lambda: Listeners("the log intake"), init=False, repr=False
+    )
     _trouble: dict[str, IDelayedCall] = attrs.field(factory=dict, init=False, repr=False)
     _held: set[str] = attrs.field(factory=set, init=False)
     """Why all SEs were told to send nothing, if they were."""
@@ -139,7 +142,7 @@ class LogIntake:
 
     def add_listener(self, listener: LogListener) -> None:
         """Tell it from now on."""
-        self._listeners.append(listener)
+        self._listeners.add(listener)
 
     def bulk_link(self, se: SeId) -> LogLink | None:
         """Where an SE is asked for logs."""
@@ -275,25 +278,24 @@ class LogIntake:
         """Pass it on."""
         if self._held:
             link.send(Pause(pull=PUSHED))
-        self._tell(lambda listener: listener.link_ready(link))
+        self._listeners.tell(lambda listener: listener.link_ready(link))
 
     def told(self, link: LogLink, message: Planned | PullDone) -> None:
         """Pass it on."""
-        self._tell(lambda listener: listener.told(link, message))
+        self._listeners.tell(lambda listener: listener.told(link, message))
 
     def arrived(self, link: LogLink, heads: Sequence[SegmentHead], pull: int) -> None:
         """Pass it on."""
-        self._tell(lambda listener: listener.arrived(link, heads, pull))
+        self._listeners.tell(lambda listener: listener.arrived(link, heads, pull))
 
     def flowed(self, link: LogLink, pull: int, size: int) -> None:
         """Pass it on."""
-        for listener in self._listeners:
-            listener.flowed(link, pull, size)
+        self._listeners.tell(lambda listener: listener.flowed(link, pull, size))
 
     def spool(self, link: LogLink, totals: SpoolTotals, incarnation: str, below: int) -> None:
         """The newest; names that can come no more are forgotten, some at a time."""
         self.spools[link.se] = totals
-        self._tell(lambda listener: listener.spooled(link.se))
+        self._listeners.tell(lambda listener: listener.spooled(link.se))
         known = self._forgotten.get((link.se, incarnation), 0)
         if below < known + FORGOTTEN_AT_ONCE:
             return
@@ -322,7 +324,7 @@ class LogIntake:
             )
         if self._links.get((link.se, link.live)) is link:
             del self._links[link.se, link.live]
-            self._tell(lambda listener: listener.link_lost(link))
+            self._listeners.tell(lambda listener: listener.link_lost(link))
 
     def forget(self, se: SeId) -> None:
         """It is deleted."""
@@ -378,13 +380,6 @@ class LogIntake:
         for link in self._links.values():
             if link.ready:
                 link.send(message)
-
-    def _tell(self, call: Callable[[LogListener], None]) -> None:
-        for listener in self._listeners:
-            try:
-                call(listener)
-            except Exception:  # noqa: BLE001 - one listener's defect must cost neither the link nor the others
-                self._log.failure("a listener of the log intake failed")
 
 
 def _pass_on(result: None, done: Deferred[None]) -> None:
